@@ -1,0 +1,54 @@
+# Everything a person or CI does with this repository. `make` alone lists the targets;
+# `make install PYTHON=python3.12` picks the Python that .venv is made from.
+python := .venv/bin/python
+RUNTIME := .venv/.runtime-installed
+DEVELOPMENT := .venv/.development-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test test-all check bench gpu-check clean browser
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(RUNTIME)  ## make .venv with everything the app needs
+
+run: install  ## start the app at http://127.0.0.1:7860
+	$(python) app.py
+
+demo: install  ## quantize the bundled model and compare, without a browser
+	$(python) -m upq demo --preset quick
+
+test: $(DEVELOPMENT) browser  ## every test but the slow ones and those that need a GPU
+	$(python) -m pytest -m "not slow and not gpu"
+
+test-all: $(DEVELOPMENT) browser  ## every test but those that need a GPU
+	$(python) -m pytest -m "not gpu"
+
+check: $(DEVELOPMENT)  ## style, types and architecture
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m pyright
+	$(python) -m pytest -q tests/test_architecture.py
+
+bench: install  ## quality and size of every method on the bundled model
+	$(python) -m bench.quantization
+
+gpu-check: install  ## the kernels and a short run on this machine's GPU
+	scripts/gpu_check.sh
+
+clean:  ## remove caches and build leftovers; .venv stays, the next install looks at it again
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis $(RUNTIME) $(DEVELOPMENT)
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+browser:
+	@scripts/install_browser.sh
+
+# The stamps are newer than what they were made from, so a second call has nothing to do.
+$(RUNTIME): requirements.txt constraints.txt scripts/install.sh
+	@scripts/install.sh
+	@touch $@
+
+$(DEVELOPMENT): requirements-dev.txt $(RUNTIME)
+	@echo "Installing the test tools."
+	@$(python) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+	@touch $@

@@ -1,0 +1,62 @@
+"""What a run may ask of the world around it.
+
+The algorithms report progress and ask whether to stop through this interface and never see the database:
+the worker's implementation writes to SQLite (jobs.py), the tests use one that keeps lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from upq.artifact import Artifact
+
+#: Stages of a quantization run in order; the app draws its stepper from this.
+STAGES = ("load", "data", "int4", "int2", "pack", "measure")
+
+
+class RunContext(Protocol):
+    """One run's view of its surroundings. Every method is cheap and may be called from the main thread only."""
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Folder for resumable state, private to this run; exists."""
+        ...
+
+    def check(self) -> None:
+        """Raise Cancelled or Interrupted if the run has to stop; call between units of work of a second or two."""
+        ...
+
+    def stage(self, name: str, total: int) -> None:
+        """Enter a stage of STAGES that consists of `total` steps (0: unknown)."""
+        ...
+
+    def progress(self, step: int, *, tokens_per_s: float | None = None, detail: str = "") -> None:
+        """`step` of the stage's total is done; detail is a short phrase such as "block 3 of 30"."""
+        ...
+
+    def metric(self, series: str, step: int, value: float) -> None:
+        """Record one finite point of a curve, e.g. ("jsd", 12, 0.31). A second write of a point replaces it."""
+        ...
+
+    def log(self, message: str) -> None:
+        """Add one line to the run's log."""
+        ...
+
+    def cached_answers(self, key: str) -> dict[str, list[int]]:
+        """Teacher answers stored under `key`: prompt digest -> token ids."""
+        ...
+
+    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None:
+        """Store teacher answers under `key`; existing ones are kept."""
+        ...
+
+    def save_artifact(self, artifact: Artifact) -> None:
+        """Store an artifact in one transaction; the same run and precision replaces nothing and is a no-op."""
+        ...
+
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Store fidelity rows: label ("INT4", "RTN INT2", ...), precision, kl, top1, ppl, tokens, ..."""
+        ...
