@@ -17,7 +17,9 @@ from kernels.packing import PackedWeight, unpack
 @lru_cache(maxsize=32)
 def _byte_table(bits: int, zero: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     every_byte = torch.arange(256, dtype=torch.uint8, device=device).unsqueeze(1)
-    return (unpack(every_byte, bits).float() - zero).to(dtype)  # (256, 8 / bits), exact in every dtype
+    return (unpack(every_byte, bits).float() - zero).to(
+        dtype
+    )  # (256, 8 / bits), exact in every dtype
 
 
 def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -77,7 +77,9 @@ class DataConfig:
     split: str = setting("train", "split of the hub dataset, e.g. train or train[:5000]")
     prompt_column: str = setting("prompt", "column with the user message")
     answer_column: str = setting("", "column with the answer; empty: the teacher answers itself")
-    messages_column: str = setting("", "column with a list of chat messages; replaces the two above")
+    messages_column: str = setting(
+        "", "column with a list of chat messages; replaces the two above"
+    )
     text_column: str = setting("", "column with plain text; the loss then counts every token")
     max_rows: int = setting(1000, "rows or prompts used for training at most", 1, 10_000_000)
     held_out: int = setting(
@@ -95,7 +97,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_fields(self, "data.")
         if self.source != "builtin" and not self.path:
-            raise UserError("bad_config", f"data.path is empty; data.source={self.source} needs one.")
+            raise UserError(
+                "bad_config", f"data.path is empty; data.source={self.source} needs one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +151,9 @@ class DistillConfig:
         1.0, "softmax temperature of both models in the loss; not public in the paper", 0.05, 20.0
     )
     weight_lr: float = setting(1e-4, "peak learning rate of the weights", 0.0, 1.0)
-    scale_lr: float = setting(1e-4, "peak learning rate of the scales, relative to their size", 0.0, 1.0)
+    scale_lr: float = setting(
+        1e-4, "peak learning rate of the scales, relative to their size", 0.0, 1.0
+    )
     norm_lr: float = setting(0.0, "peak learning rate of the norm weights; 0: frozen", 0.0, 1.0)
     weight_decay: float = setting(0.0, "AdamW weight decay", 0.0, 1.0)
     warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", 0.0, 0.9)
@@ -194,7 +200,9 @@ class RunConfig:
     preset: str = setting("quick", "preset that the other fields started from")
     method: Literal["upq", "rtn"] = setting("upq", "UPQ, or the round-to-nearest baseline")
     seed: int = setting(0, "seed of every random draw", 0, 2**31 - 1)
-    threads: int = setting(0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024)
+    threads: int = setting(
+        0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024
+    )
     device: str = setting("auto", "auto, cpu or cuda")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -211,7 +219,9 @@ class RunConfig:
                 "Use the version of UPQ Studio that wrote it.",
             )
         if self.preset not in PRESETS:
-            raise UserError("bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}.")
+            raise UserError(
+                "bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}."
+            )
 
     def to_json(self) -> str:
         """The config as one JSON object with sorted keys."""
@@ -232,7 +242,9 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UserError("bad_config", f"Unknown setting {prefix}{unknown[0]}.", _nearest(unknown[0]))
+        raise UserError(
+            "bad_config", f"Unknown setting {prefix}{unknown[0]}.", _nearest(unknown[0])
+        )
     parts = {
         name: _build(hints[name], value, f"{prefix}{name}.")
         if dataclasses.is_dataclass(hints[name])
@@ -244,7 +256,11 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
 
 def _nearest(name: str) -> str:
     alike = [path for path, _ in settings() if path.endswith(name.rsplit(".", 1)[-1])]
-    return f"Did you mean {alike[0]}?" if alike else "`python -m upq run --help-settings` lists them all."
+    return (
+        f"Did you mean {alike[0]}?"
+        if alike
+        else "`python -m upq run --help-settings` lists them all."
+    )
 
 
 def settings(config: RunConfig | None = None) -> list[tuple[str, dict[str, Any]]]:
@@ -259,7 +275,10 @@ def _walk(config: Any, prefix: str) -> typing.Iterator[tuple[str, dict[str, Any]
         if dataclasses.is_dataclass(value):
             yield from _walk(value, f"{prefix}{spec.name}.")
         elif spec.metadata:
-            yield f"{prefix}{spec.name}", {"value": value, "type": hints[spec.name], **spec.metadata}
+            yield (
+                f"{prefix}{spec.name}",
+                {"value": value, "type": hints[spec.name], **spec.metadata},
+            )
 
 
 def with_settings(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
@@ -334,7 +353,11 @@ def _standard() -> RunConfig:
         int2=Int2Config(
             warm_start=blockwise,
             distill=DistillConfig(
-                tokens=20_000_000, batch_tokens=8192, accumulation=4, weight_lr=2e-5, checkpoint_seconds=600.0
+                tokens=20_000_000,
+                batch_tokens=8192,
+                accumulation=4,
+                weight_lr=2e-5,
+                checkpoint_seconds=600.0,
             ),
         ),
     )
@@ -352,7 +375,9 @@ def _paper() -> RunConfig:
         ),
         int4=Int4Config(
             group_size=0,
-            blockwise=BlockwiseConfig(tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=2e-5),
+            blockwise=BlockwiseConfig(
+                tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=2e-5
+            ),
         ),
         int2=Int2Config(
             group_size=0,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,16 @@ class FakeQuantLinear(nn.Module):
     weight: (out, in) float32 parameter; log_scale: (out, groups) float32 parameter; computes in the dtype of x.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, grid: Grid) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, grid: Grid
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.weight = nn.Parameter(weight.detach().float().clone())
         self.log_scale = nn.Parameter(scale.detach().float().log())
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.bias = (
+            None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""
@@ -67,7 +72,9 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         out_features, in_features = self.packed.shape
-        return f"in={in_features}, out={out_features}, bits={self.bits}, groups={self.scale.shape[1]}"
+        return (
+            f"in={in_features}, out={out_features}, bits={self.bits}, groups={self.scale.shape[1]}"
+        )
 
 
 def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -76,10 +83,12 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module)
 
 
-def swap_linears(root: nn.Module, names: list[str], make: Callable[[str, nn.Linear], nn.Module]) -> None:
+def swap_linears(
+    root: nn.Module, names: list[str], make: Callable[[str, nn.Linear], nn.Module]
+) -> None:
     """Replace each named linear below root by make(name, linear)."""
     for name in names:
-        replace_module(root, name, make(name, root.get_submodule(name)))
+        replace_module(root, name, make(name, cast(nn.Linear, root.get_submodule(name))))
 
 
 def fake_quant_layers(root: nn.Module) -> Iterator[tuple[str, FakeQuantLinear]]:

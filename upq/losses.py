@@ -17,7 +17,10 @@ CHUNK_ROWS = 128
 
 
 def generalized_jsd(
-    teacher_logits: torch.Tensor, student_logits: torch.Tensor, beta: float = 0.5, temperature: float = 1.0
+    teacher_logits: torch.Tensor,
+    student_logits: torch.Tensor,
+    beta: float = 0.5,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Divergence per row in nats: two (rows, vocabulary) logits -> (rows,). Differentiable by autograd."""
     log_p = F.log_softmax(teacher_logits.float() / temperature, -1)
@@ -64,7 +67,7 @@ def jsd_and_gradient(
 
 class _HeadDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913
+    def forward(
         context: Any,
         student_hidden: torch.Tensor,
         teacher_hidden: torch.Tensor,
@@ -84,6 +87,7 @@ class _HeadDivergence(torch.autograd.Function):
                     head(teacher_hidden[rows]), student_logits.detach(), beta, temperature
                 )
             student_logits.backward(logit_gradient.to(student_logits.dtype))
+            assert hidden.grad is not None
             gradient[rows] = hidden.grad
             total += loss.sum(dtype=torch.float64)
         context.save_for_backward(gradient)
@@ -96,7 +100,11 @@ class _HeadDivergence(torch.autograd.Function):
 
 
 def head_divergence(
-    student_hidden: torch.Tensor, teacher_hidden: torch.Tensor, head: Any, beta: float, temperature: float
+    student_hidden: torch.Tensor,
+    teacher_hidden: torch.Tensor,
+    head: Any,
+    beta: float,
+    temperature: float,
 ) -> torch.Tensor:
     """Sum over rows of the divergence between two (rows, hidden) states read through one frozen head.
 

@@ -36,7 +36,9 @@ class _FakeQuantize(torch.autograd.Function):
         weight, log_scale, quantized = context.saved_tensors
         rows, columns = weight.shape
         groups = weight.view(rows, log_scale.shape[1], -1)
-        limit = log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1) * (context.half * CLIP_SHARE)
+        limit = log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1) * (
+            context.half * CLIP_SHARE
+        )
         inside = groups.abs() <= limit
         flowing = gradient.float().view_as(groups) * inside
         scale_gradient = None

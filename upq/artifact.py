@@ -1,0 +1,29 @@
+"""What an artifact is: a manifest, tensors and files, enough to load the model again with no network.
+
+Per quantized linear the tensors are `name.codes` and `name.scale` (format version 1, docs/architecture.md); every
+other parameter stands under its own name, losslessly in the smallest float type that holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One quantized model. precision: "INT4" or "INT2"; manifest is JSON-able."""
+
+    precision: str
+    manifest: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    files: dict[str, bytes]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors and files."""
+        return sum(one.nbytes for one in self.tensors.values()) + sum(map(len, self.files.values()))

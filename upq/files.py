@@ -1,0 +1,162 @@
+"""Files that are complete or absent: folders committed by rename, with a sha256 manifest.
+
+A folder is written under a staging name beside its final place, hashed, flushed to the disk and
+renamed. A kill at any moment leaves the old state or the new one, and perhaps a staging entry,
+which `sweep` removes. safetensors renames without flushing, so even its files go through here.
+Text and names that come from people are made safe here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+MANIFEST = "MANIFEST.sha256"  # the format of `sha256sum`, so that tool can check a folder as well
+STAGING_PREFIX = ".staging-"
+_CHUNK_BYTES = 1 << 20
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
+
+
+def commit_dir(final: Path, write: Callable[[Path], None]) -> None:
+    """Make the folder `final` with what `write(staging)` puts there, all of it or nothing, durably.
+
+    An existing `final` is replaced; between the two renames it is absent, so versions that must
+    never be missing get names of their own. What `write` raises passes through, and no staging
+    folder stays behind.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=final.parent))
+    try:
+        write(staging)
+        _write_manifest(staging)
+        _flush_tree(staging)
+        if final.exists():
+            _retire(final)
+        staging.rename(final)
+        _flush(final.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def verify_dir(path: Path) -> list[str]:
+    """What is wrong with a committed folder, a sentence per problem; empty: complete, undamaged."""
+    try:
+        return _differences(path, _read_manifest(path / MANIFEST))
+    except (OSError, ValueError) as error:
+        return [f"{path.name} cannot be verified: {error}."]
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed writers left in `parent`, which nobody else may be writing to now."""
+    if not parent.is_dir():
+        return
+    for entry in parent.iterdir():
+        if entry.name.startswith(STAGING_PREFIX):
+            _remove(entry)
+
+
+def remove_dir(path: Path) -> None:
+    """Remove a committed folder; half of it is never seen under its name. Absent is fine."""
+    if path.exists():
+        _retire(path)
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is complete or unchanged, and flushed to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
+    staging = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+        _flush(path.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def clean_text(text: str) -> str:
+    """Text for SQLite, terminals and browsers: no lone surrogates, no controls but \\n and \\t."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return _CONTROL.sub("", whole.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def safe_name(text: str, fallback: str = "unnamed") -> str:
+    """A file name of at most 64 characters of [A-Za-z0-9._-], neither hidden nor a path."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:64].rstrip(".-")
+    return name or fallback
+
+
+def _differences(folder: Path, expected: dict[str, str]) -> list[str]:
+    present = {name for name in _file_names(folder) if name != MANIFEST}
+    problems = [f"{name} is missing." for name in sorted(expected.keys() - present)]
+    problems += [f"{name} is not in {MANIFEST}." for name in sorted(present - expected.keys())]
+    for name in sorted(expected.keys() & present):
+        found = sha256_file(folder / name)
+        if found != expected[name]:
+            problems.append(f"{name} is damaged: sha256 is {found}, expected {expected[name]}.")
+    return problems
+
+
+def _file_names(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _write_manifest(folder: Path) -> None:
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in _file_names(folder)]
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    expected = {}
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        if not re.fullmatch(r"[0-9a-f]{64}  \S.*", line):
+            raise ValueError(f"line {line[:80]!r} is not a digest and a name")
+        expected[line[66:]] = line[:64]
+    return expected
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _retire(path: Path) -> None:
+    """Remove `path`, renamed first: a kill halfway leaves nothing that looks complete."""
+    grave = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
+    path.rename(grave / path.name)
+    _flush(path.parent)
+    _remove(grave)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

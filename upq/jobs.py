@@ -1,0 +1,324 @@
+"""One run inside a worker process: what the engine may ask of it, and what its end means.
+
+`execute` is the job boundary: whatever the engine raises becomes a state of the run and, for
+people, one sentence with a hint. The engine runs in the main thread; a second thread renews the
+lease, so that a long computation does not look like a dead worker.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from safetensors import SafetensorError
+
+from upq.artifact import Artifact
+from upq.errors import Cancelled, Interrupted, UserError
+from upq.files import sweep
+from upq.store import LostLease, Run, Store
+
+DATABASE_NAME = "upq.db"
+LEASE_S = 30.0
+HEARTBEAT_S = 5.0
+FLUSH_S = 0.5
+
+_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_TORCH_WRITE = ("inline_container", "enforce fail", "failed writing")
+
+
+def data_dir(explicit: str | None = None) -> Path:
+    """The data folder: `explicit`, else UPQ_HOME, else the platform's place for user data.
+
+    It is created. Raises UserError("not_writable").
+    """
+    chosen = explicit or os.environ.get("UPQ_HOME") or platformdirs.user_data_dir("upq-studio")
+    path = Path(chosen).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(
+            "not_writable",
+            f"The data folder {path} cannot be created or written to.",
+            "Choose another one with --data-dir or UPQ_HOME.",
+        )
+    return path
+
+
+def open_store(folder: Path) -> Store:
+    """The store of a data folder."""
+    return Store(folder / DATABASE_NAME)
+
+
+def checkpoint_dir(folder: Path, run_id: int) -> Path:
+    """Where a run keeps its resumable state."""
+    return folder / "checkpoints" / f"run-{run_id}"
+
+
+def sweep_checkpoints(store: Store, folder: Path) -> None:
+    """Remove the checkpoints of runs that are done or deleted, and what killed writers left."""
+    states = {checkpoint_dir(folder, run.id): run.state for run in store.runs(limit=sys.maxsize)}
+    parent = folder / "checkpoints"
+    for path in parent.iterdir() if parent.is_dir() else ():
+        state = states.get(path, "done")
+        if state == "done":
+            shutil.rmtree(path, ignore_errors=True)
+        elif state != "running":
+            sweep(path)
+
+
+class WorkerContext:
+    """upq.context.RunContext over a lease; for check runs also what those store.
+
+    Metrics, log lines and progress are buffered and written together, twice a second at most. Used
+    as a context manager: renews the lease from its own thread until the end of the block.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: Run,
+        folder: Path,
+        terminate: threading.Event,
+        *,
+        lease_s: float = LEASE_S,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self.run = run
+        self.lease = store.lease(run)
+        self._store = store
+        self.checkpoint_path = checkpoint_dir(folder, run.id)
+        self._terminate = terminate
+        self._cancel = threading.Event()
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
+        self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._points: list[tuple[str, int, float]] = []
+        self._lines: list[tuple[float, str]] = []
+        self._progress: tuple[int, float | None, float | None, int, str] | None = None
+        self._stage_total = 0
+        self._stage_start: tuple[int, float] | None = None  # first step seen, and when
+        self._flushed_at = -math.inf
+
+    def __enter__(self) -> WorkerContext:
+        self._heartbeat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._heartbeat.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._heartbeat_s):
+            try:
+                if self.lease.renew(self._lease_s):
+                    self._cancel.set()
+            except LostLease:
+                self._lost.set()
+                return
+            except UserError:
+                continue  # a busy or full database; the lease leaves time for more attempts
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Folder for resumable state, private to this run; exists."""
+        self.checkpoint_path.mkdir(parents=True, exist_ok=True)
+        return self.checkpoint_path
+
+    def check(self) -> None:
+        """Raise Cancelled, Interrupted or LostLease if the run has to stop."""
+        if self._lost.is_set():
+            raise LostLease(f"run {self.run.id}")
+        if self._cancel.is_set():
+            raise Cancelled
+        if self._terminate.is_set():
+            raise Interrupted
+        self._flush_if_due()
+
+    def stage(self, name: str, total: int) -> None:
+        """Enter a stage of `total` steps (0: unknown)."""
+        self.flush()
+        self.lease.stage(name, total)
+        self._stage_total, self._stage_start = total, None
+
+    def progress(self, step: int, *, tokens_per_s: float | None = None, detail: str = "") -> None:
+        """`step` steps of the stage are done."""
+        self._progress = (step, tokens_per_s, self._eta_s(step), peak_bytes(), detail)
+        self._flush_if_due()
+
+    def metric(self, series: str, step: int, value: float) -> None:
+        """Record one point of a curve. Raises FloatingPointError if it is not finite."""
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{series} is {value} at step {step}")
+        self._points.append((series, step, value))
+        self._flush_if_due()
+
+    def log(self, message: str) -> None:
+        """Add one line to the run's log."""
+        self._lines.append((time.time(), message))
+        self._flush_if_due()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        points, lines, progress = self._points, self._lines, self._progress
+        self._points, self._lines, self._progress = [], [], None
+        self._flushed_at = time.monotonic()
+        if points:
+            self.lease.metrics(points)
+        if lines:
+            self.lease.log(lines)
+        if progress:
+            self.lease.progress(*progress)
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() - self._flushed_at >= FLUSH_S:
+            self.flush()
+
+    def _eta_s(self, step: int) -> float | None:
+        now = time.monotonic()
+        if self._stage_start is None:
+            self._stage_start = (step, now)
+        first_step, started = self._stage_start
+        if step <= first_step or self._stage_total <= step:
+            return None
+        return (now - started) / (step - first_step) * (self._stage_total - step)
+
+    def cached_answers(self, key: str) -> dict[str, list[int]]:
+        """Teacher answers stored under `key`: prompt digest -> token ids."""
+        return self._store.cached_answers(key)
+
+    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None:
+        """Store teacher answers under `key`; existing ones are kept."""
+        self._store.save_answers(key, answers)
+
+    def save_artifact(self, artifact: Artifact) -> None:
+        """Store an artifact in one transaction; a second one of its precision is a no-op."""
+        self.lease.save_artifact(artifact)
+
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Store fidelity rows."""
+        self.lease.save_measurements(rows)
+
+    def save_check_result(self, precision: str, position: int, result: dict[str, Any]) -> None:
+        """Store the verdicts on one prompt of this check run."""
+        self.lease.save_check_result(precision, position, result)
+
+    def check_results(self) -> list[dict[str, Any]]:
+        """What this check run has stored so far: dicts of precision, position, result."""
+        return self._store.check_results(self.run.id)
+
+
+#: Does the work of a run, of either kind.
+Engine = Callable[[WorkerContext], None]
+
+
+def execute(context: WorkerContext, engine: Engine) -> None:
+    """Run the engine and store how it ended. Writes nothing if the run was taken away meanwhile."""
+    with context:
+        try:
+            engine(context)
+            context.flush()
+            _finish(context, "done")
+        except Cancelled:
+            _finish(context, "cancelled")
+        except Interrupted:
+            _finish(context, "interrupted")
+        except LostLease:
+            return
+        except Exception as error:  # the job boundary
+            _fail(context, error)
+
+
+def _finish(context: WorkerContext, state: str) -> None:
+    try:
+        context.flush()
+        context.lease.finish(state)
+    except LostLease:
+        return
+    if state == "done":
+        shutil.rmtree(context.checkpoint_path, ignore_errors=True)
+
+
+def _fail(context: WorkerContext, error: Exception) -> None:
+    failure = describe_failure(error)
+    lines = "".join(traceback.format_exception(error))
+    sweep(context.checkpoint_path)  # half a checkpoint may be what filled the disk
+    try:
+        _flush_or_drop(context)
+        context.lease.finish("failed", failure.code, failure.message, failure.hint, lines)
+    except LostLease:
+        return
+
+
+def _flush_or_drop(context: WorkerContext) -> None:
+    """Write what is buffered; on a full disk the last half second of curves is given up."""
+    try:
+        context.flush()
+    except UserError:
+        return
+
+
+def describe_failure(error: Exception) -> UserError:
+    """The error as one that a person can act on; the traceback belongs in the log."""
+    if isinstance(error, UserError):
+        return error
+    if _is_out_of_memory(error):
+        return UserError(
+            "out_of_memory",
+            "The run needed more memory than there is.",
+            "Lower int2.distill.batch_tokens and data.sequence_tokens, or take a smaller model.",
+        )
+    if _is_disk_full(error):
+        return UserError(
+            "disk_full",
+            "A file could not be written: the disk of the data folder is full.",
+            "Free some space, then resume the run; it goes on from its last checkpoint.",
+        )
+    if isinstance(error, FloatingPointError):
+        return UserError(
+            "diverged",
+            f"The training diverged: {error}.",
+            "Lower int2.distill.weight_lr and scale_lr, or choose another seed.",
+        )
+    return UserError(
+        "internal_error",
+        f"The run stopped at an error that this program did not expect ({type(error).__name__}).",
+        "The run's log ends with the details; please report them.",
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    in_torch = isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
+    return isinstance(error, MemoryError) or in_torch
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Three libraries, three shapes. What SQLite reports is a UserError of the store already."""
+    text = str(error)
+    if isinstance(error, SafetensorError):
+        return "I/O error" in text or "IoError" in text
+    if isinstance(error, RuntimeError):
+        return any(phrase in text for phrase in _TORCH_WRITE)
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes

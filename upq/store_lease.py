@@ -1,0 +1,194 @@
+"""A worker's hold on a run: every write says which worker and attempt it comes from.
+
+Whoever lost the run (its lease ran out and the run was handed on or ended) changes nothing: the
+write finds no row, is rolled back and raises LostLease. A write that succeeds extends the lease.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlite_utils import Database
+
+from upq import store_artifacts
+from upq.artifact import Artifact
+from upq.files import clean_text
+from upq.store_schema import Connections, next_revision
+
+LOG_LINE_CHARACTERS = 4000
+_MEASURED = (
+    *("label", "precision", "kl", "kl_p95", "top1", "ppl", "tokens"),
+    *("bits_per_weight", "size_bytes", "seconds"),
+)
+
+
+class LostLease(Exception):
+    """The run belongs to somebody else now; stop and write nothing."""
+
+
+class Lease:
+    """What a worker may write about the run it holds. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        clock: Callable[[], float],
+        run_id: int,
+        worker: str,
+        attempt: int,
+    ) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        self.attempt = attempt
+        self._connections = connections
+        self._clock = clock
+
+    def renew(self, lease_s: float) -> bool:
+        """Hold the run for `lease_s` more seconds. Returns whether a person asked to cancel it."""
+        with self._connections.write() as db:
+            found = list(
+                db.query(
+                    "UPDATE runs SET lease_s = ?, lease_until = ? WHERE id = ? AND worker = ?"
+                    " AND attempt = ? AND state = 'running' RETURNING cancel_requested",
+                    [lease_s, self._clock() + lease_s, *self._owner()],
+                )
+            )
+        if not found:
+            raise LostLease(f"run {self.run_id}, attempt {self.attempt}")
+        return bool(found[0]["cancel_requested"])
+
+    def stage(self, name: str, total: int) -> None:
+        """Enter a stage of `total` steps; the one before it ends now."""
+        with self._fenced() as db:
+            stages = self._ended_stages(db)
+            stages[name] = {"started": self._clock(), "ended": None, "total": total}
+            db.execute(
+                "UPDATE runs SET stage = ?, stage_step = 0, stage_total = ?, detail = '',"
+                " tokens_per_s = NULL, eta_s = NULL, stages = ? WHERE id = ?",
+                [name, total, json.dumps(stages), self.run_id],
+            )
+
+    def progress(
+        self,
+        step: int,
+        tokens_per_s: float | None,
+        eta_s: float | None,
+        peak_bytes: int | None,
+        detail: str,
+    ) -> None:
+        """`step` steps of the stage are done. peak_bytes: of this process; the largest is kept."""
+        with self._fenced() as db:
+            db.execute(
+                "UPDATE runs SET stage_step = ?, tokens_per_s = ?, eta_s = ?, detail = ?,"
+                " peak_bytes = max(coalesce(peak_bytes, 0), ?) WHERE id = ?",
+                [step, tokens_per_s, eta_s, clean_text(detail), peak_bytes or 0, self.run_id],
+            )
+
+    def metrics(self, points: Iterable[tuple[str, int, float]]) -> None:
+        """Record (series, step, value) points. Raises ValueError if a value is not finite."""
+        rows = [(self.run_id, series, step, float(value)) for series, step, value in points]
+        for _, series, step, value in rows:
+            if not math.isfinite(value):  # SQLite would store NaN as NULL
+                raise ValueError(f"{series} is {value} at step {step}; expected a finite number")
+        with self._fenced() as db:
+            db.conn.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
+
+    def log(self, lines: Iterable[tuple[float, str]]) -> None:
+        """Add (unix seconds, line) pairs to the run's log."""
+        with self._fenced() as db:
+            add_log(db, self.run_id, lines)
+
+    def save_artifact(self, artifact: Artifact) -> None:
+        """Store an artifact with all it holds in one transaction; a second one is a no-op."""
+        prepared = store_artifacts.prepare(artifact)
+        with self._fenced() as db:
+            store_artifacts.insert(db, self.run_id, prepared, self._clock())
+
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Store fidelity rows; one with a known label replaces it. Unknown keys go to `extra`."""
+        values = [_measurement(row) for row in rows]
+        with self._fenced() as db:
+            db.conn.executemany(
+                "INSERT OR REPLACE INTO measurements (run_id, label, precision, kl, kl_p95, top1,"
+                " ppl, tokens, bits_per_weight, size_bytes, seconds, extra)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(self.run_id, *row) for row in values],
+            )
+
+    def save_check_result(self, precision: str, position: int, result: dict[str, Any]) -> None:
+        """Store the verdicts on one prompt of a check run."""
+        with self._fenced() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO check_results VALUES (?, ?, ?, ?)",
+                [self.run_id, precision, position, json.dumps(result)],
+            )
+
+    def finish(
+        self,
+        state: str,
+        error_code: str = "",
+        error_message: str = "",
+        error_hint: str = "",
+        traceback: str = "",
+    ) -> None:
+        """End the run. One that was to be cancelled ends cancelled, not interrupted."""
+        with self._fenced() as db:
+            add_log(db, self.run_id, [(self._clock(), line) for line in traceback.splitlines()])
+            stages = json.dumps(self._ended_stages(db))
+            db.execute(
+                "UPDATE runs SET"
+                " state = iif(? = 'interrupted' AND cancel_requested, 'cancelled', ?),"
+                " ended_at = ?, stages = ?, eta_s = NULL, tokens_per_s = NULL, lease_until = NULL,"
+                " pid = NULL, error_code = ?, error_message = ?, error_hint = ? WHERE id = ?",
+                [
+                    *(state, state, self._clock(), stages),
+                    *(error_code, clean_text(error_message), clean_text(error_hint), self.run_id),
+                ],
+            )
+
+    def _owner(self) -> tuple[int, str, int]:
+        return self.run_id, self.worker, self.attempt
+
+    @contextmanager
+    def _fenced(self) -> Iterator[Database]:
+        """A write transaction in which the run is ours, seen as a change and as a sign of life."""
+        with self._connections.write() as db:
+            found = db.execute(
+                "UPDATE runs SET revision = ? WHERE id = ? AND worker = ? AND attempt = ?"
+                " AND state = 'running'",
+                [next_revision(db), *self._owner()],
+            )
+            if found.rowcount == 0:
+                raise LostLease(f"run {self.run_id}, attempt {self.attempt}")
+            yield db
+            db.execute(
+                "UPDATE runs SET lease_until = ? + lease_s WHERE id = ? AND state = 'running'",
+                [self._clock(), self.run_id],
+            )
+
+    def _ended_stages(self, db: Database) -> dict[str, Any]:
+        (row,) = db.query("SELECT stage, stages FROM runs WHERE id = ?", [self.run_id])
+        stages = json.loads(row["stages"])
+        if row["stage"] in stages:
+            stages[row["stage"]]["ended"] = self._clock()
+        return stages
+
+
+def add_log(db: Database, run_id: int, lines: Iterable[tuple[float, str]]) -> None:
+    """Insert log lines inside the caller's transaction."""
+    db.conn.executemany(
+        "INSERT INTO log (run_id, at, line) VALUES (?, ?, ?)",
+        [(run_id, at, clean_text(line)[:LOG_LINE_CHARACTERS]) for at, line in lines],
+    )
+
+
+def _measurement(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} of {row['label']} is {value}; expected a finite number")
+    extra = {name: value for name, value in row.items() if name not in _MEASURED}
+    return (*(row.get(name) for name in _MEASURED), json.dumps(extra))

@@ -1,0 +1,171 @@
+"""What a decoder is made of, found by structure and not by a table of model names.
+
+The decoder blocks are the longest list of identical modules; the layers to quantize are the
+`nn.Linear` modules inside each block. Everything in a block that holds a weight matrix appears in
+the plan, to be quantized or skipped with a reason: nothing is left out silently.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from upq.errors import UserError
+
+# A 2-bit row must fill whole bytes.
+CODES_PER_BYTE = 4
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One weight matrix of a block: shape is (out, in); reason says why it is skipped, else ""."""
+
+    name: str
+    shape: tuple[int, int]
+    quantize: bool
+    reason: str
+
+
+def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The qualified name and the list of decoder blocks.
+
+    Raises UserError `unsupported_arch` when the model has no list of identical blocks.
+    """
+    inside = set(_decoder(model).modules())
+    candidates = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and module in inside and _is_stack(module)
+    }
+    # A block may hold a list of its own (MoE experts) that is longer than the list of blocks.
+    outermost = {
+        name: stack
+        for name, stack in candidates.items()
+        if not any(name.startswith(f"{other}.") for other in candidates)
+    }
+    if not outermost:
+        raise UserError(
+            "unsupported_arch",
+            f"{type(model).__name__} has no list of identical decoder blocks to quantize.",
+            "Choose a causal language model such as Llama, Qwen, Mistral, Gemma, Phi or SmolLM.",
+        )
+    return max(outermost.items(), key=lambda item: len(item[1]))
+
+
+def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear layer of a block by its name inside the block, in module order."""
+    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+
+
+def plan_layers(model: PreTrainedModel, group_size: int) -> list[LayerPlan]:
+    """Decide for each weight matrix of the blocks whether it can be quantized.
+
+    group_size: inputs per scale; 0 means one scale per output row.
+    Raises UserError `nothing_to_quantize` when no layer, or under half of the weights, would be.
+    """
+    prefix, blocks = decoder_blocks(model)
+    owners = _weight_owners(model)
+    plan = [
+        entry
+        for index, block in enumerate(blocks)
+        for entry in _plan_block(block, f"{prefix}.{index}", group_size, owners)
+    ]
+    _require_most(plan, type(model).__name__)
+    return plan
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    """The text decoder of a multi-modal model; the model itself where it names none."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
+def _is_stack(modules: nn.ModuleList) -> bool:
+    """True for a list of identical modules that are more than one layer each."""
+    first = next(iter(modules), None)
+    return (
+        first is not None
+        and any(True for _ in first.children())
+        and all(type(module) is type(first) for module in modules)
+    )
+
+
+def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
+    """id of each parameter -> every name it goes by; two names mean a shared weight."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    return owners
+
+
+def _plan_block(
+    block: nn.Module, prefix: str, group_size: int, owners: dict[int, list[str]]
+) -> Iterator[LayerPlan]:
+    """One entry per weight matrix of a block, in module order."""
+    routers = _routers(block)
+    for name, module in block.named_modules():
+        for parameter_name, weight in module.named_parameters(recurse=False):
+            if weight.dim() < 2:  # biases and norms
+                continue
+            layer = f"{prefix}.{name}"
+            full_name = f"{layer}.{parameter_name}"
+            others = [other for other in owners[id(weight)] if other != full_name]
+            if isinstance(module, nn.Linear):
+                shape = (module.out_features, module.in_features)
+                reason = _linear_reason(module, group_size)
+                if module in routers:
+                    reason = "the router of a mixture of experts decides too much for few bits"
+                elif others:
+                    reason = f"its weight is shared with {others[0]}"
+                yield LayerPlan(layer, shape, not reason, reason)
+            else:
+                out_features, in_features = weight.numel() // weight.shape[-1], weight.shape[-1]
+                if isinstance(module, Conv1D):  # stored transposed
+                    out_features, in_features = in_features, out_features
+                reason = _other_reason(module, weight.dim())
+                yield LayerPlan(full_name, (out_features, in_features), False, reason)
+
+
+def _routers(block: nn.Module) -> set[nn.Module]:
+    """Linear layers that sit beside the experts of a mixture and choose among them."""
+    return {
+        child
+        for module in block.modules()
+        if any(name == "experts" for name, _ in module.named_children())
+        for child in module.children()
+        if isinstance(child, nn.Linear)
+    }
+
+
+def _linear_reason(linear: nn.Linear, group_size: int) -> str:
+    """Why the shape of a linear layer rules it out; "" when it fits."""
+    if linear.in_features % CODES_PER_BYTE:
+        return f"{linear.in_features} inputs do not fill whole bytes at 2 bits"
+    if group_size and linear.in_features % group_size:
+        return f"group size {group_size} does not divide {linear.in_features} inputs"
+    return ""
+
+
+def _other_reason(module: nn.Module, dimensions: int) -> str:
+    """Why a weight outside `nn.Linear` is left alone."""
+    kind = type(module).__name__
+    if dimensions > 2:
+        return f"{kind} holds a {dimensions}-D weight, such as stacked experts"
+    return f"{kind} is not a linear layer"
+
+
+def _require_most(plan: list[LayerPlan], model_name: str) -> None:
+    """Refuse a plan that would leave more than half of the block weights as they are."""
+    total = sum(out * inputs for out, inputs in (entry.shape for entry in plan))
+    kept = sum(out * inputs for out, inputs in (e.shape for e in plan if e.quantize))
+    if kept and 2 * kept >= total:
+        return
+    reasons = dict.fromkeys(f"{entry.name}: {entry.reason}" for entry in plan if not entry.quantize)
+    raise UserError(
+        "nothing_to_quantize",
+        f"Only {kept} of {total} block weights of {model_name} can be quantized"
+        f" ({'; '.join(list(reasons)[:3]) or 'it has no linear layers'}).",
+        "Set group_size to 0 or to a divisor of the layer widths, or choose another model.",
+    )

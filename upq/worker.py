@@ -1,0 +1,158 @@
+"""The worker process: takes one run from the queue, executes it and leaves.
+
+Its memory goes back to the system with it; the supervisor starts the next one. One worker per data
+folder and device, kept by a file lock, which the kernel releases however the process ends. Whoever
+holds the lock may therefore take every run that an earlier worker of this device left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from upq.config import RunConfig
+from upq.jobs import (
+    HEARTBEAT_S,
+    LEASE_S,
+    Engine,
+    WorkerContext,
+    execute,
+    open_store,
+    sweep_checkpoints,
+)
+from upq.store import Store
+
+POLL_S = 0.5
+
+
+def default_engine(store: Store) -> Engine:
+    """Import the algorithms, which takes seconds, and connect them to runs."""
+    from upq import pipeline, serve  # noqa: PLC0415 - heavy, and only a worker needs them
+
+    models = serve.Models(store)
+
+    def engine(context: WorkerContext) -> None:
+        config = context.run.config
+        if context.run.kind == "quantize":
+            pipeline.run_quantization(RunConfig.from_json(json.dumps(config)), context)
+        else:
+            pipeline.run_check(config, context, models.get)
+
+    return engine
+
+
+def worker_main(
+    folder: Path,
+    device: str = "cpu",
+    *,
+    once: bool = False,
+    load_engine: Callable[[Store], Engine] = default_engine,
+    lease_s: float = LEASE_S,
+    heartbeat_s: float = HEARTBEAT_S,
+) -> None:
+    """Execute one run of the data folder, waiting for one if the queue is empty.
+
+    once: return if the queue is empty. Returns as well after SIGTERM or SIGINT, having left the run
+    interrupted (a second signal ends the process at once), and when the process that started this
+    one is gone and there is nothing to do.
+    """
+    parent = os.getppid()
+    terminate = _on_signals()
+    store = open_store(folder)
+    engine = load_engine(store)
+
+    def is_over() -> bool:
+        return terminate.is_set() or os.getppid() != parent
+
+    with _device_lock(lock_path(folder, device), is_over) as is_ours:
+        if not is_ours:
+            return
+        store.reconcile(lambda worker, _: not _is_of_device(worker, device))
+        store.requeue_interrupted()
+        sweep_checkpoints(store, folder)
+        pid = os.getpid()
+        while not terminate.is_set():
+            run = store.claim(worker_name(device, pid), pid, lease_s)
+            if run:
+                context = WorkerContext(
+                    store, run, folder, terminate, lease_s=lease_s, heartbeat_s=heartbeat_s
+                )
+                execute(context, engine)
+                return
+            if once or is_over():
+                return
+            terminate.wait(POLL_S)
+
+
+def worker_name(device: str, pid: int) -> str:
+    """What a worker signs with: unique among living processes on all machines."""
+    return f"{device}@{socket.gethostname()}:{pid}"
+
+
+def is_on_this_machine(worker: str) -> bool:
+    """Whether a worker's process id means something here."""
+    return worker.rpartition(":")[0].partition("@")[2] == socket.gethostname()
+
+
+def _is_of_device(worker: str, device: str) -> bool:
+    return worker.partition("@")[0] == device and is_on_this_machine(worker)
+
+
+def lock_path(folder: Path, device: str) -> Path:
+    """The lock file of a device; while a worker holds it, its process id stands inside."""
+    return folder / f"worker-{device.replace(':', '-')}.lock"
+
+
+def lock_holder(folder: Path, device: str) -> int | None:
+    """The process id of the worker that holds a device's lock, None if nobody does."""
+    try:
+        with lock_path(folder, device).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or 0) or None
+            return None
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _device_lock(path: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
+    """Wait for the lock of a device; yields False if `give_up` said so first."""
+    poll = threading.Event()
+    with path.open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up():
+                    yield False
+                    return
+                poll.wait(POLL_S)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield True
+
+
+def _on_signals() -> threading.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second one ends the process."""
+    terminate = threading.Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if terminate.is_set():
+            os._exit(128 + number)
+        terminate.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return terminate
