@@ -10,12 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from upq.models import BUNDLED, LoadedModel, load
 
-THREADS = 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<s>", "</s>"]
 CHATML = (
     "{% for message in messages %}"
@@ -23,6 +24,11 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+# No time limit per example, because machines are shared; the same examples every time.
+settings.register_profile("upq", deadline=None, derandomize=True)
+settings.load_profile("upq")
 
 
 def pytest_configure() -> None:

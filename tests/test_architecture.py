@@ -33,6 +33,7 @@ ORDER = (
     "upq.config",
     "upq.context",
     "upq.files",
+    "upq.memory",
     "upq.quantizers upq.quantizers.*",
     "upq.layers",
     "upq.structure",

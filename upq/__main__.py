@@ -123,6 +123,7 @@ def _run(options: Any) -> int | None:
     changes = dict(pair.split("=", 1) for pair in options.set)
     base = {"model.source": options.model, "method": options.method}
     config = with_settings(preset(options.preset), base | changes)
+    commands.vet(config)
     folder = data_dir(options.data_dir)
     run = commands.run_and_wait(folder, lambda store: store.enqueue(config), print)
     result = commands.summary(open_store(folder), run.id)

@@ -27,6 +27,8 @@ from upq.structure import decoder_blocks
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05
+#: Batches that a mean over activations or errors is taken from; more would change it little.
+MEASURED_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _input_powers(
 
         return hook
 
-    for stream in streams[:4]:  # four batches are enough for a mean square
+    for stream in streams[:MEASURED_BATCHES]:
         handles = [
             block.get_submodule(name).register_forward_pre_hook(record(name, stream.weight))
             for name in names
@@ -228,8 +230,8 @@ def trainable_groups(root: nn.Module, weight_lr: float, scale_lr: float) -> list
 def _error(
     student: nn.Module, streams: list[_Stream], targets: list[torch.Tensor], index: int
 ) -> float:
-    """Mean relative squared error over up to four batches; 0 where there is no data."""
-    pairs = list(zip(streams, targets, strict=True))[:4]
+    """Mean relative squared error over the first batches; 0 where there is no data."""
+    pairs = list(zip(streams, targets, strict=True))[:MEASURED_BATCHES]
     losses = [
         _loss(stream.calls[index].run(student, stream.quantized), target, stream.weight).item()
         for stream, target in pairs

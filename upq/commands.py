@@ -7,7 +7,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from upq import assembly, checks, data, models, pipeline
 from upq.config import RunConfig, preset, with_settings
 from upq.context import RunContext
 from upq.errors import UserError
+from upq.estimate import inspect
 from upq.evaluate import Reference
 from upq.forward import head, last_hidden
 from upq.generate import Decoding, stream
@@ -37,6 +39,12 @@ DEMO_PROMPTS = (
 #: Checks that the demo runs per model, and the longest answer to each, tokens.
 DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
 Say = Callable[[str], None]
+
+
+def vet(config: RunConfig) -> None:
+    """Raise the UserError of a model that cannot be quantized before a run is queued; reads its config only."""
+    groups = config.int4.group_size, config.int2.group_size
+    inspect(config.model.source, config.model.revision, *groups)
 
 
 def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say) -> Run:
@@ -96,6 +104,7 @@ def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
     """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/architecture.md)."""
     started = time.monotonic()
     config = with_settings(preset(name), {"model.source": source})
+    vet(config)
     run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), say)
     if run.state != "done":
         raise UserError(
@@ -150,7 +159,7 @@ def chat(store: Store, run_id: int, precisions: list[str]) -> None:
     run = store.run(run_id)
     served = Models(store)
     histories: dict[str, list[dict[str, str]]] = {one: [] for one in precisions}
-    for line in iter(lambda: input("\n> ").strip(), ""):
+    for line in _typed_lines():
         for precision, history in histories.items():
             one = served.get(run_id, precision, run.model)
             history.append({"role": "user", "content": line})
@@ -166,6 +175,12 @@ def chat(store: Store, run_id: int, precisions: list[str]) -> None:
             history.append({"role": "assistant", "content": text})
 
 
+def _typed_lines() -> Iterator[str]:
+    with suppress(EOFError):
+        while line := input("\n> ").strip():
+            yield line
+
+
 def evaluate(store: Store, run_id: int, text: Path | None, tokens: int) -> list[dict[str, Any]]:
     """Fidelity of a run's stored artifacts on its held-out answers, and perplexity of a text file if given."""
     run = store.run(run_id)
@@ -173,9 +188,8 @@ def evaluate(store: Store, run_id: int, text: Path | None, tokens: int) -> list[
     device = pipeline.prepare(config)
     loaded = models.load(config.model.source, revision=config.model.revision)
     teacher = pipeline.in_compute_dtype(loaded.model, device)
-    only_held_out = with_settings(config, {"data.max_rows": 1})
     quiet = cast(RunContext, _Quiet(store))
-    held_out = data.build(only_held_out, replace(loaded, model=teacher), quiet).held_out
+    held_out = data.held_out(config, replace(loaded, model=teacher), quiet)
     reference = Reference(teacher, held_out, lambda: None)
     rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
     subjects = [teacher]

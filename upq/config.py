@@ -1,12 +1,13 @@
 """Every setting of a run: frozen dataclasses, four presets, JSON with a version.
 
 A field's help text, unit and range stand in its metadata: the app's advanced form, the docs and the checks
-in `__post_init__` all read that one place. Settings that the UPQ paper leaves open say so in their help.
+of a whole RunConfig all read that one place. Settings that the UPQ paper leaves open say so in their help.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import types
@@ -27,12 +28,15 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 
 
 def _check_fields(config: Any, prefix: str) -> None:
+    """Check every field of a config and of the configs in it, so that a message has the whole dotted name."""
     hints = typing.get_type_hints(type(config))
     for spec in dataclasses.fields(config):
-        if not spec.metadata:
-            continue
         name, value = f"{prefix}{spec.name}", getattr(config, spec.name)
         _check_type(name, value, hints[spec.name])
+        if dataclasses.is_dataclass(value):
+            _check_fields(value, f"{name}.")
+        if not spec.metadata:
+            continue
         low, high = spec.metadata["low"], spec.metadata["high"]
         if low is not None and not low <= value <= high:
             raise UserError("bad_config", f"{name} is {value}; expected {low:g} to {high:g}.")
@@ -46,7 +50,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
         return
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) in (int, float):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UserError("bad_config", f"{name} is {value}; expected a finite number.")
     elif type(value) not in allowed:
         names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
@@ -61,9 +65,6 @@ class ModelConfig:
         "bundled", "`bundled`, a Hugging Face hub id, a local folder or a GGUF file"
     )
     revision: str | None = setting(None, "hub branch, tag or commit; empty: the default branch")
-
-    def __post_init__(self) -> None:
-        _check_fields(self, "model.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +95,6 @@ class DataConfig:
         256, "longest training sequence, prompt and answer together, tokens", 16, 131_072
     )
 
-    def __post_init__(self) -> None:
-        _check_fields(self, "data.")
-        if self.source != "builtin" and not self.path:
-            raise UserError(
-                "bad_config", f"data.path is empty; data.source={self.source} needs one."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseConfig:
@@ -114,9 +108,6 @@ class BlockwiseConfig:
     weight_lr: float = setting(1e-4, "learning rate of the weights (AdamW)", 0.0, 1.0)
     scale_lr: float = setting(1e-4, "learning rate of the scales, relative to their size", 0.0, 1.0)
 
-    def __post_init__(self) -> None:
-        _check_fields(self, "blockwise.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Int4Config:
@@ -129,9 +120,6 @@ class Int4Config:
         "search", "initial scale: least squared error by search, or the largest weight"
     )
     blockwise: BlockwiseConfig = field(default_factory=BlockwiseConfig)
-
-    def __post_init__(self) -> None:
-        _check_fields(self, "int4.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +148,6 @@ class DistillConfig:
     clip_norm: float = setting(1.0, "largest gradient norm; 0: no clipping", 0.0, 1000.0)
     checkpoint_seconds: float = setting(90.0, "time between resumable checkpoints", 0.0, 86_400.0)
 
-    def __post_init__(self) -> None:
-        _check_fields(self, "distill.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Int2Config:
@@ -177,9 +162,6 @@ class Int2Config:
     warm_start: BlockwiseConfig = field(default_factory=BlockwiseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
-    def __post_init__(self) -> None:
-        _check_fields(self, "int2.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureConfig:
@@ -187,9 +169,6 @@ class MeasureConfig:
 
     baselines: bool = setting(True, "measure round-to-nearest INT4 and INT2 beside the artifacts")
     answer_tokens: int = setting(96, "longest held-out FP16 answer, tokens", 8, 4096)
-
-    def __post_init__(self) -> None:
-        _check_fields(self, "measure.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +182,7 @@ class RunConfig:
     threads: int = setting(
         0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024
     )
-    device: str = setting("auto", "auto, cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU where there is one")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     int4: Int4Config = field(default_factory=Int4Config)
@@ -222,6 +201,10 @@ class RunConfig:
             raise UserError(
                 "bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}."
             )
+        if self.data.source != "builtin" and not self.data.path:
+            raise UserError(
+                "bad_config", f"data.path is empty; data.source={self.data.source} needs one."
+            )
 
     def to_json(self) -> str:
         """The config as one JSON object with sorted keys."""
@@ -232,7 +215,7 @@ class RunConfig:
         """Read what to_json wrote. Raises UserError("bad_config")."""
         try:
             return _build(RunConfig, json.loads(text), "")
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError("bad_config", f"The config is not JSON: {error}.") from error
 
 
@@ -240,11 +223,9 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise UserError("bad_config", f"{prefix or 'config'} is {values!r}; expected an object.")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(
-            "bad_config", f"Unknown setting {prefix}{unknown[0]}.", _nearest(unknown[0])
-        )
+    for unknown in sorted(set(values) - set(hints)):
+        path = f"{prefix}{unknown}"
+        raise UserError("bad_config", f"Unknown setting {path}.", _nearest(path))
     parts = {
         name: _build(hints[name], value, f"{prefix}{name}.")
         if dataclasses.is_dataclass(hints[name])
@@ -255,7 +236,16 @@ def _build(kind: type, values: Any, prefix: str) -> Any:
 
 
 def _nearest(name: str) -> str:
-    alike = [path for path, _ in settings() if path.endswith(name.rsplit(".", 1)[-1])]
+    """A hint that names the most similar setting; one with the same last part goes first."""
+    paths = [path for path, _ in settings()]
+    leaf = name.rpartition(".")[2]
+    same_leaf = [path for path in paths if path.rpartition(".")[2] == leaf]
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    alike = (
+        difflib.get_close_matches(name, same_leaf, 1, 0.0)
+        or difflib.get_close_matches(name, paths, 1, 0.7)
+        or [leaves[one] for one in difflib.get_close_matches(leaf, leaves, 1, 0.7)]
+    )
     return (
         f"Did you mean {alike[0]}?"
         if alike

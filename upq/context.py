@@ -45,6 +45,10 @@ class RunContext(Protocol):
         """Add one line to the run's log."""
         ...
 
+    def flush(self) -> None:
+        """Write what is buffered; call before a checkpoint, so that the curves reach as far as it does."""
+        ...
+
     def cached_answers(self, key: str) -> dict[str, list[int]]:
         """Teacher answers stored under `key`: prompt digest -> token ids."""
         ...

@@ -73,15 +73,13 @@ def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Datase
         "data", _answer_batches(jobs) + _answer_batches([(row, 0) for row in held_out_rows])
     )
     writer = _Teacher(loaded, config, context)
-    held_out = writer.examples(
-        [(_question(row), 0) for row in held_out_rows],
-        config.measure.answer_tokens,
-        temperature=0.0,
-    )
+    held_out = writer.held_out(held_out_rows)
     train = writer.examples(jobs, config.data.answer_tokens, config.data.answer_temperature)
     if not train or not held_out:
         raise UserError(
-            "bad_dataset", "No usable sequence is left after tokenising; expected at least one."
+            "bad_dataset",
+            "No usable sequence is left after tokenising; expected at least one.",
+            "Raise data.sequence_tokens, so that there is room for an answer behind the prompt.",
         )
     counted = sum(example.counted for example in train)
     context.log(
@@ -89,6 +87,12 @@ def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Datase
         f"{counted} of them counted; {len(held_out)} held-out sequences"
     )
     return Dataset(train, held_out)
+
+
+def held_out(config: RunConfig, loaded: LoadedModel, context: RunContext) -> list[Example]:
+    """Only the held-out examples of `build`, for measuring again."""
+    _, rows = read_rows(config.data, config.seed)
+    return _Teacher(loaded, config, context).held_out(rows)
 
 
 def _complete(row: Row) -> bool:
@@ -113,6 +117,11 @@ class _Teacher:
         self.config, self.context = config, context
         self.model_key = loaded.info.key
         self.batches_done = 0
+
+    def held_out(self, rows: list[Row]) -> list[Example]:
+        """The rows with the model's own greedy answers."""
+        questions = [(_question(row), 0) for row in rows]
+        return self.examples(questions, self.config.measure.answer_tokens, temperature=0.0)
 
     def examples(
         self, jobs: list[tuple[Row, int]], answer_tokens: int, temperature: float

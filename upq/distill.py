@@ -46,7 +46,7 @@ def distill(
     behind it bit by bit. Raises UserError("diverged") at the first non-finite loss, naming the step.
     """
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
-    steps = len(plan) // config.accumulation
+    steps = -(-len(plan) // config.accumulation)
     optimizer = torch.optim.AdamW(
         trainable_groups(student, config.weight_lr, config.scale_lr),
         weight_decay=config.weight_decay,
@@ -82,6 +82,7 @@ def distill(
             step + 1, tokens_per_s=tokens / (time.monotonic() - started), detail=f"loss {loss:.3f}"
         )
         if time.monotonic() - saved_at >= config.checkpoint_seconds and step + 1 < steps:
+            context.flush()
             save(step + 1, *_state(student, optimizer, step + 1))
             saved_at = time.monotonic()
     optimizer.zero_grad(set_to_none=True)

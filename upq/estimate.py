@@ -181,7 +181,7 @@ def inspect(source: str, revision: str | None, int4_group: int, int2_group: int)
 def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Shape:
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(_config(place), trust_remote_code=False)
-        model.tie_weights()
+    model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}
     skipped = {
         f"{one.name}: {one.reason}" for plan in planned.values() for one in plan if not one.quantize

@@ -132,6 +132,7 @@ def _reconstruct(
         checkpoint.save(folder / f"block-{index:04d}", _flat(result.layers), errors)
 
     latent = reconstruct(work.teacher, task, _calibration(work, training), work.context, load, save)
+    work.context.flush()
     checkpoint.save(folder / "latent", _flat(latent), {})
     checkpoint.forget(folder, "block-*")
     return latent

@@ -24,6 +24,7 @@ from upq.conversation import chat_ids
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers import memory_bytes
+from upq.memory import keep_freed_memory
 from upq.methods import METHODS, Packed, Work, round_to_nearest
 from upq.quantizers import GRIDS
 from upq.structure import plan_layers
@@ -60,7 +61,8 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
 
 
 def prepare(config: RunConfig) -> torch.device:
-    """Set threads and seeds; returns the device. Raises UserError("no_such_device")."""
+    """Set threads, seeds and the allocator; returns the device. Raises UserError("no_such_device")."""
+    keep_freed_memory()
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     random.seed(config.seed)
     torch.manual_seed(config.seed)

@@ -1,0 +1,183 @@
+"""Whole runs on the tiny model, and one on the real one: config in, artifacts and measurements out."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
+from upq import assembly
+from upq.config import RunConfig, preset
+from upq.context import STAGES
+from upq.errors import UserError
+from upq.models import LoadedModel
+from upq.pipeline import in_compute_dtype, run_check, run_quantization
+from upq.serve import Served
+
+
+def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:
+    context = RecordingContext(folder, stop)
+    run_quantization(config, context)
+    return context
+
+
+def digests(context: RecordingContext) -> dict[str, str]:
+    return {name: digest(one) for name, one in context.artifacts.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordingContext:
+    """One uninterrupted run of the smoke preset; leave it as it is."""
+    return run(tiny_config(tiny_model_dir), tmp_path_factory.mktemp("finished"))
+
+
+def test_a_run_passes_through_its_stages_in_order(finished: RecordingContext) -> None:
+    assert tuple(name for name, _ in finished.stages) == STAGES
+    totals = dict(finished.stages)
+    assert (totals["data"], totals["int4"], totals["warm"], totals["measure"]) == (2, 2, 2, 5)
+    assert totals["int2"] >= 4
+    for name, total in totals.items():
+        done = [step for stage, step in finished.steps if stage == name]
+        assert done == sorted(done)
+        assert not total or done[-1] == total, name
+
+
+def test_a_run_leaves_two_artifacts_and_five_rows(finished: RecordingContext) -> None:
+    assert list(finished.artifacts) == ["INT4", "INT2"]
+    rows = {row["label"]: row for row in finished.rows}
+    assert list(rows) == ["FP16", "INT4", "INT2", "RTN INT4", "RTN INT2"]
+    assert rows["FP16"]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert rows["FP16"]["top1"] == 1.0
+    assert 0 < rows["INT4"]["kl"] < rows["INT2"]["kl"]
+    bits = [row["bits_per_weight"] for row in rows.values()]
+    assert bits == [16.0, 4.5, 2.5, 4.5, 2.5], "a float16 scale for every 32 weights"
+    assert len({row["tokens"] for row in rows.values()}) == 1
+    for label in ("INT4", "INT2"):
+        assert rows[label]["size_bytes"] == finished.artifacts[label].size_bytes
+    assert rows["INT2"]["size_bytes"] < rows["INT4"]["size_bytes"]
+    assert any(line.startswith("INT2: KL") for line in finished.lines)
+
+
+def test_the_curves_are_complete(finished: RecordingContext) -> None:
+    series = {name for name, _, _ in finished.points}
+    assert series == {
+        *("int4_block_before", "int4_block_after", "int2_block_before", "int2_block_after"),
+        *("jsd", "grad_norm", "lr"),
+    }
+    assert list(finished.curve("int4_block_after")) == [0, 1]
+    assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2"]))
+
+
+def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
+    finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    assert digests(run(tiny_config(tiny_model_dir), tmp_path / "again")) == digests(finished)
+    other = run(tiny_config(tiny_model_dir, seed=1, measure__baselines=False), tmp_path / "other")
+    assert [row["label"] for row in other.rows] == ["FP16", "INT4", "INT2"]
+    assert digests(other)["INT2"] != digests(finished)["INT2"]
+
+
+@pytest.mark.parametrize("checks", [30, 38, 46, 54, 62])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
+    finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path, checks: int
+) -> None:
+    config = tiny_config(tiny_model_dir)
+    with pytest.raises(Stop):
+        run(config, tmp_path / "run", stop_after(checks))
+    resumed = run(config, tmp_path / "run")
+    assert digests(resumed) == digests(finished)
+
+
+def test_round_to_nearest_is_the_baseline_of_the_other_method(
+    finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    context = run(tiny_config(tiny_model_dir, method="rtn"), tmp_path)
+    rows = {row["label"]: row for row in context.rows}
+    assert list(rows) == ["FP16", "INT4", "INT2"]
+    baselines = {row["label"]: row for row in finished.rows}
+    for precision in ("INT4", "INT2"):
+        assert rows[precision]["kl"] == baselines[f"RTN {precision}"]["kl"]
+    assert not context.points
+
+
+def test_layers_that_do_not_fit_are_left_alone_and_logged(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(tiny_model_dir, method="rtn", int4__group_size=0, int2__group_size=0)
+    per_channel = run(config, tmp_path / "per channel")
+    assert not [line for line in per_channel.lines if "skips" in line]
+    with pytest.raises(UserError) as caught:
+        run(tiny_config(tiny_model_dir, int2__group_size=128), tmp_path / "too wide")
+    assert caught.value.code == "nothing_to_quantize"
+
+
+def served_by(
+    finished: RecordingContext, tiny: LoadedModel, loads: list[str]
+) -> Callable[..., Served]:
+    """What serve.Models.get does, over the artifacts of a context."""
+
+    def load(_: int, precision: str, __: str) -> Served:
+        loads.append(precision)
+        model, tokenizer = tiny.model, tiny.tokenizer
+        if precision != "FP16":
+            model, tokenizer = assembly.assemble(finished.artifacts[precision])
+        return Served(model, tokenizer, precision, precision, "", 0, 0, 0.0, "", "cpu")
+
+    return load
+
+
+def test_a_check_run_judges_every_prompt_once_and_goes_on_where_it_stopped(
+    finished: RecordingContext, tiny: LoadedModel, tmp_path: Path
+) -> None:
+    config = {
+        "suite": "builtin", "path": None, "limit": 3, "max_tokens": 6, "seed": 0,
+        "precisions": ["FP16", "INT2"], "run_id": 1, "model": "tiny",
+    }  # fmt: skip
+    context, loads = RecordingContext(tmp_path, stop_after(10)), []
+    load = served_by(finished, tiny, loads)
+    with pytest.raises(Stop):
+        run_check(config, context, load)
+    kept = list(context.verdicts)
+    assert {one["precision"] for one in kept} == {"FP16"}
+
+    context.stop = lambda: None
+    run_check(config, context, load)
+    assert loads == ["FP16", "INT2", "INT2"], "finished precisions are not loaded again"
+    assert context.verdicts[: len(kept)] == kept
+    found = sorted((one["precision"], one["position"]) for one in context.verdicts)
+    assert found == [(name, at) for name in ("FP16", "INT2") for at in range(3)]
+    assert context.stages == [("check", 6), ("check", 6)]
+    assert context.steps[-1] == ("check", 6)
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError) as caught:
+        run(tiny_config(tiny_model_dir, device="cuda"), tmp_path)
+    assert caught.value.code == "no_such_device"
+
+
+def test_the_teacher_is_a_frozen_copy_in_the_compute_dtype(tiny: LoadedModel) -> None:
+    before = tiny.model.dtype
+    twin = in_compute_dtype(tiny.model, torch.device("cpu"))
+    assert tiny.model.dtype == before == torch.float32
+    assert twin.lm_head.weight is twin.model.embed_tokens.weight
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_runs_on_the_bundled_model(bundled: LoadedModel, tmp_path: Path) -> None:
+    config = dataclasses.replace(preset("smoke"), threads=torch.get_num_threads())
+    assert config.model.source == "bundled"
+    context = run(config, tmp_path)
+    rows = {row["label"]: row for row in context.rows}
+    assert list(rows) == ["FP16", "INT4", "INT2", "RTN INT4", "RTN INT2"]
+    assert rows["INT4"]["kl"] < 0.5
+    assert rows["INT2"]["kl"] < rows["RTN INT2"]["kl"], "training beats rounding"
+    assert 2.0 < rows["INT2"]["bits_per_weight"] < 2.5
+    assert bundled.info.files == context.artifacts["INT2"].manifest["base_model"]["files"]

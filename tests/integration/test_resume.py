@@ -1,0 +1,139 @@
+"""A worker is killed in the middle of each stage of a real run; what the next one makes has the same bits."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import digest, tiny_config
+from upq.config import RunConfig
+from upq.jobs import checkpoint_dir, open_store
+from upq.store import Store
+from upq.worker import worker_main
+
+#: Workers are forked from a process that has imported the engine once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["worker_process", "upq.pipeline", "upq.serve"])
+
+#: Enough work that a stage goes on for a while behind the checkpoint at which it is killed.
+LONGER: dict[str, Any] = {
+    "int4__blockwise__tokens": 1200,
+    "int4__blockwise__epochs": 6,
+    "int2__warm_start__tokens": 1200,
+    "int2__warm_start__epochs": 6,
+    "int2__distill__tokens": 9_000,
+    "int2__distill__checkpoint_seconds": 0.1,
+    "measure__baselines": False,
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path)
+    yield opened
+    assert opened.doctor() == []
+    opened.close()
+
+
+@pytest.fixture
+def work() -> Iterator[Callable[[Path], BaseProcess]]:
+    """Starts a worker that executes one run; what is still alive at the end of the test is killed."""
+    started: list[BaseProcess] = []
+
+    def start(folder: Path) -> BaseProcess:
+        process = PROCESSES.Process(target=worker_main, args=(folder,), kwargs={"once": True})
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model_dir: Path) -> RunConfig:
+    return tiny_config(tiny_model_dir, **LONGER)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Digests and curves of the same run when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = open_store(folder)
+    run_id = store.enqueue(config)
+    process = PROCESSES.Process(target=worker_main, args=(folder,), kwargs={"once": True})
+    process.start()
+    process.join(120)
+    assert store.run(run_id).state == "done", store.log_lines(run_id)
+    found = outcome(store, run_id)
+    store.close()
+    return found
+
+
+def outcome(store: Store, run_id: int) -> dict[str, Any]:
+    artifacts = [store.load_artifact(run_id, precision) for precision in ("INT4", "INT2")]
+    rows = store.measurements(run_id)
+    return {
+        "tensors": [digest(one) for one in artifacts],
+        "curves": {(one["series"], one["step"]): one["value"] for one in store.metrics(run_id)},
+        "kl": {row["label"]: row["kl"] for row in rows},
+    }
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [
+        pytest.param("int4", "int4/block-0000", marks=pytest.mark.slow),
+        pytest.param("warm", "int2/block-0000", marks=pytest.mark.slow),
+        ("int2", "distill/step-*"),
+    ],
+)
+@pytest.mark.chaos
+def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
+    stage: str,
+    kept: str,
+    store: Store,
+    tmp_path: Path,
+    config: RunConfig,
+    undisturbed: dict[str, Any],
+    work: Callable[[Path], BaseProcess],
+) -> None:
+    run_id = store.enqueue(config)
+    folder = checkpoint_dir(tmp_path, run_id)
+    first = work(tmp_path)
+    wait_for(lambda: any(folder.glob(kept)))
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.join(20)
+    run = store.run(run_id)
+    assert (run.state, run.stage) == ("running", stage), "killed where it should be"
+    finished = [one.precision for one in store.artifacts(run_id)]
+    assert finished == ([] if stage == "int4" else ["INT4"])
+    curve = [one["step"] for one in store.metrics(run_id) if one["series"] == "jsd"]
+
+    second = work(tmp_path)
+    second.join(120)
+    run = store.run(run_id)
+    assert (run.state, run.attempt, run.crashes) == ("done", 2, 1), store.log_lines(run_id)
+    found = outcome(store, run_id)
+    assert found["tensors"] == undisturbed["tensors"]
+    assert found["curves"] == undisturbed["curves"], "no point is missing and none differs"
+    assert found["kl"] == undisturbed["kl"]
+    assert not folder.exists(), "a finished run leaves no checkpoint"
+    steps = sum(series == "jsd" for series, _ in found["curves"])
+    assert len(curve) < steps, "the killed worker had not finished the stage"

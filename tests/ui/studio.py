@@ -1,0 +1,55 @@
+"""Starting and ending a really running app on a data folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 90
+STOP_S = 30
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A running app: its address, its data folder and the tiny model that it can quantize in seconds."""
+
+    url: str
+    folder: Path
+    model: Path
+    process: subprocess.Popen[bytes]
+
+
+def start_app(folder: Path, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start `python app.py` and wait until it answers; returns its address and process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (folder / "app.log").open("wb")
+    command = [sys.executable, "app.py", "--data-dir", str(folder), "--port", str(port), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return url, process
+        except OSError:
+            time.sleep(0.3)
+    process.kill()
+    raise RuntimeError((folder / "app.log").read_text(errors="replace")[-2000:])
+
+
+def stop_app(process: subprocess.Popen[bytes]) -> int:
+    """Ask the app to end as Ctrl-C does and return its exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(STOP_S)

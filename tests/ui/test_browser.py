@@ -1,0 +1,314 @@
+"""The app in Chromium, as a person uses it: start, watch, reload, cancel, chat, check, on wide and narrow screens.
+
+Every state is photographed into the folder of the `photos` fixture (printed with -rA), to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.ui.studio import Studio, start_app, stop_app
+from upq.models import LoadedModel
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+LOADED_MS = 30_000
+RUN_MS = 120_000
+WIDE = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+HOSTILE = (
+    "<img src=http://x.invalid/?q=1 onerror=alert(1)>"
+    "<form action=http://x.invalid/><input name=a></form>${alert(1)}{{alert(1)}}"
+)
+TABS = ("Quantize", "Chat", "Checks", "Results")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UPQ_PHOTOS keeps the pictures where you want them."""
+    chosen = os.environ.get("UPQ_PHOTOS")
+    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("photos")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def strangers() -> list[str]:
+    """What the page did that it must not: requests to other hosts, script errors, dialogs."""
+    return []
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, studio: Studio, strangers: list[str]
+) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def open_at(size: dict[str, int] = WIDE, theme: str = "light", url: str = studio.url) -> Page:
+        page = browser.new_page(viewport={"width": size["width"], "height": size["height"]})
+        pages.append(page)
+        page.on("request", lambda request: note_stranger(request.url, url, strangers))
+        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
+        page.goto(f"{url}?__theme={theme}")
+        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
+        return page
+
+    yield open_at
+    for page in pages:
+        page.close()
+    assert strangers == []
+
+
+def note_stranger(requested: str, home: str, strangers: list[str]) -> None:
+    if not requested.startswith((home, "data:", "blob:")):
+        strangers.append(requested)
+
+
+def go(page: Page, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def fill_form(page: Page, studio: Studio, settings: dict[str, str]) -> None:
+    """The tiny model, the smoke preset and a few settings of Advanced."""
+    page.get_by_label("Path on this machine").check()
+    page.locator("#model-text textarea, #model-text input").first.fill(str(studio.model))
+    page.locator("#preset label", has_text="smoke").click()
+    page.locator("#advanced button").first.click()
+    for label, value in settings.items():
+        page.get_by_label(label, exact=True).first.fill(value)
+        page.keyboard.press("Tab")
+    expect(page.locator("#estimate .facts")).to_contain_text("INT2", timeout=LOADED_MS)
+
+
+def start_run(page: Page, studio: Studio, settings: dict[str, str]) -> None:
+    fill_form(page, studio, settings)
+    page.locator("#start").click()
+    expect(page.locator("#started")).to_contain_text(re.compile("started|queued #"))
+
+
+def finished_run(page: Page, studio: Studio) -> None:
+    """Make sure that a finished run with artifacts exists and is chosen in the header."""
+    chosen = page.locator("#run-selector input")
+    page.wait_for_timeout(2000)
+    if "no run yet" in chosen.input_value():
+        start_run(page, studio, {"max rows": "4", "held out": "2"})
+        expect(page.locator("#run-summary")).to_contain_text("Done.", timeout=RUN_MS)
+    expect(chosen).to_have_value(re.compile("#"), timeout=LOADED_MS)
+
+
+def scrolls_sideways(page: Page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+
+
+def test_the_first_visit_says_what_to_do_next_everywhere(
+    browser: Browser, tmp_path: Path, photos: Path, open_page: Callable[..., Page]
+) -> None:
+    url, process = start_app(tmp_path)
+    try:
+        page = open_page(url=url)
+        expect(page.locator("#run-summary")).to_contain_text("press Start")
+        expect(page.locator("#estimate .facts")).to_contain_text("MB", timeout=LOADED_MS)
+        page.screenshot(path=photos / "empty-quantize.png", full_page=True)
+        go(page, "Chat")
+        expect(page.locator("#pane-fp16")).to_contain_text("Ask something.")
+        expect(page.locator("#pane-int4")).to_contain_text("No INT4 yet.")
+        page.screenshot(path=photos / "empty-chat.png", full_page=True)
+        go(page, "Checks")
+        expect(page.locator("#check-totals")).to_contain_text("press Run")
+        page.screenshot(path=photos / "empty-checks.png", full_page=True)
+        go(page, "Results")
+        expect(page.locator("#results-table")).to_contain_text("No results yet.")
+        page.screenshot(path=photos / "empty-results.png", full_page=True)
+    finally:
+        stop_app(process)
+
+
+def test_a_model_that_cannot_be_quantized_is_refused_before_start(
+    open_page: Callable[..., Page], photos: Path, tmp_path: Path
+) -> None:
+    page = open_page()
+    page.get_by_label("Path on this machine").check()
+    field = page.locator("#model-text textarea, #model-text input").first
+    field.fill(str(tmp_path))
+    field.blur()
+    expect(page.locator("#estimate .failed")).to_contain_text("config.json", timeout=LOADED_MS)
+    page.screenshot(path=photos / "refused.png", full_page=True)
+
+
+def test_a_run_survives_a_reload_and_finishes(
+    open_page: Callable[..., Page], studio: Studio, photos: Path
+) -> None:
+    page = open_page()
+    start_run(page, studio, {"max rows": "4", "held out": "2", "checkpoint seconds": "2"})
+    expect(page.locator("#run-summary .stepper .current")).to_be_visible(timeout=RUN_MS)
+    page.screenshot(path=photos / "running-quantize.png", full_page=True)
+    page.reload()
+    expect(page.locator("#run-summary")).to_contain_text("tiny-llama", timeout=LOADED_MS)
+    expect(page.locator("#run-summary")).to_contain_text("Done.", timeout=RUN_MS)
+    expect(page.locator("#run-charts .bar").first).to_be_visible()
+    expect(page.locator("#history")).to_contain_text("done")
+    page.locator("#log-box button").first.click()
+    expect(page.locator("#log-box .log")).to_contain_text("INT2")
+    page.screenshot(path=photos / "done-quantize.png", full_page=True)
+    go(page, "Results")
+    expect(page.locator("#results-table")).to_contain_text("RTN INT2")
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    table = download.value.path().read_text()
+    assert table.startswith("run,model,method,")
+    assert "RTN INT4" in table
+    page.screenshot(path=photos / "done-results.png", full_page=True)
+
+
+def test_a_run_can_be_cancelled_resumed_and_deleted(
+    open_page: Callable[..., Page], studio: Studio, photos: Path
+) -> None:
+    page = open_page()
+    start_run(page, studio, {"max rows": "4", "held out": "2", "tokens": "5000000"})
+    expect(page.locator("#run-summary .stepper .current")).to_be_visible(timeout=RUN_MS)
+    page.locator("#cancel").click()
+    expect(page.locator("#run-summary")).to_contain_text("Resume goes on", timeout=RUN_MS)
+    page.screenshot(path=photos / "cancelled.png", full_page=True)
+    page.locator("#resume").click()
+    expect(page.locator("#run-summary .stepper .current")).to_be_visible(timeout=RUN_MS)
+    page.locator("#cancel").click()
+    expect(page.locator("#run-summary")).to_contain_text("Resume goes on", timeout=RUN_MS)
+    before = page.locator("#history tbody tr").count()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.locator("#history tbody tr").first.get_by_text("delete").click()
+    expect(page.locator("#history-message")).to_contain_text("is deleted")
+    expect(page.locator("#history tbody tr")).to_have_count(before - 1)
+
+
+def test_three_columns_answer_and_differences_are_marked(
+    open_page: Callable[..., Page], studio: Studio, photos: Path
+) -> None:
+    page = open_page()
+    finished_run(page, studio)
+    go(page, "Chat")
+    page.locator("#message textarea").fill("hello there")
+    page.locator("#send").click()
+    for name in ("fp16", "int4", "int2"):
+        expect(page.locator(f"#pane-{name} .message.user")).to_have_text("hello there")
+        expect(page.locator(f"#pane-{name} .answer footer")).to_contain_text(
+            "token", timeout=RUN_MS
+        )
+        expect(page.locator(f"#head-{name}")).to_contain_text("tok/s")
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator("#head-fp16")).to_contain_text("torch")
+    page.screenshot(path=photos / "chat.png", full_page=True)
+    page.get_by_label("word difference").check()
+    expect(page.locator("#pane-int2 .agreement")).to_contain_text("FP16")
+    page.screenshot(path=photos / "chat-difference.png", full_page=True)
+
+
+def test_stop_is_quick_and_keeps_what_was_said(
+    open_page: Callable[..., Page], bundled: LoadedModel, photos: Path
+) -> None:
+    page = open_page()
+    page.wait_for_timeout(2000)
+    selector = page.locator("#run-selector input")
+    if "no run yet" not in selector.input_value():
+        selector.click()
+        page.get_by_role("option", name="FP16 only").click()
+    go(page, "Chat")
+    page.get_by_label("one at a time").check()
+    page.locator("#message textarea").fill("Write a long story about a lost umbrella, at least 600 words.")
+    page.keyboard.press("Enter")
+    column = page.locator("#pane-fp16 .answer")
+    expect(column.locator(".text")).to_have_text(re.compile(r"\w{3,}"), timeout=RUN_MS)
+    expect(page.locator("#head-fp16")).to_contain_text("dequantised from Q4_1")
+    page.screenshot(path=photos / "chat-streaming.png", full_page=True)
+    page.locator("#stop-fp16").click()
+    expect(column.locator("footer")).to_contain_text("stopped by you", timeout=5000)
+    expect(page.locator("#send")).to_be_enabled()
+    page.screenshot(path=photos / "chat-stopped.png", full_page=True)
+    page.locator("#new-chat").click()
+    expect(page.locator("#pane-fp16")).to_contain_text("Ask something.")
+
+
+def test_hostile_text_stays_text(
+    open_page: Callable[..., Page], studio: Studio, photos: Path, strangers: list[str]
+) -> None:
+    page = open_page()
+    page.on("dialog", lambda dialog: strangers.append(f"dialog: {dialog.message}"))
+    finished_run(page, studio)
+    go(page, "Chat")
+    page.locator("#message textarea").fill(HOSTILE)
+    page.locator("#send").click()
+    for name in ("fp16", "int4", "int2"):
+        pane = page.locator(f"#pane-{name}")
+        expect(pane.locator(".message.user")).to_have_text(HOSTILE)
+        expect(pane.locator("img, form, input, script")).to_have_count(0)
+        expect(pane.locator(".answer footer")).to_contain_text("token", timeout=RUN_MS)
+    page.screenshot(path=photos / "chat-hostile.png", full_page=True)
+
+
+def test_injected_markup_could_not_call_home_either(
+    open_page: Callable[..., Page], strangers: list[str]
+) -> None:
+    page = open_page()
+    refused = page.evaluate(
+        """() => new Promise((done) => {
+          document.addEventListener('securitypolicyviolation', (e) => done(e.effectiveDirective));
+          const image = new Image();
+          image.src = 'http://x.invalid/?q=1';
+        })"""
+    )
+    assert refused == "img-src"
+    strangers[:] = [one for one in strangers if not one.startswith("http://x.invalid/")]
+
+
+def test_checks_run_and_show_chips_totals_and_reasons(
+    open_page: Callable[..., Page], studio: Studio, photos: Path
+) -> None:
+    page = open_page()
+    finished_run(page, studio)
+    go(page, "Checks")
+    page.get_by_label("number input for Prompts").fill("4")
+    page.keyboard.press("Tab")
+    page.get_by_label("number input for Longest answer, tokens").last.fill("16")
+    page.keyboard.press("Tab")
+    page.locator("#run-checks").click()
+    expect(page.locator("#check-started")).to_contain_text("Check run")
+    expect(page.locator("#check-summary")).to_contain_text("Done.", timeout=RUN_MS)
+    for precision in ("FP16", "INT4", "INT2"):
+        expect(page.locator("#check-totals")).to_contain_text(precision)
+    expect(page.locator("#check-flips")).to_contain_text("Flips")
+    page.locator("#check-prompts details").first.locator("summary").click()
+    expect(page.locator("#check-prompts .chips li").first).to_be_visible()
+    page.screenshot(path=photos / "checks.png", full_page=True)
+    page.locator("#check-filter").get_by_label("failed").check()
+    expect(page.locator("#check-prompts")).to_contain_text("prompt")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_no_screen_scrolls_sideways(
+    open_page: Callable[..., Page], photos: Path, width: int, theme: str
+) -> None:
+    page = open_page({"width": width, "height": 900 if width > 500 else 844}, theme)
+    page.wait_for_timeout(2500)
+    for tab in TABS:
+        go(page, tab)
+        page.wait_for_timeout(700)
+        page.screenshot(path=photos / f"{tab.lower()}-{width}-{theme}.png", full_page=True)
+        assert not scrolls_sideways(page), f"{tab} at {width}"

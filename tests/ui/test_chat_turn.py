@@ -1,0 +1,102 @@
+"""One turn of the chat: who waits for whom, who may stop whom, and what the model gets to read."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ui.app_state import Turn
+from ui.chat_turn import MAX_MESSAGE_CHARACTERS, answer, checked_message, conversation_of
+from ui.render_chat import Message
+from ui.words import PRECISIONS
+from upq.errors import UserError
+from upq.generate import Decoding
+
+
+def a_turn(one_at_a_time: bool = False) -> Turn:
+    return Turn(message="hi", system="", decoding=Decoding(), one_at_a_time=one_at_a_time)
+
+
+def an_app(error: Exception) -> Any:
+    """An app with a bundled model that cannot be loaded and no runs."""
+
+    def get(*_: object) -> None:
+        raise error
+
+    store = SimpleNamespace(live_run=lambda: None)
+    return SimpleNamespace(
+        models=SimpleNamespace(get=get), store=store, badges={}, context_run=lambda _: None
+    )
+
+
+def test_one_at_a_time_means_from_left_to_right() -> None:
+    turn = a_turn(one_at_a_time=True)
+    assert [turn.may_start(precision) for precision in PRECISIONS] == [True, False, False]
+    turn.done["FP16"].set()
+    assert [turn.may_start(precision) for precision in PRECISIONS] == [True, True, False]
+
+
+def test_at_once_nobody_waits() -> None:
+    assert all(a_turn().may_start(precision) for precision in PRECISIONS)
+
+
+def test_a_column_answers_a_turn_only_once() -> None:
+    turn = a_turn()
+    assert turn.claim("INT4")
+    assert not turn.claim("INT4")
+    assert turn.claim("INT2")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("offline", "The hub did not answer.", "Go online."), "The hub did not answer."),
+        (RuntimeError("secret path"), "This column stopped at an unexpected error (RuntimeError)."),
+    ],
+)
+def test_a_failure_stays_in_its_column_and_ends_it(error: Exception, sentence: str) -> None:
+    turn = a_turn()
+    last = list(answer(an_app(error), turn, "FP16", None, []))[-1]
+    assert last.over
+    assert last.messages[-1]["content"] == sentence
+    assert turn.done["FP16"].is_set()
+    assert not turn.done["INT4"].is_set()
+
+
+def test_a_column_without_an_artifact_is_done_at_once() -> None:
+    turn = a_turn()
+    assert list(answer(an_app(RuntimeError()), turn, "INT2", None, [])) == []
+    assert turn.done["INT2"].is_set()
+
+
+def test_a_page_that_closes_frees_the_columns_behind_it() -> None:
+    turn = a_turn(one_at_a_time=True)
+    pictures = answer(an_app(RuntimeError()), turn, "FP16", None, [])
+    next(pictures)
+    pictures.close()  # type: ignore[attr-defined]
+    assert turn.may_start("INT4")
+
+
+def test_the_model_never_reads_a_failed_answer_or_its_question() -> None:
+    messages: list[Message] = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "broken", "finish": "failed"},
+        {"role": "user", "content": "two"},
+    ]
+    assert conversation_of("be brief", messages) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "two"},
+    ]
+    assert conversation_of("  ", messages[2:])[0]["role"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("  \n", "empty_message"), ("x" * (MAX_MESSAGE_CHARACTERS + 1), "message_too_long")],
+)
+def test_useless_messages_are_refused(text: str, code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        checked_message(text)
+    assert caught.value.code == code

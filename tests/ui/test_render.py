@@ -1,0 +1,345 @@
+"""What the pages show, from rows to HTML: pure functions, no app."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ui import charts, render, render_chat, render_checks, render_results, words
+from ui.html import VOID_TAGS, Html, escape, tag, visible
+from upq.checks import PromptResult, Verdict
+from upq.context import STAGES
+from upq.estimate import Estimate
+from upq.store import Run
+
+HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'
+
+
+class Structure(HTMLParser):
+    """Collects the tags and attributes that a browser would see, and checks that they nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self._open: list[str] = []
+        self.words = ""
+        self.feed(text)
+        assert not self._open, f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID_TAGS:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def a_run(**changes: Any) -> Run:
+    values: dict[str, Any] = {
+        "id": 4,
+        "kind": "quantize",
+        "state": "running",
+        "name": "",
+        "model": "bundled",
+        "method": "upq",
+        "preset": "quick",
+        "config": {"seed": 0},
+        "parent_id": None,
+        "created_at": 0.0,
+        "started_at": 10.0,
+        "ended_at": None,
+        "stage": "int4",
+        "stage_step": 3,
+        "stage_total": 30,
+        "detail": "block 3 of 30",
+        "tokens_per_s": 118.4,
+        "eta_s": 190.0,
+        "peak_bytes": 2_100_000_000,
+        "stages": {
+            "load": {"started": 10.0, "ended": 12.0, "total": 1},
+            "data": {"started": 12.0, "ended": 20.0, "total": 8},
+            "int4": {"started": 20.0, "ended": None, "total": 30},
+        },
+        "cancel_requested": False,
+        "worker": "w",
+        "pid": 1,
+        "attempt": 1,
+        "crashes": 0,
+        "lease_s": 30.0,
+        "lease_until": 99.0,
+        "error_code": "",
+        "error_message": "",
+        "error_hint": "",
+        "revision": 1,
+    }
+    return Run(**{**values, **changes})
+
+
+def a_result(key: int, strict: bool | None, response: str = "answer") -> PromptResult:
+    verdict = Verdict(
+        instruction_id="keywords:existence", strict=strict, loose=strict, reason="found 3 of 5"
+    )
+    return PromptResult(key=key, response=response, verdicts=(verdict,))
+
+
+def everything_with(text: str) -> list[Html]:
+    """Every renderer, fed with one text wherever a text can come from outside."""
+    run = a_run(
+        state="failed",
+        model=text,
+        name=text,
+        preset=text,
+        method=text,
+        stage=text,
+        detail=text,
+        error_message=text,
+        error_hint=text,
+    )
+    live = a_run(model=text, detail=text, stage=text, stages={text: {"started": 1, "ended": 2}})
+    messages: list[render_chat.Message] = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text, "finish": "stop", "tokens": 3},
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text, "finish": "failed", "hint": text},
+    ]
+    reference: list[render_chat.Message] = [{"role": "assistant", "content": "other words"}]
+    results = {"FP16": [a_result(1, True, text)], "INT2": [a_result(1, False, text)]}
+    row = a_row(model=text, label=text, method=text, preset=text)
+    return [
+        render.status_line(text, live, 2, worker_alive=True),
+        render.notice("failed", text, text),
+        render.estimate_panel(Estimate(60, 90, 1, 1, 1, 1, [text], [text])),
+        render.run_panel(run, 0, 30.0),
+        render.run_panel(live, 0, 30.0),
+        render.log_view([(10.0, text)]),
+        render.history_table([run], {}),
+        render_chat.column_head("FP16", {"backend": text, "note": text}, messages),
+        render_chat.conversation("INT4", messages, busy=text),
+        render_chat.conversation("INT4", messages, view="word difference", reference=reference),
+        render_chat.waiting_column("INT2", text),
+        render_checks.prompt_list(results, {1: text}, "all", 9),
+        render_checks.unavailable_types({text: text}),
+        render_results.results_table([row]),
+        render_results.size_against_quality([row]),
+    ]
+
+
+def a_row(**changes: Any) -> render_results.ResultRow:
+    values: dict[str, Any] = {
+        "run": 1,
+        "model": "m",
+        "method": "upq",
+        "preset": "quick",
+        "label": "INT4",
+        "precision": "INT4",
+        "size_bytes": 81_000_000,
+        "bits_per_weight": 4.25,
+        "kl": 0.1,
+        "kl_p95": 0.4,
+        "top1": 0.9,
+        "ppl": 12.0,
+        "prompt_strict": 0.25,
+        "prompts_checked": 60,
+        "tokens_per_s": 100.0,
+        "run_seconds": 600.0,
+        "tokens": 3000,
+        "seed": 0,
+    }
+    return render_results.ResultRow(**{**values, **changes})
+
+
+@pytest.mark.parametrize("number", range(len(everything_with(""))))
+def test_no_text_from_outside_becomes_markup(number: int) -> None:
+    harmless, hostile = everything_with("harmless")[number], everything_with(HOSTILE)[number]
+    expected, found = Structure(harmless), Structure(hostile)
+    assert [name for name in found.tags if name not in ("ins", "del", "b")] == [
+        name for name in expected.tags if name not in ("ins", "del", "b")
+    ]
+    assert not {name for name, _ in found.attributes} & {"src", "href", "onerror", "action"}
+    assert "onerror" in found.words, "the text itself is shown"
+    assert "\u202e" not in hostile
+
+
+@given(st.text())
+def test_an_escaped_text_reads_as_what_was_written(text: str) -> None:
+    parsed = Structure(tag("p", text, title=text))
+    assert parsed.tags == ["p"]
+    assert parsed.words == visible(text)
+
+
+def test_markup_is_not_escaped_twice_and_text_never_passes_for_markup() -> None:
+    assert tag("p", tag("b", "<")) == "<p><b>&lt;</b></p>"
+    assert escape("<b>") == "&lt;b&gt;"
+
+
+def test_hidden_characters_become_visible_but_scripts_and_emoji_stay() -> None:
+    assert visible("a\u202eb\u0000c\ud800\u2028") == "a⟨U+202E⟩b⟨U+0000⟩c⟨U+D800⟩⟨U+2028⟩"
+    family = "👨\u200d👩\u200d👧 naïve 漢字\tx\ny"
+    assert visible(family) == family
+
+
+def test_a_zero_attribute_is_written() -> None:
+    assert tag("line", x1=0, hidden=False, class_=None) == '<line x1="0"></line>'
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.44, "0.4 s"),
+        (12.4, "12 s"),
+        (190, "3 min 10 s"),
+        (660, "11 min"),
+        (7500, "2 h 5 min"),
+        (400_000, "4 days"),
+        (None, words.NO_VALUE),
+    ],
+)
+def test_durations_read_well(seconds: float | None, expected: str) -> None:
+    assert words.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "expected"),
+    [(512, "512 B"), (81_234_567, "81.2 MB"), (269_000_000, "269 MB"), (2.1e9, "2.1 GB")],
+)
+def test_sizes_read_well(size_bytes: float, expected: str) -> None:
+    assert words.size(size_bytes) == expected
+
+
+def test_a_span_names_its_unit_once() -> None:
+    assert words.span(545, 735) == "9 min 5 s to 12 min"
+    assert words.span(660, 720) == "11 to 12 min"
+    assert words.span(20, 20) == "about 20 s"
+
+
+def test_the_stepper_shows_what_is_done_current_and_open() -> None:
+    html = render.stepper(a_run(), now=30.0)
+    assert re.findall(r'<li class="(\w+)"', html) == ["done", "done", "current"] + ["open"] * (
+        len(STAGES) - 3
+    )
+    assert "10 s" in html
+
+
+def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
+    ended = {"started": 0.0, "ended": 1.0, "total": 0}
+    stages = dict.fromkeys(("load", "data", "int4", "pack"), ended)
+    html = render.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
+    steps = re.findall(r'<li class="(\w+)"[^>]*><i>.</i><span>([\w ]+)', html)
+    assert {name: state for state, name in steps}["Pack"] == "open"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"state": "queued"}, "It is number 2 in the queue."),
+        ({"state": "running", "cancel_requested": True}, "Cancelling"),
+        ({"state": "done", "ended_at": 50.0}, "Done."),
+        ({"state": "failed", "error_message": "The disk is full."}, "The disk is full."),
+        ({"state": "cancelled"}, "Resume goes on from the last checkpoint."),
+        ({"state": "interrupted", "error_message": "Crash 1 of 3."}, "continues by itself"),
+    ],
+)
+def test_every_state_of_a_run_is_drawn(changes: dict[str, Any], sentence: str) -> None:
+    assert sentence in Structure(render.run_panel(a_run(**changes), 2, 60.0)).words
+
+
+def test_without_a_run_the_panel_says_what_to_do() -> None:
+    assert "press Start" in Structure(render.run_panel(None, 0, 0.0)).words
+
+
+def test_resume_and_delete_are_offered_only_where_they_work() -> None:
+    def actions(state: str) -> list[str]:
+        html = render.history_table([a_run(state=state)], {})
+        return re.findall(r'data-action="(\w+)"', html)
+
+    assert actions("running") == ["open", "again"]
+    assert actions("done") == ["open", "again", "delete"]
+    assert actions("failed") == ["open", "resume", "again", "delete"]
+
+
+def test_word_difference_marks_changes_with_signs_not_only_colour() -> None:
+    html = render_chat.word_difference("the sky is blue", "the sky looks blue today")
+    parsed = Structure(html)
+    assert "The same as FP16 for 2 words, then different." in parsed.words
+    assert "<del><b>\u2212 </b>is</del>" in html
+    assert "<ins><b>+ </b>looks</ins>" in html
+
+
+def test_equal_answers_are_said_to_be_equal() -> None:
+    assert "The same words as FP16." in render_chat.word_difference("a b", "a b")
+
+
+def test_flips_are_counted_both_ways() -> None:
+    results = {
+        "FP16": [a_result(1, True), a_result(2, True), a_result(3, False), a_result(4, None)],
+        "INT2": [a_result(1, False), a_result(2, True), a_result(3, True), a_result(4, True)],
+    }
+    assert (
+        "FP16 ✓ → INT2 ✗ 1 · FP16 ✗ → INT2 ✓ 1" in Structure(render_checks.flip_line(results)).words
+    )
+    assert render_checks.chosen_keys(results, "flipped") == [1, 3]
+    assert render_checks.chosen_keys(results, "failed") == [1, 3]
+    assert render_checks.chosen_keys(results, "all") == [1, 2, 3, 4]
+
+
+def test_totals_show_margin_and_counts() -> None:
+    html = render_checks.totals_table({"FP16": [a_result(key, key == 1) for key in range(4)]})
+    assert "25.0 %" in html
+    assert "±" in html
+
+
+def test_a_csv_cell_is_never_a_formula_and_reads_back() -> None:
+    text = render_results.csv_text([a_row(model='=cmd("x")'), a_row(kl=None)])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["model"] == '\'=cmd("x")'
+    assert rows[1]["kl"] == ""
+    assert float(rows[0]["size_bytes"]) == 81_000_000
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_every_value_lies_on_its_axis(values: list[float], from_zero: bool) -> None:
+    axis = charts.linear_axis(values, from_zero)
+    tolerance = 1e-6 * max(map(abs, values))
+    assert axis.low <= min(values) + tolerance
+    assert axis.high >= max(values) - tolerance
+    assert all(0 <= axis.place(value) <= 1 for value in values)
+    assert 2 <= len(axis.ticks) <= 8
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=30))
+def test_a_log_axis_holds_every_positive_value(values: list[float]) -> None:
+    axis = charts.log_axis(values)
+    assert all(axis.low <= value * 1.001 and value <= axis.high * 1.001 for value in values)
+
+
+def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
+    points = [(float(step), step / 7) for step in range(10_000)]
+    thinned = charts.thin(points)
+    assert len(thinned) <= charts.MAX_POINTS
+    assert thinned[-1] == points[-1]
+
+
+def test_the_front_holds_only_points_that_nothing_beats() -> None:
+    assert charts.front([(3, 1), (1, 3), (2, 2), (3, 3), (2, 5)]) == [(1, 3), (2, 2), (3, 1)]
+
+
+def test_empty_charts_say_when_they_fill() -> None:
+    chart = charts.line_chart("Loss", [], x_name="step", empty="Starts with the distillation.")
+    assert "Starts with the distillation." in chart
+    assert "<svg" not in chart

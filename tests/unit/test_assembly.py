@@ -1,0 +1,154 @@
+"""An artifact put together again computes exactly what its codes stand for, in every style of model."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.packing import PackedWeight
+from tests.conftest import make_tokenizer
+from tests.unit.test_structure import STYLES
+from tests.unit.test_structure import build as build_model
+from upq import assembly
+from upq.artifact import Artifact
+from upq.config import RunConfig
+from upq.errors import UserError
+from upq.layers import packed_layers
+from upq.models import LoadedModel, load
+from upq.quantizers import GRIDS, INT2, INT4, Grid
+from upq.structure import plan_layers
+
+IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+def packed_of(model: Any, grid: Grid, group: int = 16) -> dict[str, PackedWeight]:
+    weights = {
+        one.name: model.get_parameter(f"{one.name}.weight") for one in plan_layers(model, group)
+    }
+    return {name: grid.pack(one, grid.fit(one, group)) for name, one in weights.items()}
+
+
+def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
+    """The model with every quantized weight replaced by the values that its codes stand for."""
+    twin = copy.deepcopy(model)
+    for one in plan_layers(model, group):
+        weight = twin.get_parameter(f"{one.name}.weight")
+        weight.data = grid.round_trip(weight.data, grid.fit(weight.data, group))
+    return twin
+
+
+def artifact_of(loaded: LoadedModel, grid: Grid, group: int = 16) -> Artifact:
+    name = next(name for name, one in GRIDS.items() if one == grid)
+    return assembly.build(name, packed_of(loaded.model, grid, group), loaded, RunConfig())
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("grid", [INT2, INT4], ids=["INT2", "INT4"])
+@pytest.mark.parametrize("style", STYLES)
+def test_an_assembled_model_gives_the_logits_of_the_dense_twin(
+    style: str, grid: Grid, tmp_path: Path
+) -> None:
+    original = build_model(STYLES[style][0])
+    for name, parameter in original.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    original.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = load(str(tmp_path))
+
+    model, tokenizer = assembly.assemble(artifact_of(loaded, grid))
+    expected = logits(dense_twin(loaded.model, grid))
+    biased = any(layer.bias is not None for _, layer in packed_layers(model))
+    assert biased == (style == "qwen2")
+    # A dense linear adds its bias inside the product, a packed one behind it: the last bit may differ.
+    tolerance = 1e-5 if biased else 0.0
+    torch.testing.assert_close(logits(model), expected, atol=tolerance, rtol=tolerance)
+    assert (logits(model) - logits(loaded.model)).abs().max() > 1e-4
+    assert tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+
+
+def test_in_bfloat16_too_the_logits_are_those_of_the_dense_twin(tiny: LoadedModel) -> None:
+    model, _ = assembly.assemble(artifact_of(tiny, INT2), dtype=torch.bfloat16)
+    twin = dense_twin(tiny.model, INT2)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.bfloat16()
+    torch.testing.assert_close(logits(model), logits(twin), atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize(("grid", "bits"), [(INT2, 2), (INT4, 4)], ids=["INT2", "INT4"])
+def test_codes_take_exactly_their_bits_in_memory(tiny: LoadedModel, grid: Grid, bits: int) -> None:
+    artifact = artifact_of(tiny, grid)
+    model, _ = assembly.assemble(artifact)
+    weights = sum(one.shape[0] * one.shape[1] for one in plan_layers(tiny.model, 16))
+    codes = sum(layer.codes.nbytes for _, layer in packed_layers(model))
+    scales = sum(layer.scale.nbytes for _, layer in packed_layers(model))
+    assert codes * 8 == bits * weights
+    assert scales == weights // 16 * 2
+    assert artifact.manifest["bits_per_weight"] == bits + 16 / 16
+    assert artifact.manifest["quantized_weights"] == weights
+
+
+def test_everything_that_is_not_quantized_comes_back_unchanged(tiny: LoadedModel) -> None:
+    with torch.no_grad():
+        tiny.model.model.norm.weight.copy_(torch.rand(64).half())
+    artifact = artifact_of(tiny, INT2)
+    assert artifact.tensors["model.norm.weight"].dtype == torch.float16
+    assert artifact.tensors["model.embed_tokens.weight"].dtype == torch.float32
+    assert "lm_head.weight" not in artifact.tensors, "tied weights are stored once"
+    model, _ = assembly.assemble(artifact)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    kept = dict(tiny.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, kept[name])
+        assert not parameter.requires_grad
+    assert not model.training
+
+
+def test_a_bfloat16_parameter_too_wide_for_float16_is_stored_as_bfloat16(
+    tiny: LoadedModel,
+) -> None:
+    with torch.no_grad():
+        tiny.model.model.norm.weight[0] = 1e30
+        tiny.model.model.norm.weight.copy_(tiny.model.model.norm.weight.bfloat16())
+    assert artifact_of(tiny, INT2).tensors["model.norm.weight"].dtype == torch.bfloat16
+
+
+def test_the_manifest_says_what_the_artifact_is_and_where_it_comes_from(
+    tiny: LoadedModel,
+) -> None:
+    manifest = artifact_of(tiny, INT2).manifest
+    assert (manifest["precision"], manifest["format_version"]) == ("INT2", 1)
+    assert manifest["base_model"]["files"] == tiny.info.files
+    assert manifest["layers"]["model.layers.0.mlp.down_proj"] == {
+        "bits": 2,
+        "zero": 1.5,
+        "shape": [64, 128],
+        "groups": 8,
+    }
+    assert set(manifest["versions"]) == {"upq", "torch", "transformers"}
+
+
+def test_generation_stops_where_the_original_does(tiny: LoadedModel) -> None:
+    model, tokenizer = assembly.assemble(artifact_of(tiny, INT4))
+    assert model.generation_config.eos_token_id == tiny.model.generation_config.eos_token_id
+    assert tokenizer.chat_template == tiny.tokenizer.chat_template
+
+
+def test_another_format_version_is_refused(tiny: LoadedModel) -> None:
+    artifact = artifact_of(tiny, INT2)
+    newer = dataclasses.replace(artifact, manifest={**artifact.manifest, "format_version": 2})
+    with pytest.raises(UserError, match="format 2; this program reads 1") as caught:
+        assembly.assemble(newer)
+    assert caught.value.code == "artifact_version"
+
+
+def test_the_size_of_an_artifact_is_that_of_its_tensors_and_files() -> None:
+    tensors = {"a": torch.zeros(3, dtype=torch.uint8), "b": torch.zeros(2)}
+    assert Artifact("INT2", {}, tensors, {"f": b"12345"}).size_bytes == 3 + 8 + 5

@@ -1,0 +1,188 @@
+"""Settings: every bad value is refused by its full dotted name, every good one survives JSON."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upq.config import PRESETS, RunConfig, preset, settings, with_settings
+from upq.errors import UserError
+
+SETTINGS = dict(settings())
+NUMBERS = [path for path, spec in SETTINGS.items() if spec["low"] is not None]
+
+
+def bad_value(spec: dict[str, Any]) -> Any:
+    """A value of a type that the setting does not take."""
+    return {"not": "this"} if spec["type"] is not bool else 1
+
+
+@pytest.mark.parametrize("path", SETTINGS)
+def test_a_value_of_the_wrong_type_is_refused_by_the_full_name_of_its_setting(path: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_settings(RunConfig(), {path: bad_value(SETTINGS[path])})
+    assert caught.value.code == "bad_config"
+    assert caught.value.message.startswith(f"{path} is ")
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_a_number_out_of_range_is_refused_with_its_name_and_range(path: str) -> None:
+    low, high = SETTINGS[path]["low"], SETTINGS[path]["high"]
+    for value in (low - 1, high + 1):
+        with pytest.raises(UserError) as caught:
+            with_settings(RunConfig(), {path: str(value)})
+        assert caught.value.code == "bad_config"
+        assert caught.value.message.startswith(f"{path} is ")
+        assert f"{low:g} to {high:g}" in caught.value.message
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_both_ends_of_a_range_are_allowed(path: str) -> None:
+    for end in (SETTINGS[path]["low"], SETTINGS[path]["high"]):
+        changed = with_settings(RunConfig(), {path: end})
+        assert dict(settings(changed))[path]["value"] == end
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"int2.distill.beta": "1.5"}, "int2.distill.beta is 1.5; expected 0 to 1."),
+        ({"int2.distill.beta": "half"}, "int2.distill.beta is 'half'; expected a number."),
+        ({"int2.distill.beta": float("nan")}, "int2.distill.beta is nan"),
+        ({"int2.distill.beta": "inf"}, "int2.distill.beta is inf"),
+        ({"int2.distill.beta": 10**400}, "int2.distill.beta is 1000"),
+        ({"int2.warm_start.epochs": 1.5}, "int2.warm_start.epochs is 1.5; expected int."),
+        ({"int4.blockwise.epochs": True}, "int4.blockwise.epochs is True; expected int."),
+        ({"measure.baselines": "maybe"}, "measure.baselines is 'maybe'; expected bool."),
+        ({"method": "magic"}, "method is 'magic'; expected one of upq, rtn."),
+        ({"device": "abacus"}, "device is 'abacus'; expected one of auto, cpu, cuda."),
+        ({"preset": "huge"}, "preset is 'huge'; expected one of smoke, quick"),
+        ({"data.source": "file"}, "data.path is empty; data.source=file needs one."),
+        ({"model.revision": 3}, "model.revision is 3; expected str or NoneType."),
+    ],
+)
+def test_the_message_says_what_was_found_and_what_was_expected(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        with_settings(RunConfig(), changes)
+    assert caught.value.code == "bad_config"
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("int2.distil.beta", "int2.distill.beta"),
+        ("beta", "int2.distill.beta"),
+        ("int2.warmstart.tokens", "int2.warm_start.tokens"),
+        ("int2.distill.temprature", "int2.distill.temperature"),
+        ("groupsize", "group_size"),
+        ("seeds", "seed"),
+    ],
+)
+def test_an_unknown_setting_suggests_the_nearest_one(name: str, suggestion: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_settings(RunConfig(), {name: 1})
+    assert caught.value.message == f"Unknown setting {name}."
+    assert caught.value.hint.endswith(f"{suggestion}?")
+
+
+def test_a_name_like_no_other_is_answered_with_the_list_of_settings() -> None:
+    with pytest.raises(UserError) as caught:
+        with_settings(RunConfig(), {"qqqqqqqq": 1})
+    assert "--help-settings" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{nope", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5000, "not JSON"),
+        ("[]", "config is []"),
+        ('{"data": 3}', "data. is 3"),
+        ('{"int2": {"distill": {"betta": 0.5}}}', "Unknown setting int2.distill.betta."),
+        ('{"int2": {"distill": {"beta": 2}}}', "int2.distill.beta is 2"),
+        ('{"version": 99}', "version 99"),
+        ('{"version": "1"}', "version is '1'"),
+    ],
+)
+def test_a_config_that_is_not_ours_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        RunConfig.from_json(text)
+    assert caught.value.code == "bad_config"
+    assert words in caught.value.message
+
+
+def values(spec: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Every allowed value of a setting."""
+    kind, low, high = spec["type"], spec["low"], spec["high"]
+    if typing.get_origin(kind) is Literal:
+        return st.sampled_from(typing.get_args(kind))
+    if isinstance(kind, types.UnionType):
+        return st.none() | st.text()
+    numbers = {int: st.integers(low, high), float: st.floats(low, high)} if low is not None else {}
+    return {bool: st.booleans(), str: st.text(), **numbers}[kind]
+
+
+FREE = {path: spec for path, spec in SETTINGS.items() if path not in ("preset", "data.path")}
+
+
+@given(changes=st.fixed_dictionaries({}, optional={path: values(s) for path, s in FREE.items()}))
+def test_any_config_survives_json(changes: dict[str, Any]) -> None:
+    texts = {path for path, value in changes.items() if isinstance(value, str)}
+    parsed = {path: changes[path] for path in changes.keys() - texts}
+    config = with_settings(RunConfig(), {"data.path": "x", **parsed})
+    for path in texts & {"data.source", "model.source", "device"}:
+        config = with_settings(config, {path: changes[path]})
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_survives_json(name: str) -> None:
+    config = preset(name)
+    assert config.preset == name
+    assert RunConfig.from_json(config.to_json()) == config
+    assert json.loads(config.to_json())["version"] == config.version
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(UserError, match="expected one of smoke, quick, standard, paper"):
+        preset("fast")
+
+
+def test_text_from_a_command_line_is_parsed_by_the_type_of_its_setting() -> None:
+    config = with_settings(
+        RunConfig(),
+        {
+            "int2.distill.tokens": "1_000_000",
+            "int2.distill.beta": "0.25",
+            "measure.baselines": "False",
+            "model.revision": "",
+            "data.max_rows": 12.0,
+        },
+    )
+    assert config.int2.distill.tokens == 1_000_000
+    assert config.int2.distill.beta == 0.25
+    assert config.measure.baselines is False
+    assert config.model.revision is None
+    assert type(config.data.max_rows) is int
+
+
+def test_every_setting_has_a_help_text_and_a_default_within_its_range() -> None:
+    for path, spec in SETTINGS.items():
+        assert spec["help"], path
+        if spec["low"] is not None:
+            assert spec["low"] <= spec["value"] <= spec["high"], path
+
+
+def test_a_config_cannot_be_changed_in_place() -> None:
+    config = RunConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 3  # type: ignore[misc]

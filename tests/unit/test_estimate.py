@@ -1,0 +1,120 @@
+"""Sizes are exact, times follow the work, and a model that cannot be quantized is refused before a run."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from tests.conftest import make_tokenizer
+from tests.helpers import tiny_config
+from tests.unit.test_structure import SHAPE, build
+from upq import assembly
+from upq.errors import UserError
+from upq.estimate import estimate, inspect, measured_rates, work
+from upq.models import LoadedModel, load
+from upq.quantizers import INT2, INT4
+from upq.store import Run, Store
+from upq.structure import plan_layers
+
+
+def half(loaded: LoadedModel, folder: Path) -> Path:
+    """The model saved in float16, so that an artifact can hold the rest of it in two bytes each."""
+    loaded.model.half().save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("group", [0, 16, 32])
+def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
+    tiny: LoadedModel, tmp_path: Path, group: int
+) -> None:
+    folder = half(tiny, tmp_path / "half")
+    config = tiny_config(folder, int4__group_size=group, int2__group_size=group)
+    found, loaded = estimate(config, {}), load(str(folder))
+    for grid, size in ((INT4, found.int4_bytes), (INT2, found.int2_bytes)):
+        packed = {}
+        for one in plan_layers(loaded.model, group):
+            weight = loaded.model.get_parameter(f"{one.name}.weight")
+            packed[one.name] = grid.pack(weight, grid.fit(weight, group, "absmax"))
+        artifact = assembly.build("X", packed, loaded, config)
+        assert sum(one.nbytes for one in artifact.tensors.values()) == size
+    assert found.fp16_bytes == 2 * loaded.info.parameters
+    assert found.skipped == []
+
+
+def test_a_layer_that_does_not_fit_is_listed_with_its_reason(tmp_path: Path) -> None:
+    build(LlamaConfig(**{**SHAPE, "intermediate_size": 96})).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    found = estimate(tiny_config(tmp_path, int2__group_size=64), {})
+    assert found.skipped == [
+        f"model.layers.{index}.mlp.down_proj: group size 64 does not divide 96 inputs"
+        for index in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"int2__distill__tokens": 10_000_000},
+        {"int4__blockwise__tokens": 10_000_000},
+        {"int2__warm_start__epochs": 90, "int2__warm_start__tokens": 1_000_000},
+        {"data__held_out": 1000, "measure__answer_tokens": 4096},
+        {"data__answers_per_prompt": 64, "data__max_rows": 400},
+    ],
+    ids=str,
+)
+def test_more_work_takes_more_time(tiny_model_dir: Path, more: dict[str, Any]) -> None:
+    less, bigger = (estimate(tiny_config(tiny_model_dir, **one), {}) for one in ({}, more))
+    assert less.seconds_low < less.seconds_high
+    assert bigger.seconds_low > less.seconds_low
+
+
+def test_round_to_nearest_needs_no_training(tiny_model_dir: Path) -> None:
+    config = tiny_config(tiny_model_dir, method="rtn")
+    amounts = work(config, inspect(str(tiny_model_dir), None, 32, 32))
+    assert set(amounts) == {"data", "measure"}
+    trained = estimate(tiny_config(tiny_model_dir), {})
+    assert estimate(config, {}).memory_bytes < trained.memory_bytes
+
+
+def test_a_first_guess_says_so_and_measured_speeds_replace_it(tiny_model_dir: Path) -> None:
+    config = tiny_config(tiny_model_dir, int2__distill__tokens=10_000_000)
+    guess = estimate(config, {})
+    assert "first guess" in guess.notes[0]
+    amounts = work(config, inspect(str(tiny_model_dir), None, 32, 32))
+    fast = estimate(config, dict.fromkeys(amounts, 1e15))
+    assert not fast.notes
+    assert fast.seconds_high < guess.seconds_low
+    assert fast.seconds_low == pytest.approx(16.0, abs=1.0), "only the fixed part is left"
+
+
+def finished_run(store: Store, config: Any, seconds: float) -> Run:
+    run = store.run(store.enqueue(config))
+    times = {
+        name: {"started": 100.0, "ended": 100.0 + seconds, "total": 1}
+        for name in ("data", "int4", "warm", "int2", "measure")
+    }
+    return dataclasses.replace(run, state="done", attempt=1, stages=times)
+
+
+def test_speeds_come_from_the_newest_finished_training_run(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "upq.db")
+    config = tiny_config(tiny_model_dir)
+    run = finished_run(store, config, 10.0)
+    amounts = work(config, inspect(str(tiny_model_dir), None, 32, 32))
+    rates = measured_rates([dataclasses.replace(run, state="failed"), run])
+    assert rates == {name: amount / 10.0 for name, amount in amounts.items()}
+    assert measured_rates([dataclasses.replace(run, attempt=2)]) == {}, "it was interrupted"
+    assert measured_rates([finished_run(store, config, 0.5)]) == {}, "too short to tell"
+    gone = finished_run(store, tiny_config(tmp_path / "gone"), 10.0)
+    assert measured_rates([gone]) == {}
+    store.close()
+
+
+def test_a_model_that_is_not_there_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        estimate(tiny_config(tmp_path / "nothing"), {})

@@ -1,0 +1,103 @@
+"""Fidelity against a naive loop over single sequences, and against the teacher itself."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import examples
+from upq import evaluate
+from upq.data import Example
+from upq.errors import UserError
+from upq.evaluate import Reference
+from upq.models import LoadedModel
+from upq.quantizers import INT4
+from upq.structure import plan_layers
+
+DATA = examples(7, 30)
+
+
+def check() -> None:
+    return
+
+
+def damaged(model: Any) -> Any:
+    """The model at INT4."""
+    twin = copy.deepcopy(model)
+    for one in plan_layers(model, 16):
+        weight = twin.get_parameter(f"{one.name}.weight")
+        weight.data = INT4.round_trip(weight.data, INT4.fit(weight.data, 16))
+    return twin
+
+
+@torch.no_grad()
+def naive(teacher: Any, model: Any, data: list[Example]) -> dict[str, float]:
+    """The four means, one sequence and one position at a time, in float64."""
+    kls: list[float] = []
+    same = surprise = 0.0
+    for one in data:
+        ids = torch.tensor([one.ids])
+        p = teacher(input_ids=ids).logits[0].double().softmax(-1)
+        q = model(input_ids=ids).logits[0].double().softmax(-1)
+        for at in range(one.counted_from - 1, len(one.ids) - 1):
+            kls.append((p[at] * (p[at] / q[at]).log()).sum().item())
+            same += float(p[at].argmax() == q[at].argmax())
+            surprise -= q[at, one.ids[at + 1]].log().item()
+    return {
+        "kl": sum(kls) / len(kls),
+        "top1": same / len(kls),
+        "ppl": math.exp(surprise / len(kls)),
+        "tokens": len(kls),
+        "kl_p95": torch.tensor(kls).quantile(0.95).item(),
+    }
+
+
+def test_the_teacher_measures_itself_as_perfect(tiny: LoadedModel) -> None:
+    reference = Reference(tiny.model, DATA, check)
+    for model in (tiny.model, copy.deepcopy(tiny.model)):
+        found = reference.measure(model, check)
+        assert found.kl == pytest.approx(0.0, abs=1e-7)
+        assert found.kl_p95 == pytest.approx(0.0, abs=1e-6)
+        assert found.top1 == 1.0
+        assert found.ppl > 1.0
+        assert found.tokens == sum(one.counted for one in DATA)
+
+
+def test_a_quantized_model_measures_as_a_naive_loop_says(tiny: LoadedModel) -> None:
+    model = damaged(tiny.model)
+    found = Reference(tiny.model, DATA, check).measure(model, check)
+    expected = naive(tiny.model, model, DATA)
+    assert expected["kl"] > 0.01
+    for name, value in expected.items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-3), name
+
+
+def test_batching_and_padding_on_the_right_do_not_matter(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = damaged(tiny.model), [*DATA, Example(tuple(range(10, 110)), 5)]
+    together = Reference(tiny.model, data, check).measure(model, check)
+    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 1)
+    alone_reference = Reference(tiny.model, data, check)
+    assert len(alone_reference.batches) == len(data)
+    alone = alone_reference.measure(model, check)
+    for name in ("kl", "kl_p95", "top1", "ppl", "tokens"):
+        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-4)
+
+
+def test_a_model_without_finite_logits_is_refused(tiny: LoadedModel) -> None:
+    reference, model = Reference(tiny.model, DATA, check), copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    with pytest.raises(UserError) as caught:
+        reference.measure(model, check)
+    assert caught.value.code == "diverged"
+
+
+def test_a_row_holds_the_measurement_and_what_is_added(tiny: LoadedModel) -> None:
+    found = Reference(tiny.model, DATA, check).measure(tiny.model, check)
+    row = found.row("RTN INT2", "INT2", bits_per_weight=2.25)
+    assert row["label"] == "RTN INT2"
+    assert (row["precision"], row["bits_per_weight"], row["top1"]) == ("INT2", 2.25, 1.0)

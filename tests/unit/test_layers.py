@@ -1,0 +1,84 @@
+"""The two forms of a quantized linear, and swapping them into a model."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.helpers import naive_weight
+from upq.layers import (
+    FakeQuantLinear,
+    PackedLinear,
+    fake_quant_layers,
+    memory_bytes,
+    packed_layers,
+    swap_linears,
+)
+from upq.models import LoadedModel
+from upq.quantizers import GRIDS, INT2, INT4, Grid
+
+grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+
+
+def training_form(grid: Grid, bias: bool) -> FakeQuantLinear:
+    torch.manual_seed(0)
+    linear = nn.Linear(32, 12, bias=bias)
+    return FakeQuantLinear(linear.weight, linear.bias, grid.fit(linear.weight, 8), grid)
+
+
+@grids
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_packed_form_computes_what_its_codes_stand_for(grid: Grid, bias: bool) -> None:
+    layer = training_form(grid, bias)
+    packed = PackedLinear(layer.pack(), layer.bias)
+    inputs = torch.randn(2, 5, 32)
+    expected = F.linear(inputs, naive_weight(packed.packed), layer.bias)
+    torch.testing.assert_close(packed(inputs), expected)
+    torch.testing.assert_close(layer(inputs), expected)
+
+
+@grids
+def test_the_packed_form_keeps_the_dtype_of_its_inputs(grid: Grid) -> None:
+    layer = training_form(grid, bias=True)
+    inputs = torch.randn(3, 32).bfloat16()
+    assert PackedLinear(layer.pack(), layer.bias)(inputs).dtype == torch.bfloat16
+
+
+def test_weight_scale_and_inputs_get_gradients_and_the_bias_none() -> None:
+    layer = training_form(INT2, bias=True)
+    inputs = torch.randn(4, 32, requires_grad=True)
+    layer(inputs).square().sum().backward()
+    for tensor in (layer.weight, layer.log_scale, inputs):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0
+    assert layer.bias is not None
+    assert layer.bias.grad is None
+
+
+def test_packed_int2_takes_exactly_two_bits_per_weight() -> None:
+    layer = training_form(INT2, bias=False)
+    packed = PackedLinear(layer.pack())
+    assert packed.codes.nbytes * 8 == 2 * 12 * 32
+    assert memory_bytes(packed) == 2 * 12 * 32 // 8 + 12 * 4 * 2
+    assert "bits=2" in repr(packed)
+
+
+def test_layers_are_swapped_and_found_by_name_in_module_order(tiny: LoadedModel) -> None:
+    names = ["model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj"]
+
+    def fake(_: str, linear: nn.Linear) -> FakeQuantLinear:
+        return FakeQuantLinear(linear.weight, linear.bias, INT4.fit(linear.weight, 0), INT4)
+
+    swap_linears(tiny.model, names, fake)
+    assert [name for name, _ in fake_quant_layers(tiny.model)] == sorted(names)
+    for name, layer in list(fake_quant_layers(tiny.model)):
+        swap_linears(tiny.model, [name], lambda _name, _linear, one=layer: PackedLinear(one.pack()))
+    assert [name for name, _ in packed_layers(tiny.model)] == sorted(names)
+    assert not list(fake_quant_layers(tiny.model))
+
+
+def test_memory_counts_tied_weights_once(tiny: LoadedModel) -> None:
+    parameters = sum(one.numel() for one in tiny.model.parameters())
+    buffers = sum(one.nbytes for one in tiny.model.buffers())
+    assert memory_bytes(tiny.model) <= parameters * 4 + buffers
+    assert memory_bytes(tiny.model) >= parameters * 4

@@ -1,0 +1,67 @@
+"""The app's page: header, four tabs and the named endpoints, in this order, wired to one App."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from ui import api, chat_tab, checks_tab, header, quantize_tab, results_tab, theme
+from ui.app_state import App
+
+__all__ = ["App", "build", "launch"]
+
+TITLE = "UPQ Studio"
+#: Copies of downloads in Gradio's cache: looked for every hour, removed after a day. Seconds.
+DELETE_CACHE = (3600, 86_400)
+
+
+def build(app: App) -> gr.Blocks:
+    """The whole interface as gr.Blocks, not launched."""
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
+    ) as demo:
+        top = header.build(app)
+        with gr.Tabs(selected="quantize", elem_id="tabs") as tabs:
+            with gr.Tab("Quantize", id="quantize"):
+                quantize_tab.build(app, top, tabs)
+            with gr.Tab("Chat", id="chat"):
+                chat_tab.build(app, top)
+            with gr.Tab("Checks", id="checks"):
+                checks_tab.build(app, top)
+            with gr.Tab("Results", id="results"):
+                results_tab.build(app, top)
+        header.load(app, top, demo)
+        api.build(app)
+    demo.queue(default_concurrency_limit=8, max_size=64)
+    return demo
+
+
+def launch(
+    page: gr.Blocks,
+    host: str,
+    port: int | None,
+    auth: list[tuple[str, str]] | None,
+    data_dir: Path,
+) -> str:
+    """Serve the page from a background thread and return its URL; page.close() ends it.
+
+    Nothing is shared beyond `host`, and no file of the data folder is ever served.
+    """
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        blocked_paths=[str(data_dir)],
+        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders)]},
+        theme=theme.theme(),
+        head=theme.head(),
+        prevent_thread_lock=True,
+        show_error=True,
+        share=False,
+        run_history=False,
+        footer_links=["api"],
+        quiet=True,
+    )
+    return url

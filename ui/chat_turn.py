@@ -1,0 +1,206 @@
+"""One column's answer to one message: it waits its turn, loads its model and streams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ui.app_state import App, Turn
+from ui.render_chat import Badge, Message
+from ui.words import Precision, percent, stage_name
+from upq.errors import UserError
+from upq.generate import Decoding, stream
+from upq.serve import Served
+
+MAX_MESSAGE_CHARACTERS = 20_000
+WAIT_S = 0.2
+#: Shorter answers say little about speed.
+TIMED_TOKENS = 16
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column can show now. source is empty while its artifact does not exist."""
+
+    run_id: int | None
+    source: str
+    training: str  # what the live run does about it, or ""
+    badge: Badge
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One picture of a column that is answering."""
+
+    messages: list[Message]
+    busy: str
+    over: bool = False
+
+
+def column(app: App, precision: Precision, chosen: int | None) -> Column:
+    """Whether and from where a column can answer, for the chosen run or none."""
+    run = app.context_run(chosen)
+    source = run.model if run else "bundled"
+    run_id = run.id if run else None
+    sizes = app.precisions(run_id) if run_id else {}
+    if precision == "FP16" or precision in sizes:
+        badge = app.badges.get(_key(run_id, precision, source))
+        return Column(run_id, source, "", badge or _stored_badge(app, run_id, precision))
+    training = ""
+    if run and run.state == "running" and run.kind == "quantize":
+        training = _training(precision, run.stage, run.stage_step, run.stage_total)
+    elif run and run.state == "queued":
+        training = f"Run #{run.id} is queued; {precision} comes with it."
+    return Column(run_id, "", training, {})
+
+
+def _training(precision: str, stage: str, step: int, total: int) -> str:
+    share = percent(min(1.0, step / total) if total else 0.0, 0)
+    if stage == precision.lower():
+        return f"{precision} is being trained: {share}"
+    return f"{precision} is on its way: {stage_name(stage or 'load')} {share}"
+
+
+def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
+    for row in app.store.artifacts(run_id) if run_id and precision != "FP16" else ():
+        if row.precision == precision:
+            return {"size_bytes": row.size_bytes, "bits_per_weight": row.bits_per_weight}
+    return {}
+
+
+def _key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
+    return (precision, source) if precision == "FP16" else (precision, run_id)
+
+
+def badge_of(served: Served) -> Badge:
+    """The measured numbers of a loaded model."""
+    return {
+        "size_bytes": served.size_bytes,
+        "memory_bytes": served.memory_bytes,
+        "bits_per_weight": served.bits_per_weight,
+        "backend": served.backend,
+        "note": served.note,
+    }
+
+
+def checked_message(text: str) -> str:
+    """The message without outer blanks. Raises UserError for an empty or oversized one."""
+    text = text.strip()
+    if not text:
+        raise UserError("empty_message", "The message is empty.", "Write something to answer.")
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        found = f"The message has {len(text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} fit."
+        raise UserError("message_too_long", found, "Shorten it.")
+    return text
+
+
+def answer(
+    app: App, turn: Turn, precision: Precision, chosen: int | None, history: Sequence[Message]
+) -> Iterator[Progress]:
+    """Pictures of the column until its answer is complete; the last one has over=True.
+
+    Always ends the column's part of the turn, also if the page is closed in the middle.
+    """
+    asked: list[Message] = [*history, {"role": "user", "content": turn.message}]
+    try:
+        where = column(app, precision, chosen)
+        if where.source:
+            yield from _answer(app, turn, precision, where, asked)
+    except Exception as error:  # a column is a boundary: what fails here is said here
+        yield Progress([*asked, _failure(error)], "", over=True)
+    finally:
+        turn.done[precision].set()
+
+
+def _failure(error: Exception) -> Message:
+    """The error as a message of the column; details of an unexpected one go to the log."""
+    if not isinstance(error, UserError):
+        _logger.error("a chat column failed", exc_info=error)
+        what = f"This column stopped at an unexpected error ({type(error).__name__})."
+        error = UserError("chat_failed", what, "Send again; the terminal shows the details.")
+    return {
+        "role": "assistant",
+        "content": error.message,
+        "hint": error.hint,
+        "finish": "failed",
+    }
+
+
+def _answer(
+    app: App, turn: Turn, precision: Precision, where: Column, asked: list[Message]
+) -> Iterator[Progress]:
+    stop = turn.stop[precision]
+    while not turn.may_start(precision) and not stop.wait(WAIT_S):
+        yield Progress(asked, "Waits for the columns before it.")
+    yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
+    served = app.models.get(where.run_id, precision, where.source)
+    app.badges[_key(where.run_id, precision, where.source)] = badge_of(served)
+    if not turn.one_at_a_time:
+        yield from _stream(served, turn, precision, asked)
+        return
+    while not app.timing_lock.acquire(timeout=WAIT_S):
+        yield Progress(asked, "Waits for another page's timing.")
+        if stop.is_set():
+            break
+    else:
+        try:
+            for progress in _stream(served, turn, precision, asked):
+                yield progress
+                if progress.over:
+                    _keep_speed(app, where, precision, progress.messages[-1])
+        finally:
+            app.timing_lock.release()
+
+
+def _keep_speed(app: App, where: Column, precision: Precision, reply: Message) -> None:
+    """Remember a fair timing for the results."""
+    if reply.get("tokens", 0) >= TIMED_TOKENS:
+        key = speed_key(where.run_id, precision, where.source)
+        app.store.set_note(key, reply.get("tokens_per_s", 0.0))
+
+
+def speed_key(run_id: int | None, precision: str, source: str) -> str:
+    """The note that holds the last fair timing of a model, tokens per second."""
+    return "chat speed " + " ".join(map(str, _key(run_id, precision, source)))
+
+
+def _stream(
+    served: Served, turn: Turn, precision: Precision, asked: list[Message]
+) -> Iterator[Progress]:
+    pieces = stream(
+        served.model,
+        served.tokenizer,
+        conversation_of(turn.system, asked),
+        turn.decoding,
+        turn.stop[precision].is_set,
+    )
+    for piece in pieces:
+        reply: Message = {
+            "role": "assistant",
+            "content": piece.text,
+            "finish": piece.finish,
+            "tokens": piece.tokens,
+            "tokens_per_s": piece.tokens_per_s,
+            "first_token_s": piece.first_token_s,
+        }
+        yield Progress([*asked, reply], "", over=piece.done)
+
+
+def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:
+    """What the model reads: roles and texts; a failed answer and its question are left out."""
+    told: list[dict[str, str]] = [{"role": "system", "content": system}] if system.strip() else []
+    for message in messages:
+        if message.get("finish") == "failed":
+            told.pop()
+            continue
+        told.append({"role": message["role"], "content": message["content"]})
+    return told
+
+
+def decoding_of(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> Decoding:
+    """Settings of the form as a Decoding. Raises UserError("bad_decoding")."""
+    return Decoding(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -1,0 +1,283 @@
+"""Checks: run an IFEval-style suite over the precisions and see which instructions were followed.
+
+A check is a run like any other: the worker executes it, this tab shows what the store holds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui import render, render_checks
+from ui.app_state import PRIVATE, App
+from ui.header import Header
+from ui.render_checks import Filter, Results
+from ui.words import PRECISIONS, plural
+from upq.checks import PromptResult, builtin_suite, ifeval_suite, instruction_types
+from upq.errors import UserError
+from upq.store import Run
+
+SUITES = [
+    ("built-in", "builtin"),
+    ("IFEval from the hub, 541 prompts", "ifeval"),
+    ("IFEval file", "file"),
+]
+FILTERS = ("all", "flipped", "failed")
+MAX_PROMPTS = 541
+PAGE = 25
+MAX_TOKENS = 512
+NEWEST = 0
+
+
+@dataclass
+class Report:
+    """What a check run shows, in the order that `_report` fills it."""
+
+    summary: gr.HTML
+    cancel: gr.Button
+    resume: gr.Button
+    totals: gr.HTML
+    flips: gr.HTML
+    types: gr.HTML
+    prompts: gr.HTML
+    more: gr.Button
+    seen: gr.State
+
+    @property
+    def outputs(self) -> list[Any]:
+        return list(vars(self).values())
+
+
+def build(app: App, header: Header) -> None:
+    """Lay out the tab and wire it. Must be called inside its gr.Tab."""
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320, elem_classes="card", elem_id="check-form"):
+            gr.HTML(render.panel_title("Run checks"))
+            form, start, started = _lay_out_form()
+        with gr.Column(scale=7, min_width=400, elem_classes="card", elem_id="check-report"):
+            selector = gr.Dropdown(
+                [("newest", NEWEST)], value=NEWEST, label="Results of", elem_id="check-selector"
+            )
+            chosen = gr.State(NEWEST)
+            summary = gr.HTML(elem_id="check-summary")
+            with gr.Row(elem_classes="buttons"):
+                cancel = gr.Button("Cancel", visible=False, size="sm", min_width=90)
+                resume = gr.Button("Resume", visible=False, size="sm", min_width=90)
+            totals = gr.HTML(elem_id="check-totals")
+            flips = gr.HTML(elem_id="check-flips")
+            gr.HTML(render_checks.unavailable_types(instruction_types()))
+    with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type", open=True):
+        types = gr.HTML(elem_id="check-types")
+    with gr.Column(elem_classes="card"):
+        listed = gr.Radio(FILTERS, value="all", label="Prompts", elem_id="check-filter")
+        prompts = gr.HTML(elem_id="check-prompts")
+        more = gr.Button("Show more", visible=False, size="sm", min_width=110)
+    report = Report(summary, cancel, resume, totals, flips, types, prompts, more, gr.State(("", 0)))
+    selector.input(lambda value: value, selector, chosen, **PRIVATE)
+    _wire_form(app, header, form, start, started, [chosen, selector])
+    _wire_report(app, header, report, [chosen, selector], listed, started)
+
+
+def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
+    suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
+    path = gr.Textbox(label="File on this machine", info="JSONL in IFEval's format", visible=False)
+    count = len(builtin_suite())
+    limit = gr.Slider(1, MAX_PROMPTS, count, step=1, label="Prompts", elem_id="check-limit")
+    tokens = gr.Slider(16, MAX_TOKENS, 256, step=8, label="Longest answer, tokens")
+    precisions = gr.CheckboxGroup(
+        list(PRECISIONS),
+        value=list(PRECISIONS),
+        label="Precisions",
+        info="INT4 and INT2 take part as soon as the chosen run has them",
+    )
+    start = gr.Button("Run", variant="primary", elem_id="run-checks")
+    started = gr.HTML(elem_id="check-started")
+    suite.change(
+        lambda name: (
+            gr.update(visible=name == "file"),
+            gr.update(value=count if name == "builtin" else MAX_PROMPTS),
+        ),
+        suite,
+        [path, limit],
+        **PRIVATE,
+    )
+    return [suite, path, limit, tokens, precisions], start, started
+
+
+def _wire_form(
+    app: App,
+    header: Header,
+    form: list[Any],
+    start: gr.Button,
+    started: gr.HTML,
+    newest: list[Any],
+) -> None:
+    def begin(run_id: int | None, *values: Any) -> Any:
+        try:
+            check_id = enqueue(app, run_id, *values)
+        except UserError as error:
+            return render.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
+        position = app.store.queue_position(check_id)
+        busy = position > 1 or app.store.live_run() is not None
+        state = f"queued #{position}" if busy else "started"
+        return render.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
+
+    start.click(begin, [header.chosen, *form], [started, *newest], **PRIVATE)
+
+
+def enqueue(
+    app: App,
+    run_id: int | None,
+    suite: str,
+    path: str,
+    limit: int,
+    max_tokens: int,
+    precisions: list[str],
+    seed: int = 0,
+) -> int:
+    """Queue a check of a run's precisions, or of the bundled FP16 model; returns the check's id.
+
+    suite: "builtin", "ifeval" or "file" with a path. Raises UserError.
+    """
+    parent = app.store.run(run_id) if run_id else None
+    there = {"FP16", *(app.precisions(parent.id) if parent else ())}
+    wanted = [name for name in PRECISIONS if name in precisions and name in there]
+    if not wanted:
+        have = ", ".join(name for name in PRECISIONS if name in there)
+        raise UserError("no_precision", f"No precision to check is chosen; there is {have}.")
+    if suite not in ("builtin", "ifeval", "file"):
+        raise UserError("bad_suite", f"suite is {suite!r}; expected builtin, ifeval or file.")
+    if suite == "file":
+        ifeval_suite(Path(path))  # say now what is wrong with it
+    config = {
+        "run_id": parent.id if parent else None,
+        "suite": "builtin" if suite == "builtin" else "ifeval",
+        "path": path if suite == "file" else None,
+        "limit": int(limit),
+        "max_tokens": int(max_tokens),
+        "precisions": wanted,
+        "seed": int(seed),
+        "model": parent.model if parent else "bundled",
+    }
+    return app.store.enqueue_check(config, parent.id if parent else None)
+
+
+def _wire_report(
+    app: App,
+    header: Header,
+    report: Report,
+    choice: list[Any],
+    listed: gr.Radio,
+    started: gr.HTML,
+) -> None:
+    chosen = choice[0]
+    shown = gr.State(PAGE)
+
+    def show(run_id: int | None, check_id: int, kind: Filter, limit: int, seen: Any) -> Any:
+        return _report(app, run_id, check_id, kind, limit, seen)
+
+    def choices(run_id: int | None, check_id: int) -> Any:
+        options = [(_check_name(run), run.id) for run in _check_runs(app, run_id)]
+        keep = check_id in [value for _, value in options]
+        value = check_id if keep else NEWEST
+        return value, gr.update(choices=[("newest", NEWEST), *options], value=value)
+
+    def cancel(run_id: int | None, check_id: int) -> Any:
+        run = _chosen(app, run_id, check_id)
+        return render.notice("empty", app.store.request_cancel(run.id)) if run else gr.skip()
+
+    def resume(run_id: int | None, check_id: int) -> Any:
+        run = _chosen(app, run_id, check_id)
+        return render.notice("empty", app.store.resume(run.id)) if run else gr.skip()
+
+    picked = [header.chosen, chosen]
+    changes = [
+        header.revision.change,
+        header.chosen.change,
+        chosen.change,
+        listed.change,
+        shown.change,
+    ]
+    inputs = [*picked, listed, shown, report.seen]
+    gr.on(changes, show, inputs, report.outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on([header.catalog.change, header.chosen.change], choices, picked, choice, **PRIVATE)
+    report.cancel.click(cancel, picked, started, **PRIVATE)
+    report.resume.click(resume, picked, started, **PRIVATE)
+    report.more.click(lambda limit: limit + PAGE, shown, shown, **PRIVATE)
+
+
+def _check_runs(app: App, run_id: int | None) -> list[Run]:
+    parent = run_id or None
+    return [run for run in app.store.runs(kind="check") if run.parent_id == parent]
+
+
+def _chosen(app: App, run_id: int | None, check_id: int) -> Run | None:
+    runs = _check_runs(app, run_id)
+    return next((run for run in runs if check_id in (NEWEST, run.id)), None)
+
+
+def _check_name(run: Run) -> str:
+    config = run.config
+    file = f" {Path(config['path']).name}" if config["path"] else ""
+    prompts = plural(config["limit"], "prompt")
+    parts = [
+        f"#{run.id} {config['suite']}{file}",
+        prompts,
+        " ".join(config["precisions"]),
+        run.state,
+    ]
+    return " · ".join(parts)
+
+
+def _report(
+    app: App, run_id: int | None, check_id: int, choice: Filter, limit: int, seen: Any
+) -> Any:
+    run = _chosen(app, run_id, check_id)
+    position = app.store.queue_position(run.id) if run else 0
+    now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
+    if now_seen == seen:
+        return [gr.skip()] * 9
+    results = results_of(app, run.id) if run else {}
+    keys = render_checks.chosen_keys(results, choice)
+    state = run.state if run else ""
+    panel = render.run_panel(run, position, time.time()) if run else ""
+    return (
+        panel,
+        gr.update(visible=state in ("queued", "running", "interrupted")),
+        gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        render_checks.totals_table(results) if results or not run else "",
+        render_checks.flip_line(results),
+        render_checks.type_bars(results),
+        render_checks.prompt_list(results, _prompts(run) if run else {}, choice, limit),
+        gr.update(visible=len(keys) > limit),
+        now_seen,
+    )
+
+
+def results_of(app: App, check_id: int) -> Results:
+    """The results of a check run by precision, in suite order."""
+    results: dict[str, list[PromptResult]] = {}
+    for row in app.store.check_results(check_id):
+        results.setdefault(row["precision"], []).append(PromptResult.from_json(row["result"]))
+    return results
+
+
+def _prompts(run: Run) -> dict[int, str]:
+    return _suite_prompts(run.config["suite"], run.config["path"])
+
+
+@lru_cache(maxsize=8)
+def _suite_prompts(suite: str, path: str | None) -> dict[int, str]:
+    """Key -> prompt text; empty where the suite cannot be read any more."""
+    try:
+        prompts = (
+            builtin_suite() if suite == "builtin" else ifeval_suite(Path(path) if path else None)
+        )
+    except UserError:
+        return {}
+    return {prompt.key: prompt.prompt for prompt in prompts}

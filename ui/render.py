@@ -1,0 +1,303 @@
+"""From rows of the store to the HTML of the header, the run panel and the history: pure functions.
+
+Every panel has four states drawn on purpose: empty says what to do next, busy says what and how long,
+done shows the result, failed is one sentence and one action. `ui.html.tag` escapes all that is shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ui.charts import Series, block_chart, line_chart
+from ui.html import Html, join, tag
+from ui.words import (
+    METHOD_NAMES,
+    NO_VALUE,
+    duration,
+    fixed,
+    model_name,
+    number,
+    percent,
+    size,
+    span,
+    stage_name,
+)
+from upq.context import STAGES
+from upq.estimate import Estimate
+from upq.store import Run
+
+STATE_MARKS = {
+    "queued": "○ queued",
+    "running": "◐ running",
+    "done": "● done",
+    "failed": "✗ failed",
+    "cancelled": "\u2013 cancelled",
+    "interrupted": "! interrupted",
+}
+NEXT_STEPS = {
+    "failed": "Resume goes on from the last checkpoint; again starts over with the same settings.",
+    "cancelled": "Resume goes on from the last checkpoint.",
+    "interrupted": "It continues by itself as soon as a worker is free.",
+}
+
+
+def notice(
+    kind: Literal["empty", "busy", "done", "failed"], message: str, hint: object = ""
+) -> Html:
+    """One sentence and what to do about it."""
+    marks = {"empty": "", "busy": "◐ ", "done": "✓ ", "failed": "✗ "}
+    role = "alert" if kind == "failed" else "status"
+    hint_line = tag("p", hint, class_="hint") if hint else None
+    return tag("div", tag("p", marks[kind], message), hint_line, class_=f"notice {kind}", role=role)
+
+
+def brand() -> Html:
+    """The product's name."""
+    return tag("h1", "UPQ Studio", class_="brand")
+
+
+def panel_title(text: str) -> Html:
+    """The heading of a panel."""
+    return tag("h2", text)
+
+
+def section_title(text: str) -> Html:
+    """A heading inside a form."""
+    return tag("h4", text, class_="section")
+
+
+def status_line(device: str, run: Run | None, waiting: int, worker_alive: bool) -> Html:
+    """The machine and what its worker does; the run is a link to its panel."""
+    return tag(
+        "div",
+        tag("span", tag("em", "device"), device),
+        tag("span", tag("em", "worker"), _worker(run, waiting, worker_alive)),
+        class_="status-line",
+    )
+
+
+def _worker(run: Run | None, waiting: int, worker_alive: bool) -> Html:
+    queue = f" · {waiting} waiting" if waiting else ""
+    if run is None:
+        idle = "idle" if worker_alive else "starting"
+        return join([tag("i", class_="pulse off"), idle, queue])
+    left = f", {duration(run.eta_s)} left" if run.eta_s is not None else ""
+    words = f"run #{run.id}, {_doing(run)}{left}{queue}"
+    link = tag("button", words, class_="link", data_action="open", data_run=run.id)
+    return join([tag("i", class_="pulse"), link])
+
+
+def _doing(run: Run) -> str:
+    if run.kind == "check":
+        return f"checks {percent(stage_share(run), 0)}"
+    return f"{stage_name(run.stage or 'load')} {percent(stage_share(run), 0)}"
+
+
+def stage_share(run: Run) -> float:
+    """How much of the current stage is done, 0 to 1."""
+    return min(1.0, run.stage_step / run.stage_total) if run.stage_total else 0.0
+
+
+def run_name(run: Run) -> str:
+    """One line that identifies a run: "#4 UPQ · quick · SmolLM2-135M-Instruct"."""
+    if run.kind == "check":
+        return f"#{run.id} checks · {model_name(run.model)}"
+    method = METHOD_NAMES.get(run.method, run.method)
+    return f"#{run.id} {method} · {run.preset} · {model_name(run.model)}"
+
+
+def estimate_panel(estimate: Estimate) -> Html:
+    """Time, memory and sizes before Start, and what will not be quantized."""
+    sizes = [
+        _fact("time", span(estimate.seconds_low, estimate.seconds_high)),
+        _fact("memory", size(estimate.memory_bytes)),
+        _fact("FP16", size(estimate.fp16_bytes), "fp16"),
+        _fact("INT4", size(estimate.int4_bytes), "int4"),
+        _fact("INT2", size(estimate.int2_bytes), "int2"),
+    ]
+    notes = [*estimate.notes, *(f"Not quantized: {name}" for name in estimate.skipped)]
+    items = tag("ul", *(tag("li", note) for note in notes)) if notes else None
+    return tag("div", tag("dl", *sizes, class_="facts"), items, class_="estimate")
+
+
+def _fact(name: str, value: object, kind: str = "") -> Html:
+    return tag("div", tag("dt", name, class_=kind), tag("dd", value))
+
+
+def run_panel(run: Run | None, position: int, now: float) -> Html:
+    """Title, stepper and numbers of a run, and what came of it."""
+    if run is None:
+        return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
+    parts = [tag("h2", "Run ", run_name(run)), _outcome(run, position)]
+    if run.state != "queued":
+        parts += [stepper(run, now), _numbers(run, now)]
+    return tag("div", *parts, class_=f"run-panel {run.state}")
+
+
+def _outcome(run: Run, position: int) -> Html | None:
+    if run.state == "queued":
+        place = "It is next." if position == 1 else f"It is number {position} in the queue."
+        return notice("empty", f"Queued. {place}", "It starts by itself; this page may be closed.")
+    if run.state == "running":
+        if run.cancel_requested:
+            return notice("busy", "Cancelling: a checkpoint is written first.")
+        return None
+    if run.state == "done":
+        hint = "Open Chat to compare the answers, or Checks to count them."
+        return notice("done", "Done.", "" if run.kind == "check" else hint)
+    if run.state == "failed":
+        hint = f"{run.error_hint} {NEXT_STEPS['failed']}".strip()
+        return notice("failed", run.error_message, hint)
+    reason = run.error_message or run.state.capitalize() + "."
+    return notice("empty", reason, NEXT_STEPS[run.state])
+
+
+def stepper(run: Run, now: float) -> Html:
+    """The stages in order: done, current and to come, with the time each one took."""
+    names = STAGES if run.kind == "quantize" else tuple(run.stages) or ("check",)
+    return tag("ol", *(_step(run, name, now) for name in names), class_="stepper")
+
+
+def _step(run: Run, name: str, now: float) -> Html:
+    times = run.stages.get(name)
+    current = run.state == "running" and name == run.stage
+    state = "current" if current else _other_state(run, name)
+    mark = {"current": "◐", "done": "●", "stopped": "◍", "open": "○"}[state]
+    taken = ""
+    if times and (times["ended"] or current):
+        taken = duration((times["ended"] or now) - times["started"])
+    label = tag("span", stage_name(name), tag("small", taken))
+    return tag("li", tag("i", mark), label, class_=state, aria_current="step" if current else None)
+
+
+def _other_state(run: Run, name: str) -> str:
+    """Packing comes after each precision, so a stage ahead may have been done once already."""
+    times = run.stages.get(name)
+    ahead = run.state == "running" and {name, run.stage} <= set(STAGES)
+    if not times or (ahead and STAGES.index(name) > STAGES.index(run.stage)):
+        return "open"
+    return "done" if run.state == "done" or times["ended"] else "stopped"
+
+
+def _numbers(run: Run, now: float) -> Html:
+    if run.state == "running":
+        facts = [
+            ("step", f"{run.stage_step:,} / {run.stage_total:,}" if run.stage_total else NO_VALUE),
+            ("speed", f"{number(run.tokens_per_s)} tok/s" if run.tokens_per_s else NO_VALUE),
+            ("left in this stage", duration(run.eta_s)),
+        ]
+    else:
+        facts = []
+    ended = run.ended_at or now
+    facts += [
+        ("elapsed", duration(ended - run.started_at) if run.started_at else NO_VALUE),
+        ("peak memory", size(run.peak_bytes)),
+    ]
+    bar = tag(
+        "progress", value=f"{stage_share(run):.3f}", max=1, aria_label="progress of the stage"
+    )
+    running = run.state == "running"
+    detail = tag("p", run.detail or " ", class_="detail") if running else None
+    rows = tag("dl", *(_fact(name, value) for name, value in facts), class_="facts")
+    return join([bar if running else None, detail, rows])
+
+
+def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
+    """Curves of the run: block errors of both precisions, distillation loss, held-out KL."""
+    if run is None or run.kind != "quantize" or run.state == "queued" or not points:
+        return Html()
+    series: dict[str, dict[float, float]] = {}
+    for point in points:
+        series.setdefault(point["series"], {})[point["step"]] = point["value"]
+
+    def curve(name: str, label: str, kind: str) -> Series:
+        return Series(label, kind, list(series.get(name, {}).items()))
+
+    def blocks(precision: str, title: str) -> Html:
+        before, after = (
+            {
+                int(block): value
+                for block, value in series.get(f"{precision}_block_{when}", {}).items()
+            }
+            for when in ("before", "after")
+        )
+        total = run.stages.get(precision, {}).get("total", 0) if precision == "int4" else 0
+        count = total if max([*before, *after, -1]) < total <= 200 else 0
+        return block_chart(title, precision, before, after, blocks=count)
+
+    held_out = [curve(f"held_out_kl_{kind}", kind.upper(), kind) for kind in ("int4", "int2")]
+    has_held_out = any(one.points for one in held_out)
+    waiting = "Starts with the INT2 distillation."
+    loss, norm = curve("jsd", "JSD", "int2"), curve("grad_norm", "norm", "int2")
+    charts = [
+        blocks("int4", "INT4 block error"),
+        blocks("int2", "INT2 block error"),
+        line_chart("Distillation loss (JSD, nats)", [loss], x_name="step", empty=waiting),
+        line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
+        if has_held_out
+        else line_chart("Gradient norm", [norm], x_name="step", empty=waiting),
+    ]
+    return tag("div", *charts, class_="charts")
+
+
+def log_view(lines: Sequence[tuple[float, str]]) -> Html:
+    """The last lines of the log with the local time of each."""
+    if not lines:
+        return notice("empty", "Nothing logged yet.")
+    rows = [
+        tag("span", tag("b", time.strftime("%H:%M:%S", time.localtime(at))), " ", line, "\n")
+        for at, line in lines
+    ]
+    return tag("pre", *rows, class_="log", tabindex=0)
+
+
+def history_table(runs: Sequence[Run], fidelity: Mapping[tuple[int, str], float]) -> Html:
+    """All quantize runs with their actions. fidelity: (run id, precision) -> mean KL."""
+    if not runs:
+        return notice("empty", "Finished runs are listed here.")
+    head = ("run", "state", "KL INT4", "KL INT2", "time", "")
+    rows = [_history_row(run, fidelity) for run in runs]
+    return table(head, rows, numeric=(2, 3, 4), class_="history")
+
+
+def _history_row(run: Run, fidelity: Mapping[tuple[int, str], float]) -> list[object]:
+    taken = run.ended_at - run.started_at if run.started_at and run.ended_at else None
+    actions = ["open", "again"]
+    if run.state in ("failed", "cancelled", "interrupted"):
+        actions.insert(1, "resume")
+    if run.state not in ("running", "queued"):
+        actions.append("delete")
+    buttons = [
+        tag("button", action, class_="small", data_action=action, data_run=run.id)
+        for action in actions
+    ]
+    return [
+        join([tag("b", run_name(run)), tag("small", run.name) if run.name else None], " "),
+        tag("span", STATE_MARKS[run.state], class_=f"state {run.state}"),
+        fixed(fidelity.get((run.id, "INT4")), 3),
+        fixed(fidelity.get((run.id, "INT2")), 3),
+        duration(taken),
+        tag("span", *buttons, class_="actions"),
+    ]
+
+
+def table(
+    head: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    *,
+    numeric: Sequence[int] = (),
+    class_: str = "",
+) -> Html:
+    """A table that scrolls inside its own box; numeric columns are right-aligned."""
+
+    def cells(kind: str, values: Sequence[object]) -> list[Html]:
+        return [
+            tag(kind, value, class_="number" if column in numeric else None)
+            for column, value in enumerate(values)
+        ]
+
+    body = [tag("tr", *cells("td", row)) for row in rows]
+    whole = tag("table", tag("thead", tag("tr", *cells("th", head))), tag("tbody", *body))
+    return tag("div", whole, class_=f"grid-table {class_}".strip(), tabindex=0)

@@ -1,0 +1,205 @@
+"""The form of a new run: plain choices first, every other setting of upq.config below Advanced.
+
+The advanced fields are generated from the settings' own help, unit and range, so the form cannot
+forget one.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal
+
+import gradio as gr
+
+from ui import render
+from ui.app_state import App
+from ui.html import Html
+from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
+from upq.config import METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.errors import UserError
+from upq.estimate import estimate, measured_rates
+
+MODEL_CHOICES = [
+    (f"Bundled: {BUNDLED_NAME}", "bundled"),
+    ("Hugging Face hub id", "hub"),
+    ("Path on this machine", "path"),
+]
+DATA_CHOICES = [("built-in prompts", "builtin"), ("hub dataset", "hub"), ("local file", "file")]
+METHOD_LINES = {
+    "upq": "UPQ: block-wise INT4, then INT2 by distillation",
+    "rtn": "RTN: rounding only, the baseline",
+}
+DATA_FIELDS = {
+    "data.path": "Dataset id or file",
+    "data.split": "Split",
+    "data.prompt_column": "Prompt column",
+    "data.answer_column": "Answer column",
+    "data.messages_column": "Messages column",
+    "data.text_column": "Text column",
+}
+PLAIN = ("method", "preset", "model.source", "data.source", *DATA_FIELDS)
+SECTIONS = {
+    "": "Run",
+    "model": "Model",
+    "data": "Data",
+    "int4": "INT4",
+    "int4.blockwise": "INT4 block-wise",
+    "int2": "INT2",
+    "int2.warm_start": "INT2 warm start, block-wise",
+    "int2.distill": "INT2 distillation",
+    "measure": "Measure",
+}
+
+
+@dataclass
+class RunForm:
+    """The form's components. `inputs` in the order that `config_of` takes their values."""
+
+    model_kind: gr.Radio
+    model_text: gr.Textbox
+    method: gr.Radio
+    preset: gr.Radio
+    data_source: gr.Radio
+    data_fields: gr.Group
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[Any]:
+        plain = [self.model_kind, self.model_text, self.method, self.preset, self.data_source]
+        return [*plain, *self.fields.values()]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `values_of` fills, in its order."""
+        return [*self.inputs, self.data_fields]
+
+
+def build() -> RunForm:
+    """Lay out the form. Must be called inside a gr.Blocks."""
+    start = dict(settings(preset("quick")))
+    model_kind = gr.Radio(MODEL_CHOICES, value="bundled", label="Model", elem_id="model-kind")
+    model_text = gr.Textbox(
+        visible=False,
+        show_label=False,
+        container=False,
+        placeholder="owner/name, or a folder or GGUF file",
+        elem_id="model-text",
+    )
+    method = gr.Radio(
+        [(METHOD_LINES.get(name, name), name) for name in METHODS], value="upq", label="Method"
+    )
+    preset_choice = gr.Radio(
+        [(f"{name}: {PRESET_LINES[name]}", name) for name in PRESETS],
+        value="quick",
+        label="Preset",
+        elem_classes="stacked",
+        elem_id="preset",
+    )
+    data_source = gr.Radio(DATA_CHOICES, value="builtin", label="Training data")
+    with gr.Group(visible=False) as data_fields:
+        fields = {
+            path: gr.Textbox(start[path]["value"], label=label, info=start[path]["help"])
+            for path, label in DATA_FIELDS.items()
+        }
+    form = RunForm(model_kind, model_text, method, preset_choice, data_source, data_fields, fields)
+    with gr.Accordion("Advanced: every setting", open=False, elem_id="advanced"):
+        rest = [(path, spec) for path, spec in start.items() if path not in PLAIN]
+        for section, members in groupby(rest, key=lambda item: item[0].rpartition(".")[0]):
+            gr.HTML(render.section_title(SECTIONS.get(section, section)))
+            form.fields.update({path: _component(path, spec) for path, spec in members})
+    model_kind.change(
+        lambda kind: gr.update(visible=kind != "bundled"),
+        model_kind,
+        model_text,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    data_source.change(
+        lambda source: gr.update(visible=source != "builtin"),
+        data_source,
+        data_fields,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    return form
+
+
+def _component(path: str, spec: dict[str, Any]) -> Any:
+    label = path.rpartition(".")[2].replace("_", " ")
+    info, kind, value = _info(spec), spec["type"], spec["value"]
+    if kind is bool:
+        return gr.Checkbox(value, label=label, info=info)
+    if typing.get_origin(kind) is Literal:
+        return gr.Radio(list(typing.get_args(kind)), value=value, label=label, info=info)
+    if kind in (int, float):
+        digits = 0 if kind is int else None
+        return gr.Number(value, label=label, info=info, precision=digits)
+    return gr.Textbox(value or "", label=label, info=info)
+
+
+def _info(spec: dict[str, Any]) -> str:
+    if spec["low"] is None:
+        return spec["help"]
+    bounds = (spec["low"], spec["high"])
+    low, high = (f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in bounds)
+    return f"{spec['help']} ({low} to {high})"
+
+
+def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
+    """The form's values as a config. Raises UserError("bad_config")."""
+    model_kind, model_text, method, preset_name, data_source, *rest = values
+    source = "bundled" if model_kind == "bundled" else (model_text or "").strip()
+    if not source:
+        what = "hub id, e.g. owner/name" if model_kind == "hub" else "folder or GGUF file"
+        raise UserError("bad_config", f"The model is empty; expected a {what}.")
+    changes = {"method": method, "model.source": source, "data.source": data_source}
+    changes |= dict(zip(form.fields, rest, strict=True))
+    return with_settings(preset(preset_name), changes)
+
+
+def values_of(form: RunForm, config: RunConfig) -> list[Any]:
+    """What to show for a config: values for `form.outputs`."""
+    known = {path: spec["value"] for path, spec in settings(config)}
+    source = config.model.source
+    looks_local = source.startswith(("/", ".", "~")) or source.endswith(".gguf")
+    kind = "bundled" if source == "bundled" else "path" if looks_local else "hub"
+    text = gr.update(value="" if kind == "bundled" else source, visible=kind != "bundled")
+    plain = [kind, text, config.method, config.preset, config.data.source]
+    fields = [known[path] if known[path] is not None else "" for path in form.fields]
+    return [*plain, *fields, gr.update(visible=config.data.source != "builtin")]
+
+
+def preset_values(form: RunForm, name: str, model_kind: str, model_text: str, method: str) -> Any:
+    """A preset's settings; the chosen model and method stay."""
+    _, _, _, _, *rest = values_of(form, preset(name))
+    return [model_kind, model_text, method, name, *rest]
+
+
+def config_of_run(values: dict[str, Any]) -> RunConfig:
+    """The config that a run was started with."""
+    return RunConfig.from_json(json.dumps(values))
+
+
+def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
+    """Time, memory and sizes of the run that the form describes, or what is wrong with it."""
+    try:
+        config = config_of(form, values)
+        runs = app.store.runs(kind="quantize")  # a model of another size would mislead
+        rates = measured_rates(run for run in runs if run.model == config.model.source)
+        return render.estimate_panel(estimate(config, rates))
+    except UserError as error:
+        return render.notice("failed", error.message, error.hint)
+
+
+def start_words(app: App, run_id: int) -> str:
+    """ "Run 4 started." or "Run 4 is queued as number 2."."""
+    position = app.store.queue_position(run_id)
+    busy = app.store.live_run() is not None
+    method = METHOD_NAMES[app.store.run(run_id).method]
+    if position <= 1 and not busy:
+        return f"Run #{run_id} ({method}) started."
+    return f"Run #{run_id} ({method}): queued #{position}."

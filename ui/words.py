@@ -1,0 +1,98 @@
+"""Numbers and names as people read them: sizes, durations, rates, stages and precisions."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Precision = Literal["FP16", "INT4", "INT2"]
+PRECISIONS: tuple[Precision, ...] = ("FP16", "INT4", "INT2")
+NO_VALUE = "\u2013"
+STAGE_NAMES = {
+    "load": "Load",
+    "data": "Data",
+    "int4": "INT4 block-wise",
+    "warm": "INT2 warm start",
+    "int2": "INT2 distillation",
+    "pack": "Pack",
+    "measure": "Measure",
+}
+METHOD_NAMES = {"upq": "UPQ", "rtn": "RTN"}
+PRESET_LINES = {
+    "smoke": "under a minute on two cores; proves that everything works, the answers stay poor",
+    "quick": "about ten minutes on two cores for the bundled model",
+    "standard": "about an hour on one GPU for a 1B model",
+    "paper": "the published budget: 30B tokens, for a GPU cluster",
+}
+BUNDLED_NAME = "SmolLM2-135M-Instruct"
+
+
+def model_name(source: str) -> str:
+    """Short name of a model source: the bundled model by name, a path by its last part."""
+    if source == "bundled":
+        return BUNDLED_NAME
+    return source.rstrip("/").rsplit("/", 1)[-1] or source
+
+
+def size(size_bytes: float | None) -> str:
+    """Decimal kB, MB or GB with three digits at most."""
+    if size_bytes is None:
+        return NO_VALUE
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            value = size_bytes / scale
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
+    if seconds is None:
+        return NO_VALUE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} days"
+
+
+def span(low_s: float, high_s: float) -> str:
+    """A range of durations: "9 to 12 min", or one value where both ends read the same."""
+    low, high = duration(low_s), duration(high_s)
+    if low == high:
+        return f"about {low}"
+    same_unit = low.count(" ") == 1 and low.split()[-1] == high.split()[-1]
+    return f"{low.split()[0]} to {high}" if same_unit else f"{low} to {high}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits; a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return NO_VALUE
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """A number with a fixed count of decimals, for columns that line up."""
+    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """A share of 0 to 1 as a percentage."""
+    return NO_VALUE if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 prompt", "60 prompts"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def stage_name(stage: str) -> str:
+    """A stage's name as shown in the stepper."""
+    return STAGE_NAMES.get(stage, stage.capitalize())
