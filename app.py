@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import signal
 import sys
 import tempfile
@@ -34,7 +35,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="UPQ Studio: FP16, INT4 and INT2 side by side.")
     parser.add_argument("--data-dir", help="folder of the database and checkpoints; else UPQ_HOME")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on",
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--demo", action="store_true", help="start a quick run if there is none")
     parser.add_argument("--auth-file", type=Path, help="file with one name:password a line")

@@ -193,11 +193,18 @@ def scatter(
             y_axis.place(dot.y),
             f"dot {dot.kind}{' hollow' if dot.hollow else ''}",
             dot.hint,
-            tag("b", dot.name, class_="left" if x_axis.place(dot.x) > 0.7 else ""),
+            tag("b", dot.name, class_=_side(dot, x_axis)),
         )
         for dot in dots
     )
     return _frame(title, None, _plot(title, x_axis, y_axis, line, marks, x_name, x_text))
+
+
+def _side(dot: Dot, x_axis: Axis) -> str:
+    """Where a dot's name stands, so that an artifact and its baseline do not cover each other."""
+    if dot.hollow:
+        return "left" if x_axis.place(dot.x) > 0.2 else "above"
+    return "right" if x_axis.place(dot.x) < 0.8 else "above"
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

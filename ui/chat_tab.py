@@ -61,7 +61,7 @@ class Controls:
 
 def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
-    with gr.Row(elem_classes="columns"):
+    with gr.Row(equal_height=True):
         panes = [_lay_out_pane(precision) for precision in PRECISIONS]
     controls = _lay_out_controls()
     turn_id = gr.State("")
@@ -171,6 +171,7 @@ def _answer(
     app: App, precision: Precision, turn_id: str, run_id: int | None, history: list[Message]
 ) -> Iterator[Any]:
     """Stream one column: head, body, its Stop button, and at the end its history."""
+    yield [gr.skip()] * 4  # a listener that yields nothing would empty its column
     turn = app.turns.get(turn_id)
     if turn is None or not turn.claim(precision):
         return

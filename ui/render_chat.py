@@ -141,6 +141,8 @@ def _agreement(before: Sequence[str], after: Sequence[str]) -> str:
     )
     if words == others:
         return "The same words as FP16."
+    if not same:
+        return "Different from FP16 from the first word on."
     return f"The same as FP16 for {plural(same, 'word')}, then different."
 
 

@@ -46,9 +46,11 @@ def size(size_bytes: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
+    """Seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
     if seconds is None:
         return NO_VALUE
+    if 0 < seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

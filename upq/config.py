@@ -105,7 +105,9 @@ class BlockwiseConfig:
     )
     epochs: int = setting(2, "passes over the calibration tokens per block", 1, 100)
     batch_tokens: int = setting(2048, "tokens per optimizer step", 16, 1_000_000)
-    weight_lr: float = setting(1e-4, "learning rate of the weights (AdamW)", 0.0, 1.0)
+    weight_lr: float = setting(
+        1e-4, "learning rate of the weights (AdamW), in units of the layer's mean step", 0.0, 1.0
+    )
     scale_lr: float = setting(1e-4, "learning rate of the scales, relative to their size", 0.0, 1.0)
 
 
@@ -138,11 +140,12 @@ class DistillConfig:
     temperature: float = setting(
         1.0, "softmax temperature of both models in the loss; not public in the paper", 0.05, 20.0
     )
-    weight_lr: float = setting(1e-4, "peak learning rate of the weights", 0.0, 1.0)
-    scale_lr: float = setting(
-        1e-4, "peak learning rate of the scales, relative to their size", 0.0, 1.0
+    weight_lr: float = setting(
+        0.01, "peak learning rate of the weights, in units of the layer's mean step", 0.0, 1.0
     )
-    norm_lr: float = setting(0.0, "peak learning rate of the norm weights; 0: frozen", 0.0, 1.0)
+    scale_lr: float = setting(
+        0.003, "peak learning rate of the scales, relative to their size", 0.0, 1.0
+    )
     weight_decay: float = setting(0.0, "AdamW weight decay", 0.0, 1.0)
     warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", 0.0, 0.9)
     clip_norm: float = setting(1.0, "largest gradient norm; 0: no clipping", 0.0, 1000.0)
@@ -315,7 +318,9 @@ def preset(name: str) -> RunConfig:
 
 
 def _smoke() -> RunConfig:
-    blockwise = BlockwiseConfig(tokens=512, epochs=1, batch_tokens=512)
+    blockwise = BlockwiseConfig(
+        tokens=512, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005
+    )
     return RunConfig(
         preset="smoke",
         data=DataConfig(max_rows=8, held_out=4, answer_tokens=24, sequence_tokens=96),
@@ -333,20 +338,18 @@ def _quick() -> RunConfig:
 
 
 def _standard() -> RunConfig:
-    blockwise = BlockwiseConfig(tokens=262_144, epochs=2, batch_tokens=4096, weight_lr=2e-5)
+    size = {"tokens": 262_144, "epochs": 2, "batch_tokens": 4096}
     return RunConfig(
         preset="standard",
-        data=DataConfig(
-            max_rows=10_000, answers_per_prompt=4, answer_tokens=512, sequence_tokens=1024
-        ),
-        int4=Int4Config(blockwise=blockwise),
+        data=DataConfig(answers_per_prompt=4, answer_tokens=512, sequence_tokens=1024),
+        int4=Int4Config(blockwise=BlockwiseConfig(**size, weight_lr=0.003, scale_lr=0.001)),
         int2=Int2Config(
-            warm_start=blockwise,
+            warm_start=BlockwiseConfig(**size, weight_lr=0.01, scale_lr=0.005),
             distill=DistillConfig(
-                tokens=20_000_000,
+                tokens=4_000_000,
                 batch_tokens=8192,
-                accumulation=4,
-                weight_lr=2e-5,
+                weight_lr=0.005,
+                scale_lr=0.002,
                 checkpoint_seconds=600.0,
             ),
         ),
@@ -366,7 +369,7 @@ def _paper() -> RunConfig:
         int4=Int4Config(
             group_size=0,
             blockwise=BlockwiseConfig(
-                tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=2e-5
+                tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=1e-3, scale_lr=1e-3
             ),
         ),
         int2=Int2Config(
@@ -377,8 +380,8 @@ def _paper() -> RunConfig:
                 tokens=30_000_000_000,
                 batch_tokens=16_384,
                 accumulation=16,
-                weight_lr=2e-5,
-                scale_lr=2e-5,
+                weight_lr=1e-3,  # ParetoQ's 2e-5 at the steps of about 0.02 that models of 1B and more have
+                scale_lr=1e-3,
                 warmup_share=0.0,
                 checkpoint_seconds=1800.0,
             ),

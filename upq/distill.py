@@ -78,9 +78,9 @@ def distill(
         context.metric(
             "lr", step, optimizer.param_groups[0]["lr"] / max(peaks[0], 1e-30) * config.weight_lr
         )
-        context.progress(
-            step + 1, tokens_per_s=tokens / (time.monotonic() - started), detail=f"loss {loss:.3f}"
-        )
+        speed = tokens / (time.monotonic() - started)
+        context.metric("tokens_per_s", step, speed)
+        context.progress(step + 1, tokens_per_s=speed, detail=f"loss {loss:.3f}")
         if time.monotonic() - saved_at >= config.checkpoint_seconds and step + 1 < steps:
             context.flush()
             save(step + 1, *_state(student, optimizer, step + 1))

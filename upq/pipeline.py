@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -212,6 +213,6 @@ def suite(config: dict[str, Any]) -> list[checks.CheckPrompt]:
     prompts = (
         checks.builtin_suite()
         if config["suite"] == "builtin"
-        else checks.ifeval_suite(config.get("path"))
+        else checks.ifeval_suite(Path(config["path"]) if config.get("path") else None)
     )
     return prompts[: config["limit"] or None]

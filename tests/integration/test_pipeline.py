@@ -65,7 +65,7 @@ def test_the_curves_are_complete(finished: RecordingContext) -> None:
     series = {name for name, _, _ in finished.points}
     assert series == {
         *("int4_block_before", "int4_block_after", "int2_block_before", "int2_block_after"),
-        *("jsd", "grad_norm", "lr"),
+        *("jsd", "grad_norm", "lr", "tokens_per_s"),
     }
     assert list(finished.curve("int4_block_after")) == [0, 1]
     assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2"]))

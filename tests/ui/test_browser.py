@@ -231,11 +231,14 @@ def test_stop_is_quick_and_keeps_what_was_said(
         page.get_by_role("option", name="FP16 only").click()
     go(page, "Chat")
     page.get_by_label("one at a time").check()
-    page.locator("#message textarea").fill("Write a long story about a lost umbrella, at least 600 words.")
+    page.locator("#message textarea").fill(
+        "Write a long story about a lost umbrella, at least 600 words."
+    )
     page.keyboard.press("Enter")
     column = page.locator("#pane-fp16 .answer")
     expect(column.locator(".text")).to_have_text(re.compile(r"\w{3,}"), timeout=RUN_MS)
     expect(page.locator("#head-fp16")).to_contain_text("dequantised from Q4_1")
+    expect(page.locator("#pane-int2")).to_contain_text("No INT2 yet.")
     page.screenshot(path=photos / "chat-streaming.png", full_page=True)
     page.locator("#stop-fp16").click()
     expect(column.locator("footer")).to_contain_text("stopped by you", timeout=5000)

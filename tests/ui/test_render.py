@@ -198,6 +198,7 @@ def test_a_zero_attribute_is_written() -> None:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
+        (0.045, "45 ms"),
         (0.44, "0.4 s"),
         (12.4, "12 s"),
         (190, "3 min 10 s"),

@@ -296,12 +296,12 @@ def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(
     assert info.key == load(str(tiny_model_dir)).info.key
 
 
-def test_a_missing_bundled_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_package_the_bundled_model_comes_from_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(UserError) as caught:
-        resolve(BUNDLED)
-    assert caught.value.code == "bundled_missing"
-    assert "pip install" in caught.value.hint
+    place = resolve(BUNDLED)
+    assert (place.kind, place.text) == ("hub", "HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a gguf file" * 9])
