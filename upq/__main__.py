@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--path", help="local file of the official IFEval prompts; default: from the hub"
             )
-            one.add_argument("--limit", type=int, default=0, help="first N prompts only; 0: all")
+            one.add_argument("--limit", type=_count, default=0, help="first N prompts only; 0: all")
             one.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
         if name == "eval":
             one.add_argument(
@@ -238,6 +238,13 @@ def _worker(options: Any) -> None:
     worker_main(data_dir(options.data_dir), options.device, once=options.once)
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is negative; expected 0 or more")
+    return number
+
+
 def _precisions(text: str) -> list[str]:
     chosen = [one.strip().upper() for one in text.split(",") if one.strip()]
     unknown = [one for one in chosen if one not in ("FP16", "INT4", "INT2")]
@@ -271,7 +278,12 @@ def _cell(name: str, value: Any) -> Any:
 
 def _write(path: str | None, result: dict[str, Any]) -> None:
     if path:
-        Path(path).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        try:
+            Path(path).write_text(json.dumps(result, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                "not_writable", f"{path} could not be written: {error.strerror}."
+            ) from error
 
 
 if __name__ == "__main__":

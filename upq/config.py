@@ -106,9 +106,11 @@ class BlockwiseConfig:
     epochs: int = setting(2, "passes over the calibration tokens per block", 1, 100)
     batch_tokens: int = setting(2048, "tokens per optimizer step", 16, 1_000_000)
     weight_lr: float = setting(
-        1e-4, "learning rate of the weights (AdamW), in units of the layer's mean step", 0.0, 1.0
+        0.005, "learning rate of the weights (AdamW), in units of the layer's mean step", 0.0, 1.0
     )
-    scale_lr: float = setting(1e-4, "learning rate of the scales, relative to their size", 0.0, 1.0)
+    scale_lr: float = setting(
+        0.003, "learning rate of the scales, relative to their size", 0.0, 1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +143,10 @@ class DistillConfig:
         1.0, "softmax temperature of both models in the loss; not public in the paper", 0.05, 20.0
     )
     weight_lr: float = setting(
-        0.01, "peak learning rate of the weights, in units of the layer's mean step", 0.0, 1.0
+        3e-4, "peak learning rate of the weights, in units of the layer's mean step", 0.0, 1.0
     )
     scale_lr: float = setting(
-        0.003, "peak learning rate of the scales, relative to their size", 0.0, 1.0
+        1e-3, "peak learning rate of the scales, relative to their size", 0.0, 1.0
     )
     weight_decay: float = setting(0.0, "AdamW weight decay", 0.0, 1.0)
     warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", 0.0, 0.9)
@@ -334,7 +336,21 @@ def _smoke() -> RunConfig:
 
 
 def _quick() -> RunConfig:
-    return RunConfig(preset="quick")
+    return RunConfig(
+        preset="quick",
+        data=DataConfig(max_rows=256),
+        int4=Int4Config(
+            blockwise=BlockwiseConfig(
+                tokens=8000, epochs=2, batch_tokens=256, weight_lr=0.006, scale_lr=0.003
+            )
+        ),
+        int2=Int2Config(
+            warm_start=BlockwiseConfig(
+                tokens=12_000, epochs=2, batch_tokens=256, weight_lr=0.02, scale_lr=0.01
+            ),
+            distill=DistillConfig(tokens=40_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3),
+        ),
+    )
 
 
 def _standard() -> RunConfig:
@@ -348,8 +364,8 @@ def _standard() -> RunConfig:
             distill=DistillConfig(
                 tokens=4_000_000,
                 batch_tokens=8192,
-                weight_lr=0.005,
-                scale_lr=0.002,
+                weight_lr=3e-4,
+                scale_lr=1e-3,
                 checkpoint_seconds=600.0,
             ),
         ),
@@ -380,7 +396,7 @@ def _paper() -> RunConfig:
                 tokens=30_000_000_000,
                 batch_tokens=16_384,
                 accumulation=16,
-                weight_lr=1e-3,  # ParetoQ's 2e-5 at the steps of about 0.02 that models of 1B and more have
+                weight_lr=1e-3,  # ParetoQ's 2e-5 at a step of 0.02, common from 1B on
                 scale_lr=1e-3,
                 warmup_share=0.0,
                 checkpoint_seconds=1800.0,

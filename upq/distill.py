@@ -25,6 +25,8 @@ from upq.losses import head_divergence
 
 #: Teacher hidden states are kept when they fit in this many bytes.
 TEACHER_CACHE_BYTES = 2 * 2**30
+#: How often the held-out KL is looked at during training.
+PROBES = 5
 
 SaveStep = Callable[[int, dict[str, torch.Tensor], dict[str, Any]], None]
 LoadStep = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]] | None]
@@ -39,11 +41,13 @@ def distill(
     context: RunContext,
     save: SaveStep,
     load: LoadStep,
+    probe: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Train the training-form layers of `student` in place.
 
     save(step, tensors, state) keeps a resumable checkpoint, load() gives the newest one or None; training goes on
-    behind it bit by bit. Raises UserError("diverged") at the first non-finite loss, naming the step.
+    behind it bit by bit. probe(step) is called a few times on the way and at the end. Raises UserError("diverged")
+    at the first non-finite loss, naming the step.
     """
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
     steps = -(-len(plan) // config.accumulation)
@@ -59,6 +63,8 @@ def distill(
     context.stage("int2", steps)
     saved_at = time.monotonic()
     for step in range(first, steps):
+        if step % max(1, steps // PROBES) == 0:
+            probe(step)
         started = time.monotonic()
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * _schedule(step, steps, config.warmup_share)
@@ -86,6 +92,7 @@ def distill(
             save(step + 1, *_state(student, optimizer, step + 1))
             saved_at = time.monotonic()
     optimizer.zero_grad(set_to_none=True)
+    probe(steps)
 
 
 def _step(

@@ -22,10 +22,14 @@ from upq.config import BlockwiseConfig, Int2Config, Int4Config, RunConfig
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
+from upq.evaluate import Reference
 from upq.layers import FakeQuantLinear, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
 from upq.quantizers import INT2, INT4, Grid
 from upq.structure import decoder_blocks
+
+#: Held-out answers that the KL curve of the distillation is drawn from; the table uses all of them.
+PROBE_EXAMPLES = 8
 
 Packed = dict[str, PackedWeight]
 #: Layer name -> (weight (out, in), scale (out, groups)), float32, not yet rounded.
@@ -157,6 +161,12 @@ def _distilled(work: Work, latent: Latent) -> Latent:
 
     swap_linears(student, list(latent), make)
     folder = work.context.checkpoint_dir / "distill"
+    reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
+
+    def probe(step: int) -> None:
+        kl = reference.measure(student, work.context.check).kl
+        work.context.metric("held_out_kl_int2", step, kl)
+
     distill(
         student,
         work.teacher,
@@ -166,6 +176,7 @@ def _distilled(work: Work, latent: Latent) -> Latent:
         work.context,
         save=partial(checkpoint.save_step, folder),
         load=partial(checkpoint.load_newest_step, folder),
+        probe=probe,
     )
     return {
         name: (layer.weight.detach().cpu(), layer.log_scale.detach().exp().cpu())
