@@ -338,17 +338,17 @@ def _smoke() -> RunConfig:
 def _quick() -> RunConfig:
     return RunConfig(
         preset="quick",
-        data=DataConfig(max_rows=256),
+        data=DataConfig(max_rows=208),
         int4=Int4Config(
             blockwise=BlockwiseConfig(
-                tokens=8000, epochs=2, batch_tokens=256, weight_lr=0.006, scale_lr=0.003
+                tokens=8000, epochs=1, batch_tokens=512, weight_lr=0.01, scale_lr=0.003
             )
         ),
         int2=Int2Config(
             warm_start=BlockwiseConfig(
-                tokens=12_000, epochs=2, batch_tokens=256, weight_lr=0.02, scale_lr=0.01
+                tokens=10_000, epochs=2, batch_tokens=512, weight_lr=0.03, scale_lr=0.01
             ),
-            distill=DistillConfig(tokens=40_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3),
+            distill=DistillConfig(tokens=32_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3),
         ),
     )
 

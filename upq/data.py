@@ -158,14 +158,18 @@ class _Teacher:
     def _answers(
         self, prompts: list[tuple[tuple[int, ...], int]], answer_tokens: int, temperature: float
     ) -> list[list[int]]:
-        answers: list[list[int]] = []
-        for start in range(0, len(prompts), ANSWER_BATCH):
+        # Prompts of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
+        answers: dict[int, list[int]] = {}
+        for start in range(0, len(order), ANSWER_BATCH):
             self.context.check()
-            batch = prompts[start : start + ANSWER_BATCH]
-            answers += self._answer_batch(batch, answer_tokens, temperature)
+            chosen = order[start : start + ANSWER_BATCH]
+            batch = [prompts[index] for index in chosen]
+            written = self._answer_batch(batch, answer_tokens, temperature)
+            answers.update(zip(chosen, written, strict=True))
             self.batches_done += 1
             self.context.progress(self.batches_done, detail="the FP16 model answers the prompts")
-        return answers
+        return [answers[index] for index in range(len(prompts))]
 
     def _answer_batch(
         self, batch: list[tuple[tuple[int, ...], int]], answer_tokens: int, temperature: float
