@@ -20,7 +20,7 @@ STAGE_NAMES = {
 METHOD_NAMES = {"upq": "UPQ", "rtn": "RTN"}
 PRESET_LINES = {
     "smoke": "under a minute on two cores; proves that everything works, the answers stay poor",
-    "quick": "about ten minutes on two cores for the bundled model",
+    "quick": "about twelve minutes on two cores for the bundled model",
     "standard": "about an hour on one GPU for a 1B model",
     "paper": "the published budget: 30B tokens, for a GPU cluster",
 }

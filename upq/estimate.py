@@ -28,13 +28,7 @@ from upq.store import Run
 from upq.structure import plan_layers
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
-DEFAULT_RATE_CORE = {
-    "data": 2.5e10,
-    "int4": 1.5e10,
-    "warm": 1.5e10,
-    "int2": 3.0e10,
-    "measure": 1.5e10,
-}
+DEFAULT_RATE_CORE = {"data": 1.4e10, "int4": 4e10, "warm": 4e10, "int2": 4e10, "measure": 3e10}
 DEFAULT_RATE_GPU = {"data": 5e12, "int4": 1e13, "warm": 1e13, "int2": 4e13, "measure": 1e13}
 #: Seconds that a run takes whatever its size: process start, loading, packing.
 FIXED_SECONDS = 20.0

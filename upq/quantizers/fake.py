@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from upq.quantizers.grid import SMALLEST_SCALE, Grid
+from upq.quantizers.grid import SMALLEST_SCALE, Grid, row_chunks
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).
 CLIP_SHARE = 0.99
@@ -22,11 +22,13 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         context: Any, weight: torch.Tensor, log_scale: torch.Tensor, grid: Grid, dtype: torch.dtype
     ) -> torch.Tensor:
-        rows, columns = weight.shape
-        scale = log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1)
+        scale = _scale(log_scale)
         half = grid.levels // 2
-        steps = (weight.view(rows, scale.shape[1], -1) / scale).floor_().clamp_(-half, half - 1)
-        quantized = steps.add_(0.5).mul_(scale).view(rows, columns).to(dtype)
+        quantized = torch.empty_like(weight, dtype=dtype)
+        for rows in row_chunks(weight):
+            groups = _grouped(weight[rows], log_scale)
+            steps = (groups / scale[rows]).floor_().clamp_(-half, half - 1)
+            quantized[rows] = steps.add_(0.5).mul_(scale[rows]).flatten(1)
         context.save_for_backward(weight, log_scale, quantized)
         context.half = half
         return quantized
@@ -34,19 +36,28 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, log_scale, quantized = context.saved_tensors
-        rows, columns = weight.shape
-        groups = weight.view(rows, log_scale.shape[1], -1)
-        limit = log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1) * (
-            context.half * CLIP_SHARE
-        )
-        inside = groups.abs() <= limit
-        flowing = gradient.float().view_as(groups) * inside
-        scale_gradient = None
-        if context.needs_input_grad[1]:
+        gradient = gradient.contiguous()
+        limit = _scale(log_scale) * (context.half * CLIP_SHARE)
+        weight_gradient = torch.empty_like(weight)
+        scale_gradient = torch.empty_like(log_scale)
+        for rows in row_chunks(weight):
+            groups = _grouped(weight[rows], log_scale)
+            arriving = _grouped(gradient[rows].float(), log_scale)
             # scale * d/dscale of the quantized weight: (quantized - weight) inside, quantized where clipped.
-            scale_gradient = (gradient * quantized).view_as(groups).sum(-1, dtype=torch.float32)
-            scale_gradient -= (flowing * groups).sum(-1)
-        return flowing.view(rows, columns), scale_gradient, None, None
+            by_scale = arriving * _grouped(quantized[rows], log_scale)
+            flowing = arriving * (groups.abs() <= limit[rows])
+            scale_gradient[rows] = by_scale.addcmul_(flowing, groups, value=-1).sum(-1)
+            weight_gradient[rows] = flowing.flatten(1)
+        return weight_gradient, scale_gradient, None, None
+
+
+def _scale(log_scale: torch.Tensor) -> torch.Tensor:
+    return log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1)
+
+
+def _grouped(weight: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """(rows, in) -> (rows, groups, in / groups)."""
+    return weight.view(len(weight), log_scale.shape[1], -1)
 
 
 def fake_quantize(

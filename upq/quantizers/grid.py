@@ -15,6 +15,8 @@ SMALLEST_SCALE = 2.0**-13
 #: Shares of the largest weight that the error search tries as clipping point; the best is refined once.
 SEARCH_SHARES = tuple(0.16 + 0.06 * step for step in range(15))
 REFINE_SHARES = (-0.04, -0.02, 0.02, 0.04)
+#: Weights that a CPU works on at once: few enough that the passes over them stay in its cache.
+CHUNK_WEIGHTS = 65_536
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,20 @@ class Grid:
         absmax: the outermost bin ends at the largest weight (ParetoQ, UPQ section 3.2). search: the clipping
         point of least squared error, each input weighted by importance (in,), the mean square of its activation.
         """
-        groups = _grouped(weight.float(), group_size)
-        largest = groups.abs().amax(-1)
-        full_scale = largest * 2 / self.levels
+        weighting = None if importance is None else _grouped(importance.float()[None], group_size)
+        scales = [
+            self._fit_rows(_grouped(weight[rows].float(), group_size), method, weighting)
+            for rows in row_chunks(weight)
+        ]
+        return storable(torch.cat(scales))
+
+    def _fit_rows(
+        self, groups: torch.Tensor, method: str, weighting: torch.Tensor | None
+    ) -> torch.Tensor:
+        full_scale = groups.abs().amax(-1) * 2 / self.levels
         if method == "search":
-            weighting = (
-                None if importance is None else _grouped(importance.float()[None], group_size)
-            )
             full_scale = full_scale * self._search_share(groups, full_scale, weighting)
-        return storable(full_scale)
+        return full_scale
 
     def _search_share(
         self, groups: torch.Tensor, full_scale: torch.Tensor, weighting: torch.Tensor | None
@@ -100,6 +107,14 @@ class Grid:
     def round_trip(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """The float32 weight (out, in) that the packed form of `weight` stands for."""
         return dequantize(self.pack(weight, scale))
+
+
+def row_chunks(weight: torch.Tensor) -> list[slice]:
+    """Slices of the rows of weight (out, in) to work on one after the other; all at once on a GPU."""
+    rows, columns = weight.shape
+    step = rows if weight.is_cuda else CHUNK_WEIGHTS // max(1, columns)
+    step = max(1, step)
+    return [slice(start, start + step) for start in range(0, max(1, rows), step)]
 
 
 def storable(scale: torch.Tensor) -> torch.Tensor:
