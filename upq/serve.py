@@ -17,6 +17,7 @@ import kernels
 from upq import assembly, models
 from upq.errors import UserError
 from upq.layers import memory_bytes
+from upq.memory import keep_freed_memory
 from upq.pipeline import compute_dtype, in_compute_dtype
 from upq.store import Store
 
@@ -44,6 +45,7 @@ class Models:
     """The models of one process. `get` may be called from any thread; one model is loaded at a time."""
 
     def __init__(self, store: Store) -> None:
+        keep_freed_memory()
         self.store = store
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._kept: OrderedDict[Hashable, Served] = OrderedDict()
