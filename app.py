@@ -61,12 +61,12 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
-    from upq import config, jobs, serve, supervisor  # noqa: PLC0415
+    from upq import jobs, presets, serve, supervisor  # noqa: PLC0415
 
     folder = jobs.data_dir(options.data_dir)
     store = jobs.open_store(folder)
     if options.demo and not store.runs(limit=1):
-        store.enqueue(config.preset("quick"))
+        store.enqueue(presets.preset("quick"))
     models = serve.Models(store)
     worker = supervisor.Supervisor(store, folder, models.device.type)
     stopped = threading.Event()

@@ -17,8 +17,9 @@ import torch
 from tabulate import tabulate
 
 from upq import commands
-from upq.config import METHODS, preset, with_settings
+from upq.config import METHODS, with_settings
 from upq.jobs import open_store
+from upq.presets import preset
 
 COLUMNS = (
     "method",

@@ -9,7 +9,8 @@ import sys
 import typing
 from typing import Any
 
-from upq.config import PRESETS, preset, settings
+from upq.config import PRESETS, settings
+from upq.presets import preset
 
 INTRODUCTION = """# Settings
 

@@ -31,6 +31,7 @@ ORDER = (
     "upq",
     "upq.errors",
     "upq.config",
+    "upq.presets",
     "upq.context",
     "upq.files",
     "upq.memory",

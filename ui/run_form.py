@@ -19,9 +19,10 @@ from ui import render
 from ui.app_state import App
 from ui.html import Html
 from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
-from upq.config import METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates
+from upq.presets import preset
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),

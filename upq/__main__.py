@@ -16,9 +16,10 @@ from typing import Any
 from tabulate import tabulate
 
 from upq import commands
-from upq.config import METHODS, PRESETS, preset, settings, with_settings
+from upq.config import METHODS, PRESETS, settings, with_settings
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.jobs import data_dir, open_store
+from upq.presets import preset
 from upq.worker import worker_main
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from upq import assembly, checks, data, models, pipeline
-from upq.config import RunConfig, preset, with_settings
+from upq.config import RunConfig, with_settings
 from upq.context import RunContext
 from upq.errors import UserError
 from upq.estimate import inspect
@@ -26,6 +26,7 @@ from upq.forward import head, last_hidden
 from upq.generate import Decoding, stream
 from upq.jobs import open_store
 from upq.losses import CHUNK_ROWS
+from upq.presets import preset
 from upq.serve import Models
 from upq.store import Run, Store
 from upq.supervisor import Supervisor

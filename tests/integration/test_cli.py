@@ -13,8 +13,9 @@ import torch
 from tests.helpers import TINY_SETTINGS
 from upq import commands
 from upq.__main__ import main
-from upq.config import preset, settings
+from upq.config import settings
 from upq.jobs import open_store
+from upq.presets import preset
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,11 +10,12 @@ import torch
 
 from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
 from upq import assembly
-from upq.config import RunConfig, preset
+from upq.config import RunConfig
 from upq.context import STAGES
 from upq.errors import UserError
 from upq.models import LoadedModel
 from upq.pipeline import in_compute_dtype, run_check, run_quantization
+from upq.presets import preset
 from upq.serve import Served
 
 
@@ -65,7 +66,7 @@ def test_the_curves_are_complete(finished: RecordingContext) -> None:
     series = {name for name, _, _ in finished.points}
     assert series == {
         *("int4_block_before", "int4_block_after", "int2_block_before", "int2_block_after"),
-        *("jsd", "grad_norm", "lr", "tokens_per_s"),
+        *("jsd", "grad_norm", "lr", "tokens_per_s", "held_out_kl_int2"),
     }
     assert list(finished.curve("int4_block_after")) == [0, 1]
     assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2"]))

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from upq import store_schema
 from upq.artifact import Artifact
-from upq.config import RunConfig, preset
+from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
+from upq.presets import preset
 from upq.store import Lease, LostLease, Run, Store
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=50)
