@@ -26,7 +26,7 @@ def preset(name: str) -> RunConfig:
 
 def _smoke() -> RunConfig:
     blockwise = BlockwiseConfig(
-        tokens=512, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005
+        tokens=256, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005
     )
     return RunConfig(
         preset="smoke",
@@ -34,7 +34,7 @@ def _smoke() -> RunConfig:
         int4=Int4Config(blockwise=blockwise),
         int2=Int2Config(
             warm_start=blockwise,
-            distill=DistillConfig(tokens=768, batch_tokens=256, checkpoint_seconds=5.0),
+            distill=DistillConfig(tokens=512, batch_tokens=256, checkpoint_seconds=5.0),
         ),
         measure=MeasureConfig(answer_tokens=24),
     )
