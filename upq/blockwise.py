@@ -189,7 +189,7 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
     layers = {
-        name: (layer.weight.detach().clone(), layer.log_scale.detach().exp())
+        name: (layer.weight.detach().to("cpu", copy=True), layer.log_scale.detach().exp().cpu())
         for name, layer in fake_quant_layers(student)
     }
     after = _error(student, streams, targets, index)
@@ -245,7 +245,7 @@ def _install(student: nn.Module, result: BlockResult, grid: Grid, dtype: torch.d
     for name, layer in list(fake_quant_layers(student)):
         weight, scale = result.layers[name]
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        quantized = grid.round_trip(weight, scale).to(dtype)
+        quantized = grid.round_trip(weight, scale).to(layer.weight.device, dtype)
         linear.weight = nn.Parameter(quantized, requires_grad=False)
         linear.register_parameter("bias", layer.bias)
         swap_linears(student, [name], lambda _name, _layer, made=linear: made)
