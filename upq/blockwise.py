@@ -87,13 +87,13 @@ def reconstruct(
         names = [name.removeprefix(here) for name in task.start if name.startswith(here)]
         targets = [stream.calls[index].run(block, stream.reference).detach() for stream in streams]
         result = load(index)
-        student = _student(block, names, task, here, streams, index)
         if result is None:
+            student = _student(block, names, task, here, streams, index)
             result = _train(student, streams, targets, index, task, context)
             save(index, result)
-        _install(student, result, task.grid, model.dtype)
+        quantized = _quantized(block, result, task.grid)
         for stream, target in zip(streams, targets, strict=True):
-            stream.quantized = _advance(student, stream, index)
+            stream.quantized = _advance(quantized, stream, index)
             stream.reference = target
         layers |= {here + name: pair for name, pair in result.layers.items()}
         context.metric(f"{task.name}_block_before", index, result.error_before)
@@ -240,17 +240,15 @@ def _error(
 
 
 @torch.no_grad()
-def _install(student: nn.Module, result: BlockResult, grid: Grid, dtype: torch.dtype) -> None:
-    """Turn the student's layers into plain linears that hold exactly what will be stored."""
-    for name, layer in list(fake_quant_layers(student)):
-        weight, scale = result.layers[name]
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        quantized = grid.round_trip(weight, scale).to(layer.weight.device, dtype)
-        linear.weight = nn.Parameter(quantized, requires_grad=False)
-        linear.register_parameter("bias", layer.bias)
-        swap_linears(student, [name], lambda _name, _layer, made=linear: made)
+def _quantized(block: nn.Module, result: BlockResult, grid: Grid) -> nn.Module:
+    """A copy of the block whose linears hold exactly what will be stored."""
+    twin = copy.deepcopy(block)
+    for name, (weight, scale) in result.layers.items():
+        stored = twin.get_parameter(f"{name}.weight")
+        stored.copy_(grid.round_trip(weight, scale))
+    return twin
 
 
 @torch.no_grad()
-def _advance(student: nn.Module, stream: _Stream, index: int) -> torch.Tensor:
-    return stream.calls[index].run(student, stream.quantized)
+def _advance(block: nn.Module, stream: _Stream, index: int) -> torch.Tensor:
+    return stream.calls[index].run(block, stream.quantized)
