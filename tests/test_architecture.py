@@ -39,6 +39,7 @@ ORDER = (
     "upq.layers",
     "upq.structure",
     "upq.forward",
+    "upq.engines upq.engines.*",
     "upq.model_files",
     "upq.gguf_source",
     "upq.conversation",
