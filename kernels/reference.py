@@ -26,11 +26,17 @@ def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> torc
     """The weight (out, in): scale * (code - zero), the product rounded once to dtype."""
     out_features, in_features = packed.shape
     groups = packed.scale.shape[1]
-    table = _byte_table(packed.bits, packed.zero, dtype, packed.codes.device)
-    levels = table.index_select(0, packed.codes.flatten().to(torch.int32))
+    levels = _levels(packed, dtype)
     scale = packed.scale.to(dtype if dtype == torch.float32 else packed.scale.dtype)
     weight = levels.view(out_features, groups, in_features // groups) * scale.unsqueeze(-1)
     return weight.to(dtype).view(out_features, in_features)
+
+
+def _levels(packed: PackedWeight, dtype: torch.dtype) -> torch.Tensor:
+    if packed.bits == 8:  # a byte is one code, exact in every dtype: no table is needed
+        return packed.codes.to(dtype) - packed.zero
+    table = _byte_table(packed.bits, packed.zero, dtype, packed.codes.device)
+    return table.index_select(0, packed.codes.flatten().to(torch.int32))
 
 
 def matmul(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:

@@ -51,7 +51,7 @@ def _allowed(spec: dict[str, Any]) -> str:
     if spec["low"] is not None:
         return f"{_shown(spec['low'])} to {_shown(spec['high'])}"
     if typing.get_origin(spec["type"]) is typing.Literal:
-        return ", ".join(typing.get_args(spec["type"]))
+        return ", ".join(map(str, typing.get_args(spec["type"])))
     return "true, false" if spec["type"] is bool else "text"
 
 

@@ -1,7 +1,7 @@
 """What an artifact is: a manifest, tensors and files, enough to load the model again with no network.
 
-Per quantized linear the tensors are `name.codes` and `name.scale` (format version 1, docs/architecture.md); every
-other parameter stands under its own name, losslessly in the smallest float type that holds it.
+Per packed layer the tensors are `name.codes` and `name.scale` (docs/architecture.md); every other parameter stands
+under its own name, losslessly in the smallest float type that holds it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-FORMAT_VERSION = 1
+#: 1: linear layers of the decoder blocks are packed. 2: embedding and head are as well, 8 bits each.
+FORMAT_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,28 +14,54 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import upq
 from kernels.packing import PackedWeight
-from upq.artifact import FORMAT_VERSION, Artifact
+from upq.artifact import FORMAT_VERSIONS, Artifact
+from upq.artifact_vet import damaged, vetted_layers
 from upq.config import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
-from upq.layers import PackedLinear, replace_module
-from upq.models import LoadedModel
+from upq.layers import PackedEmbedding, PackedLinear, replace_module
+from upq.models import CONFIG_ERRORS, LoadedModel
+from upq.quantizers import INT8
+from upq.structure import parameter_names, plan_embeddings
 
 
 def build(
     precision: str, packed: dict[str, PackedWeight], loaded: LoadedModel, config: RunConfig
 ) -> Artifact:
-    """The artifact of `loaded` with the named linears replaced by packed weights."""
-    tensors = {f"{name}.codes": one.codes for name, one in packed.items()}
-    tensors |= {f"{name}.scale": one.scale for name, one in packed.items()}
-    replaced = {f"{name}.weight" for name in packed}
+    """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
+    embedding and head rounded to 8 bits.
+    """
+    embeddings = _packed_embeddings(loaded.model) if config.embedding_bits == 8 else {}
+    layers = packed | embeddings
+    tensors = {f"{name}.codes": one.codes for name, one in layers.items()}
+    tensors |= {f"{name}.scale": one.scale for name, one in layers.items()}
+    replaced = {f"{name}.weight" for name in layers}
     for name, parameter in loaded.model.named_parameters():  # tied weights come once
         if name not in replaced:
             tensors[name] = _smallest(parameter.detach())
     files = tokenizer_files(loaded.tokenizer)
-    files["config.json"] = _json(loaded.model.config.to_dict())
+    files["config.json"] = _json(_config(loaded.model))
     files["generation_config.json"] = _json(loaded.model.generation_config.to_dict())
-    return Artifact(precision, _manifest(precision, packed, loaded, config), tensors, files)
+    manifest = _manifest(precision, packed, embeddings, loaded, config)
+    return Artifact(precision, manifest, tensors, files)
+
+
+def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
+    """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
+    weights = {
+        one.name: model.get_parameter(f"{one.name}.weight").detach()
+        for one in plan_embeddings(model)
+        if one.quantize
+    }
+    return {name: INT8.pack(one, INT8.fit(one, 0, "absmax")) for name, one in weights.items()}
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """The model's config; a head that transformers left untied, as its weights differ, is said to be so."""
+    values = model.config.to_dict()
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        values["tie_word_embeddings"] = False
+    return values
 
 
 def _smallest(tensor: torch.Tensor) -> torch.Tensor:
@@ -49,11 +76,15 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 def _manifest(
-    precision: str, packed: dict[str, PackedWeight], loaded: LoadedModel, config: RunConfig
+    precision: str,
+    packed: dict[str, PackedWeight],
+    embeddings: dict[str, PackedWeight],
+    loaded: LoadedModel,
+    config: RunConfig,
 ) -> dict[str, Any]:
     weights = sum(one.shape[0] * one.shape[1] for one in packed.values())
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if embeddings else 1,
         "precision": precision,
         "method": config.method,
         "config": json.loads(config.to_json()),
@@ -75,7 +106,7 @@ def _manifest(
                 "shape": list(one.shape),
                 "groups": one.scale.shape[1],
             }
-            for name, one in packed.items()
+            for name, one in (packed | embeddings).items()
         },
         "versions": {
             "upq": upq.__version__,
@@ -85,61 +116,90 @@ def _manifest(
     }
 
 
-def packed_weights(artifact: Artifact) -> dict[str, PackedWeight]:
-    """The packed linears of an artifact by layer name."""
-    return {
-        name: PackedWeight(
-            artifact.tensors[f"{name}.codes"],
-            artifact.tensors[f"{name}.scale"],
-            layer["bits"],
-            layer["zero"],
-        )
-        for name, layer in artifact.manifest["layers"].items()
-    }
-
-
 def assemble(
     artifact: Artifact, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Any, Any]:
     """(model, tokenizer) that compute in dtype; quantized weights stay packed.
 
-    Raises UserError("artifact_version") for a format this program does not read.
+    Raises UserError("artifact_version") for a format this program does not read, UserError("artifact_damaged") for
+    an artifact whose parts do not fit together.
     """
-    if artifact.manifest["format_version"] != FORMAT_VERSION:
+    version = artifact.manifest.get("format_version")
+    if version not in FORMAT_VERSIONS:
         raise UserError(
             "artifact_version",
-            f"The artifact has format {artifact.manifest['format_version']}; this program reads {FORMAT_VERSION}.",
+            f"The artifact has format {version}; this program reads {' and '.join(map(str, FORMAT_VERSIONS))}.",
             "Use the version of UPQ Studio that wrote it.",
         )
-    model = _empty_model(json.loads(artifact.files["config.json"]), dtype)
-    generation = json.loads(artifact.files["generation_config.json"])
-    model.generation_config = GenerationConfig.from_dict(generation)
-    packed = packed_weights(artifact)
-    for name, one in packed.items():
-        bias = artifact.tensors.get(f"{name}.bias")
-        replace_module(model, name, PackedLinear(one, bias))
-    parts = {f"{name}.{part}" for name in packed for part in ("codes", "scale", "bias")}
-    for name, tensor in artifact.tensors.items():
-        if name not in parts:
-            replace_parameter(model, name, tensor.to(dtype))
-    model.tie_weights()
+    model = _empty_model(_json_file(artifact, "config.json"), dtype)
+    packed = vetted_layers(artifact, model)
+    model.generation_config = GenerationConfig.from_dict(
+        _json_file(artifact, "generation_config.json")
+    )
+    _fill(model, artifact.tensors, packed, torch.device(device), dtype)
     return model.to(device).eval(), load_tokenizer(artifact.files)
 
 
+def _fill(
+    model: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    packed: dict[str, PackedWeight],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Give an empty model its values. Modules that share a weight share one parameter, or one pair of buffers."""
+    users = {}
+    for names in parameter_names(model):
+        if names[0] in tensors:
+            value = nn.Parameter(tensors[names[0]].to(device, dtype), requires_grad=False)
+            for name in names:
+                _set_parameter(model, name, value)
+        else:
+            sharing = [name.removesuffix(".weight") for name in names]
+            users[sharing[0]] = sharing
+    for layer, one in packed.items():
+        placed = replace(one, codes=one.codes.to(device), scale=one.scale.to(device))
+        for name in users[layer]:
+            replace_module(model, name, _packed_form(model.get_submodule(name), placed, dtype))
+
+
+def _packed_form(module: Any, packed: PackedWeight, dtype: torch.dtype) -> nn.Module:
+    if isinstance(module, nn.Embedding):
+        return PackedEmbedding(packed, dtype)
+    return PackedLinear(packed, module.bias)
+
+
+def _json_file(artifact: Artifact, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(artifact.files[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise damaged(f"The artifact has no readable {name}.") from error
+    if not isinstance(values, dict):
+        raise damaged(f"{name} is not an object.")
+    return values
+
+
 def _empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
-    """A model whose parameters hold no memory; its computed buffers (rotary frequencies) are real."""
+    """A model whose parameters hold no memory; its computed buffers (rotary frequencies) are real.
+
+    Raises UserError("artifact_damaged") for a config that describes no model.
+    """
     values = {
         name: value
         for name, value in values.items()
         if name not in ("quantization_config", "_name_or_path")
     }
-    config = AutoConfig.for_model(**values)
-    config.dtype = dtype
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    try:
+        config = AutoConfig.for_model(**values)
+        config.dtype = dtype
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
+    except CONFIG_ERRORS as error:
+        raise damaged(f"No model can be built from config.json: {error}") from error
+    return model
 
 
-def replace_parameter(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Set the parameter at the dotted `name` to a frozen tensor."""
+def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+    setattr(model.get_submodule(parent), leaf, parameter)

@@ -188,6 +188,9 @@ class RunConfig:
         0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU where there is one")
+    embedding_bits: Literal[16, 8] = setting(
+        16, "bits of the input embedding and the output head; 8: rounded to nearest, no training"
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     int4: Int4Config = field(default_factory=Int4Config)
@@ -300,6 +303,8 @@ def _parse(path: str, raw: Any, hint: Any) -> Any:
     text = raw.strip()
     if isinstance(hint, types.UnionType):
         return text or None
+    if typing.get_origin(hint) is Literal:
+        return {str(choice): choice for choice in typing.get_args(hint)}.get(text, text)
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if hint in (int, float):

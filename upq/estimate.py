@@ -25,7 +25,7 @@ from upq.errors import UserError
 from upq.model_files import Source, resolve, vet_config
 from upq.sources import RESOURCES
 from upq.store import Run
-from upq.structure import plan_layers
+from upq.structure import plan_embeddings, plan_layers
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
 DEFAULT_RATE_CORE = {"data": 1.4e10, "int4": 4e10, "warm": 4e10, "int2": 4e10, "measure": 3e10}
@@ -54,13 +54,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model as the estimate sees it: counts of parameters, blocks and the linears that would be quantized."""
+    """A model as the estimate sees it: numbers of parameters, and the layers that would be packed."""
 
     parameters: int
     head: int
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
+    embeddings: dict[str, tuple[int, int]]
     skipped: tuple[str, ...]
+    skipped_embeddings: tuple[str, ...]
 
     @property
     def quantized(self) -> int:
@@ -93,15 +95,19 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         notes.append(
             "The number of rows in your dataset is not known yet; the time assumes there are enough."
         )
-    fp16 = shape.parameters * 2
+    fp16, skipped = shape.parameters * 2, list(shape.skipped)
+    rest = fp16
+    if config.embedding_bits == 8:
+        rest -= _saved_bytes(shape.embeddings, 8, 0)
+        skipped += shape.skipped_embeddings
     return Estimate(
         seconds_low=seconds * LOW,
         seconds_high=seconds * HIGH,
         memory_bytes=_memory(config, shape),
         fp16_bytes=fp16,
-        int4_bytes=_packed_bytes(shape.parameters, shape.int4, 4, config.int4.group_size),
-        int2_bytes=_packed_bytes(shape.parameters, shape.int2, 2, config.int2.group_size),
-        skipped=list(shape.skipped),
+        int4_bytes=rest - _saved_bytes(shape.int4, 4, config.int4.group_size),
+        int2_bytes=rest - _saved_bytes(shape.int2, 2, config.int2.group_size),
+        skipped=skipped,
         notes=notes,
     )
 
@@ -182,12 +188,17 @@ def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Sh
     }
     shapes = [{one.name: one.shape for one in plan if one.quantize} for plan in planned.values()]
     both = shapes[0].keys() & shapes[1].keys()
+    embeddings = plan_embeddings(model)
     return Shape(
         parameters=sum(one.numel() for one in model.parameters()),
         head=model.get_output_embeddings().weight.numel(),
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
+        embeddings={one.name: one.shape for one in embeddings if one.quantize},
         skipped=tuple(sorted(skipped)),
+        skipped_embeddings=tuple(
+            f"{one.name}: {one.reason}" for one in embeddings if not one.quantize
+        ),
     )
 
 
@@ -212,12 +223,11 @@ def _hub_folder(place: Source) -> Path:
         ) from error
 
 
-def _packed_bytes(
-    parameters: int, layers: dict[str, tuple[int, int]], bits: int, group_size: int
-) -> int:
+def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, group_size: int) -> int:
+    """What packed layers take less than their weights in 16 bits."""
     weights = sum(rows * columns for rows, columns in layers.values())
     scales = sum(rows * (columns // (group_size or columns)) for rows, columns in layers.values())
-    return (parameters - weights) * 2 + weights * bits // 8 + scales * 2
+    return weights * 2 - weights * bits // 8 - scales * 2
 
 
 def _memory(config: RunConfig, shape: Shape) -> int:

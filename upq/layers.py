@@ -1,7 +1,8 @@
-"""A linear layer in its two quantized forms, and swapping them into a model.
+"""A linear layer in its two quantized forms, an embedding in its packed one, and swapping them into a model.
 
 `FakeQuantLinear` is what stages train: full-precision weight, fake-quantized on the way into the product.
-`PackedLinear` is what chats: codes stay packed in memory and `kernels.matmul` reads them.
+`PackedLinear` is what chats: codes stay packed in memory and `kernels.matmul` reads them. `PackedEmbedding` unpacks
+the rows that it is asked for. An embedding and a head with one weight hold the same buffers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import nn
 
 import kernels
 from kernels.packing import PackedWeight
+from kernels.reference import dequantize
 from upq.quantizers import Grid, fake_quantize
 
 
@@ -75,6 +77,36 @@ class PackedLinear(nn.Module):
         return (
             f"in={in_features}, out={out_features}, bits={self.bits}, groups={self.scale.shape[1]}"
         )
+
+
+class PackedEmbedding(nn.Module):
+    """Rows of a packed weight (vocabulary, hidden) in `dtype`. Buffers as those of PackedLinear."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, packed: PackedWeight, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.bits, self.zero, self.dtype = packed.bits, packed.zero, dtype
+        self.register_buffer("codes", packed.codes)
+        self.register_buffer("scale", packed.scale)
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The buffers as the kernels take them."""
+        return PackedWeight(self.codes, self.scale, self.bits, self.zero)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids: (...) integers -> (..., hidden). IndexError for an id outside of the vocabulary."""
+        wanted = ids.flatten()
+        codes, scale = self.codes.index_select(0, wanted), self.scale.index_select(0, wanted)
+        rows = dequantize(PackedWeight(codes, scale, self.bits, self.zero), self.dtype)
+        return rows.view(*ids.shape, -1)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        rows, columns = self.packed.shape
+        return f"rows={rows}, columns={columns}, bits={self.bits}, groups={self.scale.shape[1]}"
 
 
 def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -67,7 +67,8 @@ TRIAL = [
     {"role": "assistant", "content": "Hello! How can I help?"},
     {"role": "user", "content": "Thank you."},
 ]
-_CONFIG_ERRORS = (
+#: What transformers raises for a config.json that describes no model.
+CONFIG_ERRORS = (
     StrictDataclassError,
     ArithmeticError,
     AttributeError,
@@ -178,7 +179,7 @@ def _load_folder(
         raise UserError(
             "corrupt_file", f"{', '.join(weights)}: {error}", "Download it again."
         ) from error
-    except _CONFIG_ERRORS as error:
+    except CONFIG_ERRORS as error:
         raise UserError(
             "bad_config",
             f"No model can be built from {name}/config.json: {error}",

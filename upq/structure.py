@@ -76,6 +76,31 @@ def plan_layers(model: PreTrainedModel, group_size: int) -> list[LayerPlan]:
     return plan
 
 
+def plan_embeddings(model: PreTrainedModel) -> list[LayerPlan]:
+    """Decide for the input embedding and the output head whether they can be packed; one entry for a shared weight."""
+    plain = {
+        model.get_input_embeddings(): nn.Embedding,
+        model.get_output_embeddings(): nn.Linear,
+    }
+    owners = _weight_owners(model)
+    plan: dict[str, LayerPlan] = {}
+    for module, kind in plain.items():
+        first, *others = owners[id(module.weight)]
+        name = first.removesuffix(".weight")
+        reason = plan[name].reason if name in plan else ""
+        if type(module) is not kind:
+            reason = f"{type(module).__name__} is not a plain nn.{kind.__name__}"
+        elif 1 + len(others) > sum(one.weight is module.weight for one in plain):
+            reason = f"its weight is shared with {', '.join(others)}"
+        plan[name] = LayerPlan(name, tuple(module.weight.shape), not reason, reason)
+    return list(plan.values())
+
+
+def parameter_names(model: nn.Module) -> list[list[str]]:
+    """Every parameter as the list of names it goes by; two names mean a shared weight."""
+    return list(_weight_owners(model).values())
+
+
 def _decoder(model: PreTrainedModel) -> nn.Module:
     """The text decoder of a multi-modal model; the model itself where it names none."""
     decoder = getattr(model, "get_decoder", lambda: None)()

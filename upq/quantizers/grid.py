@@ -132,6 +132,8 @@ def _by_scale(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (weight.view(rows, scale.shape[1], -1) / scale.unsqueeze(-1)).view(rows, columns)
 
 
+#: Of the input embedding and the output head, never of a layer that is trained.
+INT8 = Grid(8)
 INT4 = Grid(4)
 INT2 = Grid(2)
 GRIDS = {"INT4": INT4, "INT2": INT2}
