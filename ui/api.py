@@ -133,7 +133,7 @@ def _chat(
     served = app.models.get(where.run_id, precision, where.source)
     told = conversation_of(system, [{"role": "user", "content": checked_message(message)}])
     decoding_settings = decoding_of(*decoding)
-    for piece in stream(served.model, served.tokenizer, told, decoding_settings, lambda: False):
+    for piece in stream(served.engine, served.tokenizer, told, decoding_settings, lambda: False):
         yield dataclasses.asdict(piece)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ui.app_state import App, Turn
 from ui.render_chat import Badge, Message
-from ui.words import Precision, percent, stage_name
+from ui.words import PRECISIONS, Precision, percent, stage_name
 from upq.errors import UserError
 from upq.generate import Decoding, stream
 from upq.serve import Served
@@ -74,6 +74,16 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
 
 def _key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
     return (precision, source) if precision == "FP16" else (precision, run_id)
+
+
+def models_behind(app: App, chosen: int | None) -> dict[Precision, tuple[object, ...]]:
+    """Which model answers in each column that can answer now, for the chosen run or none."""
+    columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
+    return {
+        precision: _key(where.run_id, precision, where.source)
+        for precision, where in columns.items()
+        if where.source
+    }
 
 
 def badge_of(served: Served) -> Badge:
@@ -172,7 +182,7 @@ def _stream(
     served: Served, turn: Turn, precision: Precision, asked: list[Message]
 ) -> Iterator[Progress]:
     pieces = stream(
-        served.model,
+        served.engine,
         served.tokenizer,
         conversation_of(turn.system, asked),
         turn.decoding,

@@ -130,7 +130,7 @@ def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
         one = served.get(run.id, precision, run.model)
         messages = [{"role": "user", "content": prompt}]
         for piece in stream(
-            one.model, one.tokenizer, messages, Decoding(max_new_tokens=64), lambda: False
+            one.engine, one.tokenizer, messages, Decoding(max_new_tokens=64), lambda: False
         ):
             answers[precision] = piece.text
     return answers
@@ -167,7 +167,7 @@ def chat(store: Store, run_id: int, precisions: list[str]) -> None:
             text = ""
             sys.stdout.write(f"{precision}: ")
             for piece in stream(
-                one.model, one.tokenizer, history, Decoding(), threading.Event().is_set
+                one.engine, one.tokenizer, history, Decoding(), threading.Event().is_set
             ):
                 sys.stdout.write(piece.text[len(text) :])
                 sys.stdout.flush()

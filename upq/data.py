@@ -1,7 +1,7 @@
 """Token sequences for calibration, distillation and measurement.
 
-Prompts without an answer are answered by the teacher itself, in batches, and the answers are cached by everything
-that they depend on; so a run needs nobody's post-training data, and a resumed run sees the same tokens.
+Prompts without an answer are answered by the teacher itself, many side by side, and the answers are cached by
+everything that they depend on; so a run needs nobody's post-training data, and a resumed run sees the same tokens.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from upq.config import RunConfig
 from upq.context import RunContext
+from upq.engines import engine_for
 from upq.errors import UserError
+from upq.generate import answers, end_ids
 from upq.models import LoadedModel, chat_ids
 from upq.sources import Row, read_rows
 
-#: Prompts that the teacher answers at once.
-ANSWER_BATCH = 32
+#: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
+ANSWER_BATCH = 64
+DETAIL = "the FP16 model answers the prompts"
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,7 @@ def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Datase
     train_rows, held_out_rows = read_rows(config.data, config.seed)
     repeats = config.data.answers_per_prompt if not all(map(_complete, train_rows)) else 1
     jobs = [(row, draw) for draw in range(repeats) for row in train_rows]
-    context.stage(
-        "data", _answer_batches(jobs) + _answer_batches([(row, 0) for row in held_out_rows])
-    )
+    context.stage("data", len(held_out_rows) + sum(not _complete(row) for row, _ in jobs))
     writer = _Teacher(loaded, config, context)
     held_out = writer.held_out(held_out_rows)
     train = writer.examples(jobs, config.data.answer_tokens, config.data.answer_temperature)
@@ -104,19 +105,14 @@ def _question(row: Row) -> Row:
     return Row(messages=row.messages[:-1]) if row.has_answer else row
 
 
-def _answer_batches(jobs: list[tuple[Row, int]]) -> int:
-    open_jobs = sum(not _complete(row) for row, _ in jobs)
-    return -(-open_jobs // ANSWER_BATCH)
-
-
 class _Teacher:
     """Turns rows into examples, answering those that have no answer."""
 
     def __init__(self, loaded: LoadedModel, config: RunConfig, context: RunContext) -> None:
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.engine, self.tokenizer = engine_for(loaded.model), loaded.tokenizer
         self.config, self.context = config, context
         self.model_key = loaded.info.key
-        self.batches_done = 0
+        self.done = 0
 
     def held_out(self, rows: list[Row]) -> list[Example]:
         """The rows with the model's own greedy answers."""
@@ -133,10 +129,10 @@ class _Teacher:
             ready.append(self._finished(row) if _complete(row) else None)
             if ready[-1] is None:
                 prompts.append((tuple(chat_ids(self.tokenizer, list(row.messages))), draw))
-        answers = iter(self._answers(prompts, answer_tokens, temperature))
+        written = iter(self._answers(prompts, answer_tokens, temperature))
         asked = iter(prompts)
         made = [
-            one if one is not None else self._joined(next(asked)[0], next(answers)) for one in ready
+            one if one is not None else self._joined(next(asked)[0], next(written)) for one in ready
         ]
         return [one for one in made if one.counted > 0]
 
@@ -158,18 +154,18 @@ class _Teacher:
     def _answers(
         self, prompts: list[tuple[tuple[int, ...], int]], answer_tokens: int, temperature: float
     ) -> list[list[int]]:
-        # Prompts of like length share a batch, so that little of it is padding.
+        # Prompts of like length share a batch, which a resumed run writes again in the same company.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
-        answers: dict[int, list[int]] = {}
+        written: dict[int, list[int]] = {}
         for start in range(0, len(order), ANSWER_BATCH):
             self.context.check()
             chosen = order[start : start + ANSWER_BATCH]
             batch = [prompts[index] for index in chosen]
-            written = self._answer_batch(batch, answer_tokens, temperature)
-            answers.update(zip(chosen, written, strict=True))
-            self.batches_done += 1
-            self.context.progress(self.batches_done, detail="the FP16 model answers the prompts")
-        return [answers[index] for index in range(len(prompts))]
+            texts = self._answer_batch(batch, answer_tokens, temperature)
+            written.update(zip(chosen, texts, strict=True))
+            self.done += len(batch)
+            self.context.progress(self.done, detail=DETAIL)
+        return [written[index] for index in range(len(prompts))]
 
     def _answer_batch(
         self, batch: list[tuple[tuple[int, ...], int]], answer_tokens: int, temperature: float
@@ -178,7 +174,7 @@ class _Teacher:
             answer_tokens,
             temperature,
             self.config.seed,
-            str(self.model.dtype),
+            self.engine.backend,
             torch.get_num_threads(),
         ]
         key = _digest([self.model_key, settings, batch])
@@ -186,79 +182,32 @@ class _Teacher:
         cached = self.context.cached_answers(key)
         if set(names) <= set(cached):
             return [cached[name] for name in names]
-        prompts = [list(ids) for ids, _ in batch]
-        answers = sample(
-            self.model,
-            self.tokenizer,
-            prompts,
-            answer_tokens,
-            temperature,
-            int(key[:8], 16),
-            self.context.check,
+        written = self._write(
+            dict(enumerate(ids for ids, _ in batch)), answer_tokens, temperature, int(key[:8], 16)
         )
-        self.context.save_answers(key, dict(zip(names, answers, strict=True)))
-        return answers
+        self.context.save_answers(key, {names[position]: written[position] for position in written})
+        return [written[position] for position in range(len(batch))]
 
-
-class _Check(StoppingCriteria):
-    """Asks `check` after every token; whatever it raises ends the generation."""
-
-    def __init__(self, check: Any) -> None:
-        self.check = check
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self.check()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-@torch.no_grad()
-def sample(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    check: Any,
-) -> list[list[int]]:
-    """Answers to a batch of token prompts, each cut after its end-of-sequence token. temperature 0 is greedy.
-
-    `check()` is called once a token and may raise to stop.
-    """
-    torch.manual_seed(seed)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(one)) + one for one in prompts], device=model.device)
-    mask = torch.tensor(
-        [[0] * (width - len(one)) + [1] * len(one) for one in prompts], device=model.device
-    )
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {
-        "do_sample": False, "temperature": None, "top_k": None, "top_p": None
-    }  # fmt: skip
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        stopping_criteria=StoppingCriteriaList([_Check(check)]),
-        **sampling,
-    )
-    ends = end_ids(model, tokenizer)
-    return [_until_end(answer, ends) for answer in out[:, width:].tolist()]
-
-
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Token ids that end an answer."""
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
-
-
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
-    for position, one in enumerate(ids):
-        if one in ends:
-            return ids[: position + 1]
-    return ids
+    def _write(
+        self, prompts: dict[int, tuple[int, ...]], tokens: int, temperature: float, seed: int
+    ) -> dict[int, list[int]]:
+        found = answers(
+            self.engine,
+            prompts,
+            end_ids(self.engine, self.tokenizer),
+            max_new_tokens=tokens,
+            temperature=temperature,
+            seed=seed,
+            check=self.context.check,
+        )
+        written: dict[int, list[int]] = {}
+        counted, started = 0, time.monotonic()
+        for position, answer in found:
+            written[position] = answer
+            counted += len(answer)
+            speed = counted / (time.monotonic() - started)
+            self.context.progress(self.done + len(written), tokens_per_s=speed, detail=DETAIL)
+        return written
 
 
 def _digest(value: Any) -> str:

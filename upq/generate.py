@@ -1,23 +1,26 @@
-"""Decoding for the chat: one answer, streamed piece by piece, that can be stopped between two tokens."""
+"""Decoding: one answer streamed piece by piece for the chat, and many answers side by side for checks and data."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from transformers import DynamicCache
 
 from upq.conversation import chat_ids
-from upq.data import end_ids
+from upq.engines import Engine
 from upq.errors import UserError
 
 #: Pause between two pieces of a streamed answer, seconds.
 PIECE_SECONDS = 0.05
 #: A detokenizer shows half a character as this sign; it is held back until it is whole.
 REPLACEMENT = "\ufffd"
+#: Answers that are written side by side.
+ROWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Piece:
-    """The answer so far. tokens_per_s counts decoding only, from the second token on; times in seconds."""
+    """The answer so far.
+
+    first_token_s: from the request to the first token, seconds; tokens_per_s: decoding only, from the second on.
+    """
 
     text: str
+    prompt_tokens: int
     tokens: int
     first_token_s: float
     tokens_per_s: float
@@ -55,7 +62,7 @@ class Piece:
 
 @torch.inference_mode()
 def stream(
-    model: Any,
+    engine: Engine,
     tokenizer: Any,
     messages: list[dict[str, str]],
     decoding: Decoding,
@@ -63,32 +70,97 @@ def stream(
 ) -> Iterator[Piece]:
     """Answer a conversation; the last piece has done=True. Raises UserError: prompt_too_long, bad_chat_template."""
     prompt = chat_ids(tokenizer, messages)
-    room = _room(model, len(prompt))
-    ends = end_ids(model, tokenizer)
-    generator = torch.Generator(model.device).manual_seed(decoding.seed)
-    cache = DynamicCache(config=model.config)
-    inputs = torch.tensor([prompt], device=model.device)
+    longest = min(_room(engine, len(prompt)), decoding.max_new_tokens)
+    ends = end_ids(engine, tokenizer)
+    generator = torch.Generator(engine.device).manual_seed(decoding.seed)
     answer: list[int] = []
-    started = shown = time.monotonic()
-    first = started
+    started = shown = first = time.monotonic()
+    session = engine.session(1, len(prompt) + longest)
     finish = ""
     while not finish:
-        logits = model(
-            input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[0, -1]
-        token = _pick(logits.float(), decoding, generator)
+        logits = session.step([0], answer[-1:])[0] if answer else session.prefill(0, prompt)
+        answer.append(_pick(logits, decoding.temperature, decoding.top_p, generator))
         now = time.monotonic()
-        first = now if not answer else first
-        answer.append(token)
-        inputs = torch.tensor([[token]], device=model.device)
-        finish = _finish(token, len(answer), ends, min(room, decoding.max_new_tokens), should_stop)
+        first = now if len(answer) == 1 else first
+        finish = _finish(answer, ends, longest) or ("cancelled" if should_stop() else "")
         if finish or now - shown >= PIECE_SECONDS:
             shown = now
-            yield _piece(tokenizer, answer, started, first, now, finish)
+            rate = (len(answer) - 1) / (now - first) if now > first else 0.0
+            text = _text(tokenizer, answer, bool(finish))
+            speeds = first - started, rate
+            yield Piece(text, len(prompt), len(answer), *speeds, bool(finish), finish)
 
 
-def _room(model: Any, prompt_tokens: int) -> int:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+@dataclass
+class _Open:
+    """An answer that is being written in a row of a session."""
+
+    index: int
+    longest: int
+    generator: torch.Generator
+    ids: list[int] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def answers(
+    engine: Engine,
+    prompts: Mapping[int, Sequence[int]],
+    ends: set[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    check: Callable[[], None],
+    rows: int = ROWS,
+) -> Iterator[tuple[int, list[int]]]:
+    """(index, answer with its end token) for each prompt of token ids, as soon as it is complete, in any order.
+
+    Up to `rows` answers are written side by side; a complete one makes room for the next prompt. Each samples by
+    itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is greedy. check() is called
+    once a step and may raise. Raises UserError("prompt_too_long").
+    """
+    if not prompts:
+        return
+    rooms = {index: min(max_new_tokens, _room(engine, len(ids))) for index, ids in prompts.items()}
+    # Like lengths are neighbours, so that a step reads little beside what it needs; the longest come first.
+    waiting = deque(sorted(prompts, key=lambda index: -len(prompts[index])))
+    free = list(range(min(rows, len(prompts))))
+    length = max(len(prompts[index]) + room for index, room in rooms.items())
+    session = engine.session(len(free), length)
+    working: dict[int, _Open] = {}
+    while waiting or working:
+        check()
+        if waiting and free:
+            row, index = free.pop(), waiting.popleft()
+            generator = torch.Generator(engine.device).manual_seed(_seed(seed, index))
+            working[row] = _Open(index, rooms[index], generator)
+            advanced = {row: session.prefill(row, prompts[index])}
+        else:
+            busy = sorted(working)
+            last = [working[row].ids[-1] for row in busy]
+            advanced = dict(zip(busy, session.step(busy, last), strict=True))
+        for row, logits in advanced.items():
+            one = working[row]
+            one.ids.append(_pick(logits, temperature, 1.0, one.generator))
+            if _finish(one.ids, ends, one.longest):
+                free.append(row)
+                del working[row]
+                yield one.index, one.ids
+
+
+def _seed(seed: int, index: int) -> int:
+    return random.Random(f"{seed}-{index}").getrandbits(63)
+
+
+def end_ids(engine: Engine, tokenizer: Any) -> set[int]:
+    """Token ids that end an answer."""
+    configured = engine.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
+
+
+def _room(engine: Engine, prompt_tokens: int) -> int:
+    limit = getattr(engine.config.get_text_config(), "max_position_embeddings", None) or 2**31
     if prompt_tokens >= limit:
         raise UserError(
             "prompt_too_long",
@@ -98,29 +170,25 @@ def _room(model: Any, prompt_tokens: int) -> int:
     return limit - prompt_tokens
 
 
-def _pick(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> int:
-    if decoding.temperature == 0:
+def _pick(
+    logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
+) -> int:
+    if temperature == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits / decoding.temperature, -1)
+    probabilities = torch.softmax(logits / temperature, -1)
+    if top_p == 1:
+        return int(torch.multinomial(probabilities, 1, generator=generator))
     ordered, tokens = probabilities.sort(descending=True)
-    kept = ordered * (ordered.cumsum(-1) - ordered < decoding.top_p)
+    kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 
-def _finish(
-    token: int, count: int, ends: set[int], longest: int, should_stop: Callable[[], bool]
-) -> Literal["", "stop", "length", "cancelled"]:
-    if token in ends:
+def _finish(answer: list[int], ends: set[int], longest: int) -> Literal["", "stop", "length"]:
+    if answer[-1] in ends:
         return "stop"
-    if count >= longest:
-        return "length"
-    return "cancelled" if should_stop() else ""
+    return "length" if len(answer) >= longest else ""
 
 
-def _piece(
-    tokenizer: Any, answer: list[int], started: float, first: float, now: float, finish: Any
-) -> Piece:
+def _text(tokenizer: Any, answer: list[int], whole: bool) -> str:
     text = tokenizer.decode(answer, skip_special_tokens=True)
-    text = text if finish else text.rstrip(REPLACEMENT)
-    rate = (len(answer) - 1) / (now - first) if len(answer) > 1 and now > first else 0.0
-    return Piece(text, len(answer), first - started, rate, bool(finish), finish)
+    return text if whole else text.rstrip(REPLACEMENT)

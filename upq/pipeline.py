@@ -10,7 +10,7 @@ import copy
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,16 +22,15 @@ from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.context import RunContext
 from upq.conversation import chat_ids
+from upq.engines import to_compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
+from upq.generate import answers, end_ids
 from upq.layers import memory_bytes
 from upq.memory import keep_freed_memory
 from upq.methods import METHODS, Packed, Work, round_to_nearest
 from upq.quantizers import GRIDS
-from upq.structure import plan_layers
-
-#: Prompts that a check answers at once.
-CHECK_BATCH = 16
+from upq.structure import plan_embeddings, plan_layers
 
 
 def run_quantization(config: RunConfig, context: RunContext) -> None:
@@ -77,22 +76,9 @@ def prepare(config: RunConfig) -> torch.device:
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    capability = torch.cpu.get_capabilities()
-    fast = any(capability.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if fast else torch.float32
-
-
 def in_compute_dtype(model: Any, device: torch.device) -> Any:
     """A frozen copy of a model in the device's compute dtype."""
-    twin = copy.deepcopy(model)
-    for parameter in twin.parameters():
-        parameter.data = parameter.data.to(compute_dtype(device))
-    twin.config.dtype = compute_dtype(device)
-    return twin.to(device).eval()
+    return to_compute_dtype(copy.deepcopy(model), device)
 
 
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
@@ -107,6 +93,9 @@ def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
         for one in planned:
             if not one.quantize:
                 context.log(f"{precision} skips {one.name} {one.shape}: {one.reason}")
+    for one in plan_embeddings(model) if config.embedding_bits == 8 else []:
+        if not one.quantize:
+            context.log(f"{one.name} {one.shape} stays in 16 bits: {one.reason}")
     both = chosen[0] & chosen[1]
     return [one.name for one in planned if one.name in both]
 
@@ -168,7 +157,7 @@ class CheckContext(Protocol):
 
 
 def run_check(config: dict[str, Any], context: CheckContext, load: Callable[..., Any]) -> None:
-    """Answer a suite with each precision, greedily and in batches, and store a verdict per instruction.
+    """Answer a suite with each precision, greedily and many side by side; each answer's verdict is stored at once.
 
     config: suite ("builtin" or "ifeval"), path, limit, max_tokens, precisions, seed, run_id, model.
     load(run_id, precision, source) gives the served model. Stored results are not computed again.
@@ -182,30 +171,26 @@ def run_check(config: dict[str, Any], context: CheckContext, load: Callable[...,
         if not wanted:
             continue
         served = load(config["run_id"], precision, config["model"])
-        wanted.sort(key=lambda pair: len(pair[1].prompt))
-        for start in range(0, len(wanted), CHECK_BATCH):
-            batch = wanted[start : start + CHECK_BATCH]
-            started = time.monotonic()
-            ids = [
-                chat_ids(served.tokenizer, [{"role": "user", "content": one.prompt}])
-                for _, one in batch
-            ]
-            answers = data.sample(
-                served.model,
-                served.tokenizer,
-                ids,
-                config["max_tokens"],
-                0.0,
-                config["seed"],
-                context.check,
-            )
-            for (at, prompt), answer in zip(batch, answers, strict=True):
-                text = served.tokenizer.decode(answer, skip_special_tokens=True)
-                verdict = checks.judge(prompt, text, config["seed"])
-                context.save_check_result(precision, at, verdict.to_json())
-                done.add((precision, at))
-            speed = sum(map(len, answers)) / (time.monotonic() - started)
+        tokens, started = 0, time.monotonic()
+        for at, answer in _check_answers(served, dict(wanted), config, context.check):
+            text = served.tokenizer.decode(answer, skip_special_tokens=True)
+            verdict = checks.judge(prompts[at], text, config["seed"])
+            context.save_check_result(precision, at, verdict.to_json())
+            done.add((precision, at))
+            tokens += len(answer)
+            speed = tokens / (time.monotonic() - started)
             context.progress(len(done), tokens_per_s=speed, detail=precision)
+
+
+def _check_answers(
+    served: Any, prompts: dict[int, checks.CheckPrompt], config: dict[str, Any], check: Callable
+) -> Iterator[tuple[int, list[int]]]:
+    ids = {
+        at: chat_ids(served.tokenizer, [{"role": "user", "content": one.prompt}])
+        for at, one in prompts.items()
+    }
+    ends = end_ids(served.engine, served.tokenizer)
+    return answers(served.engine, ids, ends, max_new_tokens=config["max_tokens"], check=check)
 
 
 def suite(config: dict[str, Any]) -> list[checks.CheckPrompt]:

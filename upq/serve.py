@@ -6,19 +6,18 @@ FP16 comes from the model's source, INT4 and INT2 from the store with their weig
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-import kernels
 from upq import assembly, models
+from upq.engines import Engine, engine_for
 from upq.errors import UserError
-from upq.layers import memory_bytes
 from upq.memory import keep_freed_memory
-from upq.pipeline import compute_dtype, in_compute_dtype
 from upq.store import Store
 
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
@@ -27,18 +26,31 @@ KEPT = 4
 
 @dataclass(frozen=True)
 class Served:
-    """A model ready to answer. size_bytes: as stored; memory_bytes: parameters and buffers as they lie in memory."""
+    """A model ready to answer. size_bytes: as stored; load_s: what loading took, seconds."""
 
-    model: Any
+    engine: Engine
     tokenizer: Any
     precision: str
     label: str
     note: str
     size_bytes: int
-    memory_bytes: int
     bits_per_weight: float
-    backend: str
-    device: str
+    load_s: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """The weights as they lie in memory."""
+        return self.engine.memory_bytes
+
+    @property
+    def backend(self) -> str:
+        """What computes, for people."""
+        return self.engine.backend
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda:0, say."""
+        return str(self.engine.device)
 
 
 class Models:
@@ -53,52 +65,56 @@ class Models:
 
     def get(self, run_id: int | None, precision: str, source: str) -> Served:
         """The served model; blocks while it is loaded. Raises UserError as models.load and load_artifact do."""
-        key = ("FP16", source) if precision == "FP16" else (precision, run_id)
+        revision = self._revision(run_id) if precision == "FP16" else None
+        key = ("FP16", source, revision) if precision == "FP16" else (precision, run_id)
         with self._lock:
             if key not in self._kept:
                 while len(self._kept) >= KEPT:
                     self._kept.popitem(last=False)
-                self._kept[key] = self._load(run_id, precision, source)
+                started = time.monotonic()
+                one = (
+                    self._fp16(source, revision)
+                    if precision == "FP16"
+                    else self._packed(run_id, precision)
+                )
+                self._kept[key] = replace(one, load_s=time.monotonic() - started)
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def _load(self, run_id: int | None, precision: str, source: str) -> Served:
-        if precision == "FP16":
-            return self._fp16(source)
+    def _revision(self, run_id: int | None) -> str | None:
+        """The revision of the base model that a run was made of; None is the default one."""
+        run = self.store.run(run_id) if run_id else None
+        return run.config["model"]["revision"] if run and run.kind == "quantize" else None
+
+    def _fp16(self, source: str, revision: str | None) -> Served:
+        loaded = models.load(source, revision=revision)
+        return Served(
+            engine=engine_for(loaded.model, self.device),
+            tokenizer=loaded.tokenizer,
+            precision="FP16",
+            label="FP16 reference",
+            note=loaded.info.reference_note,
+            size_bytes=2 * loaded.info.parameters,
+            bits_per_weight=16.0,
+            load_s=0.0,
+        )
+
+    def _packed(self, run_id: int | None, precision: str) -> Served:
         if run_id is None:
             raise UserError(
                 "artifact_not_found",
                 f"There is no {precision} model yet.",
                 "Start a run in the Quantize tab.",
             )
-        return self._packed(run_id, precision)
-
-    def _fp16(self, source: str) -> Served:
-        loaded = models.load(source)
-        model = in_compute_dtype(loaded.model, self.device)
-        size = sum(one.numel() * 2 for one in model.parameters())
-        return self._served(model, loaded.tokenizer, "FP16", loaded.info.reference_note, size, 16.0)
-
-    def _packed(self, run_id: int, precision: str) -> Served:
         kept = self.store.load_artifact(run_id, precision)
-        model, tokenizer = assembly.assemble(kept, str(self.device), compute_dtype(self.device))
-        bits = kept.manifest["bits_per_weight"]
-        return self._served(model, tokenizer, precision, "", kept.size_bytes, bits)
-
-    def _served(
-        self, model: Any, tokenizer: Any, precision: str, note: str, size: int, bits: float
-    ) -> Served:
-        dtype = str(model.dtype).removeprefix("torch.")
-        backend = f"torch, {dtype}" if precision == "FP16" else f"{kernels.backend()}, {dtype}"
+        model, tokenizer = assembly.assemble(kept)
         return Served(
-            model=model,
+            engine=engine_for(model, self.device),
             tokenizer=tokenizer,
             precision=precision,
-            label="FP16 reference" if precision == "FP16" else precision,
-            note=note,
-            size_bytes=size,
-            memory_bytes=memory_bytes(model),
-            bits_per_weight=bits,
-            backend=backend,
-            device=str(self.device),
+            label=precision,
+            note="",
+            size_bytes=kept.size_bytes,
+            bits_per_weight=kept.manifest["bits_per_weight"],
+            load_s=0.0,
         )

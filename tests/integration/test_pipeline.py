@@ -12,6 +12,7 @@ from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_confi
 from upq import assembly
 from upq.config import RunConfig
 from upq.context import STAGES
+from upq.engines import engine_for
 from upq.errors import UserError
 from upq.models import LoadedModel
 from upq.pipeline import in_compute_dtype, run_check, run_quantization
@@ -38,7 +39,7 @@ def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_run_passes_through_its_stages_in_order(finished: RecordingContext) -> None:
     assert tuple(name for name, _ in finished.stages) == STAGES
     totals = dict(finished.stages)
-    assert (totals["data"], totals["int4"], totals["warm"], totals["measure"]) == (2, 2, 2, 5)
+    assert (totals["data"], totals["int4"], totals["warm"], totals["measure"]) == (9, 2, 2, 5)
     assert totals["int2"] >= 4
     for name, total in totals.items():
         done = [step for stage, step in finished.steps if stage == name]
@@ -125,7 +126,7 @@ def served_by(
         model, tokenizer = tiny.model, tiny.tokenizer
         if precision != "FP16":
             model, tokenizer = assembly.assemble(finished.artifacts[precision])
-        return Served(model, tokenizer, precision, precision, "", 0, 0, 0.0, "", "cpu")
+        return Served(engine_for(model), tokenizer, precision, precision, "", 0, 0.0, 0.0)
 
     return load
 

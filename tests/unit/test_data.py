@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
 from upq import data
-from upq.data import Example, collate, end_ids, plan_batches
+from upq.data import Example, collate, plan_batches
 from upq.models import LoadedModel, chat_ids
 
 lengths = st.lists(st.integers(2, 90), min_size=1, max_size=30)
@@ -87,7 +86,7 @@ def test_teacher_answers_are_made_once_and_then_taken_from_the_cache(
     assert len(context.saved_answers) == 2, "one batch held out, one for training"
     assert {one.counted for one in first.train} <= set(range(1, 9))
 
-    monkeypatch.setattr(data, "sample", lambda *_: pytest.fail("generated again"))
+    monkeypatch.setattr(data, "answers", lambda *_, **__: pytest.fail("generated again"))
     again = data.build(config, tiny, context)
     assert again == first
     assert data.held_out(config, tiny, context) == first.held_out
@@ -179,26 +178,3 @@ def test_a_sequence_is_cut_and_one_without_room_for_its_answer_is_left_out(
     dataset = data.build(config, tiny, RecordingContext(tmp_path / "run"))
     assert len(dataset.train) == 2
     assert all(len(one.ids) == 64 for one in dataset.train)
-
-
-def test_a_greedy_batch_answers_as_each_prompt_would_alone(tiny: LoadedModel) -> None:
-    prompts = [
-        chat_ids(tiny.tokenizer, [{"role": "user", "content": text}]) for text in ("a", "bc")
-    ]
-
-    def answers(batch: list[list[int]]) -> list[list[int]]:
-        return data.sample(tiny.model, tiny.tokenizer, batch, 12, 0.0, 0, lambda: None)
-
-    assert answers(prompts) == answers(prompts[:1]) + answers(prompts[1:])
-
-
-def test_an_answer_ends_with_its_end_token(tiny: LoadedModel) -> None:
-    model, tokenizer, prompts = tiny.model, tiny.tokenizer, [[9, 10, 11]]
-    configured: Any = model.generation_config
-    whole = data.sample(model, tokenizer, prompts, 12, 0.0, 0, lambda: None)[0]
-    ends = end_ids(model, tokenizer)
-    assert list(ends) == [tokenizer.eos_token_id]
-    configured.eos_token_id = [whole[3], *ends]
-    assert end_ids(model, tokenizer) == {whole[3], *ends}
-    answers = data.sample(model, tokenizer, prompts * 2, 12, 0.0, 0, lambda: None)
-    assert answers == [whole[: whole.index(whole[3]) + 1]] * 2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from upq.engines import engine_for
 from upq.errors import UserError
 from upq.generate import Decoding, Piece, stream
 from upq.models import LoadedModel, chat_ids
@@ -16,7 +17,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 def answer(loaded: LoadedModel, decoding: Decoding, stop: Any = lambda: False) -> Piece:
     """The last piece."""
-    *_, last = stream(loaded.model, loaded.tokenizer, HELLO, decoding, stop)
+    *_, last = stream(engine_for(loaded.model), loaded.tokenizer, HELLO, decoding, stop)
     return last
 
 
@@ -49,7 +50,11 @@ def test_the_bundled_model_streams_the_tokens_of_transformers(bundled: LoadedMod
     expected = reference(bundled, messages, 12)
     pieces = list(
         stream(
-            bundled.model, bundled.tokenizer, messages, Decoding(max_new_tokens=12), lambda: False
+            engine_for(bundled.model),
+            bundled.tokenizer,
+            messages,
+            Decoding(max_new_tokens=12),
+            lambda: False,
         )
     )
     assert pieces[-1].tokens == len(expected)
@@ -93,8 +98,9 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(
     tiny: LoadedModel,
 ) -> None:
     long = [{"role": "user", "content": "x" * 600}]
+    engine = engine_for(tiny.model)
     with pytest.raises(UserError, match="the model reads at most 512") as caught:
-        next(stream(tiny.model, tiny.tokenizer, long, Decoding(), lambda: False))
+        next(stream(engine, tiny.tokenizer, long, Decoding(), lambda: False))
     assert caught.value.code == "prompt_too_long"
 
     room = 5
@@ -103,7 +109,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(
     ]
     assert len(chat_ids(tiny.tokenizer, prompt)) == 512 - room
     pieces: Iterator[Piece] = stream(
-        tiny.model, tiny.tokenizer, prompt, Decoding(max_new_tokens=100), lambda: False
+        engine, tiny.tokenizer, prompt, Decoding(max_new_tokens=100), lambda: False
     )
     *_, last = pieces
     assert last.tokens <= room

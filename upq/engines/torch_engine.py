@@ -1,0 +1,219 @@
+"""Decoding any model with transformers' own forward pass, on the CPU and on NVIDIA GPUs.
+
+Models with plain full attention decode all rows of a session at once, each at its own position; on a GPU the whole
+step is a CUDA graph. Models that keep another state (sliding windows, recurrent layers) go row by row.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from upq.engines.base import Session
+from upq.engines.row_cache import RowCache, bucket
+from upq.layers import memory_bytes, packed_layers
+
+#: What models call the state that they return and take back.
+STATE_NAMES = ("past_key_values", "cache_params", "state")
+#: Rotary embeddings whose frequencies follow the longest sequence of the batch.
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+class TransformersEngine:
+    """Engine over a transformers model as it is: its device, its dtype, its layers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config, self.generation_config = model.config, model.generation_config
+        self.device: torch.device = model.device
+        self.memory_bytes = memory_bytes(model)
+        self.by_rows = _has_plain_attention(model)
+        self.backend = f"{self._runner()}, {_kernels(model)}"
+        takes = inspect.signature(model.forward).parameters
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self.state_name = next((name for name in STATE_NAMES if name in takes), STATE_NAMES[0])
+
+    def _runner(self) -> str:
+        return "CUDA graph" if self.by_rows and self.device.type == "cuda" else "transformers"
+
+    def session(self, rows: int, length: int) -> Session:
+        """Room for `rows` sequences of at most `length` tokens each; memory is taken as they grow."""
+        if not self.by_rows:
+            return PlainSession(self, rows)
+        return (
+            GraphSession(self, rows, length)
+            if self.device.type == "cuda"
+            else RowSession(self, rows, length)
+        )
+
+    def read(self, ids: Sequence[int], state: Any) -> tuple[torch.Tensor, Any]:
+        """Run tokens through the model behind `state`: float32 logits (vocabulary,) of the next one, new state."""
+        inputs = torch.tensor([list(ids)], device=self.device)
+        given = {self.state_name: state, "use_cache": True, **self.last_only}
+        with torch.inference_mode():
+            out = self.model(input_ids=inputs, **given)
+        return out.logits[0, -1].float(), getattr(out, self.state_name)
+
+
+class PlainSession:
+    """Each row keeps whatever state its model makes; rows are computed one after the other."""
+
+    def __init__(self, engine: TransformersEngine, rows: int) -> None:
+        self.engine = engine
+        self.states: list[Any] = [None] * rows
+
+    def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
+        """Forget what the row held and read a prompt: float32 logits (vocabulary,)."""
+        self.states[row] = None
+        return self._read(row, ids)
+
+    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to each row: float32 logits (len(rows), vocabulary)."""
+        return torch.stack(
+            [self._read(row, [token]) for row, token in zip(rows, tokens, strict=True)]
+        )
+
+    def _read(self, row: int, ids: Sequence[int]) -> torch.Tensor:
+        logits, self.states[row] = self.engine.read(ids, self.states[row])
+        return logits
+
+
+class RowSession:
+    """All rows of a step in one forward pass over a RowCache."""
+
+    def __init__(self, engine: TransformersEngine, rows: int, length: int) -> None:
+        self.engine, self.length = engine, length
+        self.lengths = [0] * rows
+        self.cache = RowCache(rows)
+
+    def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
+        """Forget what the row held and read a prompt: float32 logits (vocabulary,). ValueError if it is too long."""
+        self._reserve(len(ids))
+        logits, filled = self.engine.read(ids, DynamicCache(config=self.engine.config))
+        with torch.inference_mode():
+            self.cache.load(row, filled)
+        self.lengths[row] = len(ids)
+        return logits
+
+    @torch.inference_mode()
+    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to each row: float32 logits (len(rows), vocabulary). ValueError if a row is full."""
+        longest = max(self.lengths[row] for row in rows) + 1
+        self._reserve(longest)
+        logits = self._step(rows, tokens, longest)
+        for row in rows:
+            self.lengths[row] += 1
+        return logits
+
+    def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
+        every = list(rows) == list(range(len(self.lengths)))
+        inputs = torch.tensor([tokens, [self.lengths[row] for row in rows]])
+        self.cache.rows = None if every else torch.tensor(rows)
+        return self._forward(inputs, span)
+
+    def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
+        """inputs: (2, n) int64, tokens and their positions -> logits (n, vocabulary)."""
+        tokens, positions = inputs.unsqueeze(-1)
+        self.cache.positions, self.cache.span = inputs[1], span
+        seen = torch.arange(span, device=positions.device) <= positions
+        out = self.engine.model(
+            input_ids=tokens,
+            attention_mask=self._mask(seen[:, None, None]),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return out.logits[:, -1].float()
+
+    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
+        model = self.engine.model
+        if model.config._attn_implementation == "sdpa":
+            return seen
+        hidden = torch.finfo(model.dtype).min
+        return torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, hidden)
+
+    def _reserve(self, tokens: int) -> None:
+        if tokens > self.length:
+            raise ValueError(f"{tokens} tokens do not fit into a row of {self.length}")
+        if tokens >= self.cache.capacity:  # one place behind the end of every row stays free
+            wanted = max(tokens + 1, 2 * self.cache.capacity)
+            self._grow(bucket(min(wanted, self.length + 1)))
+
+    @torch.inference_mode()
+    def _grow(self, capacity: int) -> None:
+        self.cache.grow(capacity)
+
+
+class GraphSession(RowSession):
+    """A RowSession on a GPU, where every step computes all rows, so that it is one CUDA graph for each span.
+
+    A row that is not asked for writes into the free place behind its end, which its next token overwrites.
+    """
+
+    def __init__(self, engine: TransformersEngine, rows: int, length: int) -> None:
+        super().__init__(engine, rows, length)
+        self.inputs = torch.zeros(2, rows, dtype=torch.int64, device=engine.device)
+        self.stream = torch.cuda.Stream(engine.device)
+        # None after the first step of a span, which runs as it is: libraries and kernels set themselves up in it.
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor] | None] = {}
+
+    def _grow(self, capacity: int) -> None:
+        super()._grow(capacity)
+        self.graphs.clear()
+
+    def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
+        given = [0] * len(self.lengths)
+        for row, token in zip(rows, tokens, strict=True):
+            given[row] = token
+        self.inputs.copy_(torch.tensor([given, self.lengths]))
+        return self._replay(bucket(span))[list(rows)]
+
+    def _replay(self, span: int) -> torch.Tensor:
+        here = torch.cuda.current_stream(self.engine.device)
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            if span not in self.graphs:
+                self.graphs[span] = None
+                logits = self._forward(self.inputs, span)
+            else:
+                graph, logits = self.graphs[span] or self._capture(span)
+                graph.replay()
+        here.wait_stream(self.stream)
+        return logits
+
+    def _capture(self, span: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            logits = self._forward(self.inputs, span)
+        self.graphs[span] = graph, logits
+        return graph, logits
+
+
+def _has_plain_attention(model: Any) -> bool:
+    """Whether each layer keeps keys and values of all tokens and nothing else, and positions are given from outside.
+
+    Such a model may compute sequences of different lengths side by side in a RowCache.
+    """
+    takes = inspect.signature(model.forward).parameters
+    config = model.config.get_text_config()
+    if not {"position_ids", "past_key_values", "attention_mask"} <= takes.keys():
+        return False
+    if not model._can_compile_fullgraph or config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    if model.config.is_encoder_decoder or getattr(config, "alibi", False):
+        return False
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+        return False
+    kinds = [str(getattr(module, "rope_type", "")) for module in model.modules()]
+    return not any(kind in found for found in kinds for kind in LENGTH_DEPENDENT_ROPE)
+
+
+def _kernels(model: Any) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    packed = any(True for _ in packed_layers(model))
+    return f"torch {dtype}, packed weights" if packed else f"torch {dtype}"
