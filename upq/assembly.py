@@ -20,6 +20,7 @@ from upq.config import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
 from upq.layers import PackedEmbedding, PackedLinear, replace_module
+from upq.model_files import BUILDING
 from upq.models import CONFIG_ERRORS, LoadedModel
 from upq.quantizers import INT8
 from upq.structure import parameter_names, plan_embeddings
@@ -192,7 +193,7 @@ def _empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
     try:
         config = AutoConfig.for_model(**values)
         config.dtype = dtype
-        with init_empty_weights(include_buffers=False):
+        with BUILDING, init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     except CONFIG_ERRORS as error:

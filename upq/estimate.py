@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from upq.config import RunConfig
 from upq.errors import UserError
-from upq.model_files import Source, resolve, vet_config
+from upq.model_files import BUILDING, Source, resolve, vet_config
 from upq.sources import RESOURCES
 from upq.store import Run
 from upq.structure import plan_embeddings, plan_layers
@@ -179,7 +179,7 @@ def inspect(source: str, revision: str | None, int4_group: int, int2_group: int)
 
 @lru_cache(maxsize=32)
 def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Shape:
-    with init_empty_weights():
+    with BUILDING, init_empty_weights():
         model = AutoModelForCausalLM.from_config(_config(place), trust_remote_code=False)
     model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,9 @@ CONFIG_LIMIT_BYTES = 1_000_000
 SHOWN = 5  # files or tensor names listed in a message
 SOURCE_LIMIT = 4096  # characters; the longest path Linux takes
 CHUNK_BYTES = 1 << 20
+
+#: Held while transformers or accelerate build a model: until it stands, they change torch for every thread.
+BUILDING = threading.RLock()
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -30,6 +30,7 @@ from upq.conversation import chat_ids, load_tokenizer, render_chat, tokenizer_fi
 from upq.errors import UserError
 from upq.gguf_source import load_gguf, open_gguf, weight_type
 from upq.model_files import (
+    BUILDING,
     BUNDLED,
     SHOWN,
     Source,
@@ -119,7 +120,7 @@ def load(
     place = fetch(resolve(source, revision))
     path = place.path
     assert path is not None, "fetch gives every source a path"
-    with _quiet():
+    with BUILDING, _quiet():
         if place.kind == "gguf":
             model, tokenizer, report, files, note = _load_gguf_file(path, dtype)
         else:

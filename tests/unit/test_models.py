@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import BertConfig, BertForMaskedLM, T5Config
 from tests.conftest import make_tokenizer
 from upq import model_files
 from upq.errors import UserError
+from upq.estimate import inspect
 from upq.models import BUNDLED, LoadedModel, chat_ids, load, resolve
 
 WEIGHTS = "model.safetensors"
@@ -362,6 +364,26 @@ def test_generation_stops_at_the_end_of_turn_even_if_the_config_names_another_to
 def test_loading_is_silent(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load(str(folder))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_loads_unharmed_while_other_threads_estimate(folder: Path) -> None:
+    """Models without memory are built in another thread for an estimate, as the page does while the chat loads."""
+    ended = threading.Event()
+
+    def estimate_again_and_again() -> None:
+        while not ended.is_set():
+            os.utime(folder)  # what estimates remember hangs on the folder's time
+            inspect(str(folder), None, 32, 32)
+
+    thread = threading.Thread(target=estimate_again_and_again)
+    thread.start()
+    try:
+        for _ in range(8):
+            model = load(str(folder)).model
+            assert {one.device.type for one in model.parameters()} == {"cpu"}
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_the_bundled_model_knows_the_capital_of_france(bundled: LoadedModel) -> None:
