@@ -101,7 +101,7 @@ class PackedEmbedding(nn.Module):
         wanted = ids.flatten()
         codes, scale = self.codes.index_select(0, wanted), self.scale.index_select(0, wanted)
         rows = dequantize(PackedWeight(codes, scale, self.bits, self.zero), self.dtype)
-        return rows.view(*ids.shape, -1)
+        return rows.view(*ids.shape, rows.shape[1])
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""

@@ -3,23 +3,24 @@
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from transformers import PhiConfig
 
 from kernels.packing import PackedWeight
 from tests.conftest import make_tokenizer
-from tests.unit.test_structure import STYLES
+from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
 from upq import assembly
 from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.errors import UserError
-from upq.layers import packed_layers
+from upq.layers import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
 from upq.models import LoadedModel, load
-from upq.quantizers import GRIDS, INT2, INT4, Grid
-from upq.structure import plan_layers
+from upq.quantizers import GRIDS, INT2, INT4, INT8, Grid
+from upq.structure import plan_embeddings, plan_layers
 
 IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
 
@@ -40,9 +41,20 @@ def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
     return twin
 
 
-def artifact_of(loaded: LoadedModel, grid: Grid, group: int = 16) -> Artifact:
+def artifact_of(
+    loaded: LoadedModel, grid: Grid, group: int = 16, embedding_bits: Literal[16, 8] = 16
+) -> Artifact:
     name = next(name for name, one in GRIDS.items() if one == grid)
-    return assembly.build(name, packed_of(loaded.model, grid, group), loaded, RunConfig())
+    config = RunConfig(embedding_bits=embedding_bits)
+    return assembly.build(name, packed_of(loaded.model, grid, group), loaded, config)
+
+
+def round_embeddings(model: Any) -> None:
+    """Replace what an artifact packs of embedding and head by the values that its codes stand for."""
+    for one in plan_embeddings(model):
+        if one.quantize:
+            weight = model.get_parameter(f"{one.name}.weight")
+            weight.data = INT8.round_trip(weight.data, INT8.fit(weight.data, 0, "absmax"))
 
 
 @torch.no_grad()
@@ -72,6 +84,73 @@ def test_an_assembled_model_gives_the_logits_of_the_dense_twin(
     torch.testing.assert_close(logits(model), expected, atol=tolerance, rtol=tolerance)
     assert (logits(model) - logits(loaded.model)).abs().max() > 1e-4
     assert tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("style", ["llama", "qwen2", "gemma3"])
+def test_with_8_bit_embeddings_the_logits_are_those_of_the_dense_twin(
+    style: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    build_model(STYLES[style][0]).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = load(str(tmp_path))
+    artifact = artifact_of(loaded, INT2, embedding_bits=8)
+    model, _ = assembly.assemble(artifact, dtype=dtype)
+    twin = dense_twin(loaded.model, INT2)
+    round_embeddings(twin)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(dtype)
+    tolerance = 0.0 if style != "qwen2" else 1e-5 if dtype == torch.float32 else 2e-2  # the bias
+    torch.testing.assert_close(logits(model), logits(twin), atol=tolerance, rtol=tolerance)
+    packed = isinstance(model.get_input_embeddings(), PackedEmbedding)
+    assert packed == isinstance(model.get_output_embeddings(), PackedLinear) == (style != "gemma3")
+    assert artifact.manifest["format_version"] == (2 if packed else 1)
+
+
+def test_a_tied_pair_holds_one_copy_of_its_8_bit_codes(tiny: LoadedModel) -> None:
+    dense, packed = (artifact_of(tiny, INT2, embedding_bits=bits) for bits in (16, 8))
+    model, _ = assembly.assemble(packed)
+    assert model.lm_head.codes is model.model.embed_tokens.codes
+    assert model.lm_head.scale is model.model.embed_tokens.scale
+    assert "lm_head.codes" not in packed.tensors
+    saved = 262 * 64 * 4 - 262 * (64 + 2)  # the tiny model is stored and computes in float32
+    assert sum(one.nbytes for one in dense.tensors.values()) - saved == sum(
+        one.nbytes for one in packed.tensors.values()
+    )
+    assert memory_bytes(assembly.assemble(dense)[0]) - memory_bytes(model) == saved
+    for key in ("bits_per_weight", "quantized_weights"):
+        assert packed.manifest[key] == dense.manifest[key], "blocks only"
+    assert packed.manifest["layers"]["model.embed_tokens"] == {
+        "bits": 8, "zero": 127.5, "shape": [262, 64], "groups": 1,
+    }  # fmt: skip
+
+
+def test_an_untied_head_is_packed_on_its_own_and_keeps_its_bias(tiny: LoadedModel) -> None:
+    phi = build_model(PhiConfig(**SHAPE)).requires_grad_(False).eval()
+    torch.nn.init.normal_(phi.lm_head.bias)
+    loaded = dataclasses.replace(tiny, model=phi)
+    model, _ = assembly.assemble(artifact_of(loaded, INT4, embedding_bits=8))
+    assert model.lm_head.codes is not model.model.embed_tokens.codes
+    assert torch.equal(model.lm_head.bias, loaded.model.lm_head.bias)
+    twin = dense_twin(loaded.model, INT4)
+    round_embeddings(twin)
+    torch.testing.assert_close(logits(model), logits(twin), atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_left_untied_against_its_config_comes_back_as_it_was(tiny: LoadedModel) -> None:
+    tiny.model.lm_head.weight = torch.nn.Parameter(torch.randn(262, 64), requires_grad=False)
+    assert tiny.model.config.tie_word_embeddings
+    model, _ = assembly.assemble(artifact_of(tiny, INT4))
+    assert torch.equal(model.lm_head.weight, tiny.model.lm_head.weight)
+    assert torch.equal(model.model.embed_tokens.weight, tiny.model.model.embed_tokens.weight)
+
+
+def test_transformers_generates_with_8_bit_embeddings(tiny: LoadedModel) -> None:
+    model, _ = assembly.assemble(artifact_of(tiny, INT4, embedding_bits=8))
+    twin = dense_twin(tiny.model, INT4)
+    round_embeddings(twin)
+    options = {"max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(model.generate(IDS, **options), twin.generate(IDS, **options))
 
 
 def test_in_bfloat16_too_the_logits_are_those_of_the_dense_twin(tiny: LoadedModel) -> None:
@@ -141,10 +220,11 @@ def test_generation_stops_where_the_original_does(tiny: LoadedModel) -> None:
     assert tokenizer.chat_template == tiny.tokenizer.chat_template
 
 
-def test_another_format_version_is_refused(tiny: LoadedModel) -> None:
+@pytest.mark.parametrize("version", [0, 3, None, "2"])
+def test_another_format_version_is_refused(tiny: LoadedModel, version: object) -> None:
     artifact = artifact_of(tiny, INT2)
-    newer = dataclasses.replace(artifact, manifest={**artifact.manifest, "format_version": 2})
-    with pytest.raises(UserError, match="format 2; this program reads 1") as caught:
+    newer = dataclasses.replace(artifact, manifest={**artifact.manifest, "format_version": version})
+    with pytest.raises(UserError, match=f"format {version}; this program reads 1 and 2") as caught:
         assembly.assemble(newer)
     assert caught.value.code == "artifact_version"
 

@@ -61,6 +61,7 @@ def test_both_ends_of_a_range_are_allowed(path: str) -> None:
         ({"int4.blockwise.epochs": True}, "int4.blockwise.epochs is True; expected int."),
         ({"measure.baselines": "maybe"}, "measure.baselines is 'maybe'; expected bool."),
         ({"method": "magic"}, "method is 'magic'; expected one of upq, rtn."),
+        ({"embedding_bits": "12"}, "embedding_bits is '12'; expected one of 16, 8."),
         ({"device": "abacus"}, "device is 'abacus'; expected one of auto, cpu, cuda."),
         ({"preset": "huge"}, "preset is 'huge'; expected one of smoke, quick"),
         ({"data.source": "file"}, "data.path is empty; data.source=file needs one."),
@@ -165,6 +166,7 @@ def test_text_from_a_command_line_is_parsed_by_the_type_of_its_setting() -> None
             "int2.distill.tokens": "1_000_000",
             "int2.distill.beta": "0.25",
             "measure.baselines": "False",
+            "embedding_bits": "8",
             "model.revision": "",
             "data.max_rows": 12.0,
         },
@@ -172,6 +174,7 @@ def test_text_from_a_command_line_is_parsed_by_the_type_of_its_setting() -> None
     assert config.int2.distill.tokens == 1_000_000
     assert config.int2.distill.beta == 0.25
     assert config.measure.baselines is False
+    assert config.embedding_bits == 8
     assert config.model.revision is None
     assert type(config.data.max_rows) is int
 

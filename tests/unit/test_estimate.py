@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig
 
 from tests.conftest import make_tokenizer
 from tests.helpers import tiny_config
@@ -26,12 +26,14 @@ def half(loaded: LoadedModel, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("embedding_bits", [16, 8])
 @pytest.mark.parametrize("group", [0, 16, 32])
 def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
-    tiny: LoadedModel, tmp_path: Path, group: int
+    tiny: LoadedModel, tmp_path: Path, group: int, embedding_bits: int
 ) -> None:
     folder = half(tiny, tmp_path / "half")
-    config = tiny_config(folder, int4__group_size=group, int2__group_size=group)
+    groups = {"int4__group_size": group, "int2__group_size": group}
+    config = tiny_config(folder, embedding_bits=embedding_bits, **groups)
     found, loaded = estimate(config, {}), load(str(folder))
     for grid, size in ((INT4, found.int4_bytes), (INT2, found.int2_bytes)):
         packed = {}
@@ -52,6 +54,17 @@ def test_a_layer_that_does_not_fit_is_listed_with_its_reason(tmp_path: Path) -> 
         f"model.layers.{index}.mlp.down_proj: group size 64 does not divide 96 inputs"
         for index in range(3)
     ]
+
+
+def test_an_embedding_that_must_stay_is_listed_only_where_it_was_to_be_packed(
+    tmp_path: Path,
+) -> None:
+    build(Gemma3TextConfig(**SHAPE, head_dim=16)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    asked, default = (estimate(tiny_config(tmp_path, embedding_bits=bits), {}) for bits in (8, 16))
+    assert [line.partition(":")[0] for line in asked.skipped] == ["model.embed_tokens"]
+    assert default.skipped == []
+    assert asked.int2_bytes == default.int2_bytes
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 from tests.helpers import naive_weight
 from upq.layers import (
     FakeQuantLinear,
+    PackedEmbedding,
     PackedLinear,
     fake_quant_layers,
     memory_bytes,
@@ -15,7 +16,7 @@ from upq.layers import (
     swap_linears,
 )
 from upq.models import LoadedModel
-from upq.quantizers import GRIDS, INT2, INT4, Grid
+from upq.quantizers import GRIDS, INT2, INT4, INT8, Grid
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
@@ -61,6 +62,27 @@ def test_packed_int2_takes_exactly_two_bits_per_weight() -> None:
     assert packed.codes.nbytes * 8 == 2 * 12 * 32
     assert memory_bytes(packed) == 2 * 12 * 32 // 8 + 12 * 4 * 2
     assert "bits=2" in repr(packed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_embedding_gives_the_rows_that_its_codes_stand_for(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(12, 32)
+    layer = PackedEmbedding(INT8.pack(weight, INT8.fit(weight, 0, "absmax")), dtype)
+    ids = torch.tensor([[3, 0, 11], [3, 3, 7]])
+    expected = F.embedding(ids, naive_weight(layer.packed).to(dtype))
+    torch.testing.assert_close(layer(ids), expected, atol=0.0, rtol=0.0)
+    assert layer(ids[:0]).shape == (0, 3, 32)
+    assert memory_bytes(layer) == 12 * 32 + 12 * 2
+    assert "bits=8" in repr(layer)
+
+
+@pytest.mark.parametrize("token", [-1, 12])
+def test_an_id_outside_of_the_vocabulary_is_refused(token: int) -> None:
+    weight = torch.randn(12, 32)
+    layer = PackedEmbedding(INT8.pack(weight, INT8.fit(weight, 0)), torch.float32)
+    with pytest.raises(IndexError):
+        layer(torch.tensor([token]))
 
 
 def test_layers_are_swapped_and_found_by_name_in_module_order(tiny: LoadedModel) -> None:

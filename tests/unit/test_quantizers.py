@@ -5,13 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.quantizers import GRIDS, INT2, INT4, Grid, fake_quantize
+from upq.quantizers import GRIDS, INT2, INT4, INT8, Grid, fake_quantize
 from upq.quantizers.fake import CLIP_SHARE
 from upq.quantizers.grid import SMALLEST_SCALE, storable
 
 ROWS, COLUMNS = 3, 16
 AWKWARD = (0.0, -0.0, 1e-40, -1e-40, 2.0**-14, 1.0, -1.0, 6e4, -6e4)
-grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+grids = pytest.mark.parametrize("grid", [INT2, INT4, INT8], ids=["INT2", "INT4", "INT8"])
+trained_grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 groups = st.sampled_from([0, 4, 16])
 methods = st.sampled_from(["search", "absmax"])
 
@@ -76,7 +77,7 @@ def test_round_trip_is_decode_of_encode_with_the_stored_scale(
     torch.testing.assert_close(grid.round_trip(weight, scale), expected, atol=0.0, rtol=0.0)
 
 
-@pytest.mark.parametrize(("grid", "levels"), [(INT2, 4), (INT4, 16)])
+@pytest.mark.parametrize(("grid", "levels"), [(INT2, 4), (INT4, 16), (INT8, 256)])
 @given(weight=weights())
 def test_a_group_takes_no_more_values_than_the_grid_has_levels(
     grid: Grid, levels: int, weight: torch.Tensor
@@ -89,14 +90,14 @@ def test_a_group_takes_no_more_values_than_the_grid_has_levels(
     assert not (quantized == 0).any(), "no level is zero"
 
 
-@pytest.mark.parametrize(("grid", "levels"), [(INT2, 4), (INT4, 16)])
+@pytest.mark.parametrize(("grid", "levels"), [(INT2, 4), (INT4, 16), (INT8, 256)])
 def test_every_level_is_an_odd_multiple_of_half_the_scale(grid: Grid, levels: int) -> None:
     codes = torch.arange(levels, dtype=torch.uint8)[None]
     expected = [0.25 * (2 * code - (levels - 1)) for code in range(levels)]
     assert grid.decode(codes, torch.tensor([[0.5]])).tolist() == [expected]
 
 
-@grids
+@trained_grids
 @given(weight=weights(), group=groups)
 def test_search_never_has_a_larger_squared_error_than_absmax(
     grid: Grid, weight: torch.Tensor, group: int
@@ -109,7 +110,7 @@ def test_search_never_has_a_larger_squared_error_than_absmax(
     assert (errors("search") <= errors("absmax") * (1 + 1e-5) + 1e-12).all()
 
 
-@grids
+@trained_grids
 def test_search_with_importance_lowers_the_weighted_error(grid: Grid) -> None:
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
     importance = torch.logspace(-4, 2, 64)

@@ -21,7 +21,7 @@ def random_packed(
 
 
 @pytest.mark.parametrize("scale_dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @given(
     rows=st.integers(1, 4),
     group=st.integers(1, 4),
@@ -38,7 +38,7 @@ def test_dequantized_weights_are_those_of_a_loop_to_the_last_bit(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_in_half_precision_the_product_is_rounded_once(bits: int, dtype: torch.dtype) -> None:
     packed = random_packed(bits, 16, 64, 4)
     weight = reference.dequantize(packed, dtype)

@@ -25,6 +25,7 @@ from transformers import (
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
 from upq.errors import UserError
 from upq.models import LoadedModel, block_linears, decoder_blocks, load, plan_layers
+from upq.structure import parameter_names, plan_embeddings
 
 LAYERS = 3
 SHAPE: dict[str, Any] = {
@@ -193,3 +194,27 @@ def test_a_model_without_blocks_is_refused(tiny: LoadedModel) -> None:
     with pytest.raises(UserError) as caught:
         decoder_blocks(tiny.model)
     assert caught.value.code == "unsupported_arch"
+
+
+def test_a_tied_pair_is_planned_once_and_an_untied_one_twice(tiny: LoadedModel) -> None:
+    (tied,) = plan_embeddings(tiny.model)
+    assert (tied.name, tied.shape, tied.quantize) == ("model.embed_tokens", (262, 64), True)
+    assert ["model.embed_tokens.weight", "lm_head.weight"] in parameter_names(tiny.model)
+    untied = plan_embeddings(build(LlamaConfig(**SHAPE)))
+    assert [one.name for one in untied] == ["model.embed_tokens", "lm_head"]
+    assert all(one.quantize for one in untied)
+
+
+def test_an_embedding_that_computes_more_than_a_look_up_stays_with_its_reason() -> None:
+    (entry,) = plan_embeddings(build(Gemma3TextConfig(**SHAPE, head_dim=16)))
+    assert not entry.quantize
+    assert entry.reason == "Gemma3TextScaledWordEmbedding is not a plain nn.Embedding"
+
+
+def test_an_embedding_whose_weight_others_use_stays_with_its_reason(tiny: LoadedModel) -> None:
+    tiny.model.model.extra = torch.nn.Linear(64, 262, bias=False)
+    tiny.model.model.extra.weight = tiny.model.lm_head.weight
+    (entry,) = plan_embeddings(tiny.model)
+    assert not entry.quantize
+    assert "shared with" in entry.reason
+    assert "model.extra.weight" in entry.reason
