@@ -1,0 +1,197 @@
+"""Triton kernels over packed weights: a product with 1 to 64 rows, and dequantising.
+
+Layout of the codes ("words", made by kernels.triton_ops): uint16 (blocks, rows, 16). A block is 256 / bits consecutive
+inputs; field f of word i, at bit bits * f, is input 16 * f + i of the block. So the codes of 16 consecutive inputs are
+one field of 16 words, which is one step of a tensor core, and a tile of rows of one block is one run of memory.
+
+The weights are the left operand of the tensor core and the inputs the right one, eight columns at least: one row of
+inputs costs no more than eight. Each group's partial sum is multiplied by its scale once, outside of the inner loop.
+
+Instructions, not bandwidth, bound a 2-bit product, so a code becomes a 16-bit float in two of them, for two codes
+at a time: `(word & mask) | magic` puts the code into the mantissa of a power of two, and subtracting that power and the
+grid's zero leaves `code - zero`, exactly. Several fields share one shift, because the mantissa has room for them.
+
+Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.constexpr_function
+def mantissa_bits(dtype: tl.dtype) -> int:
+    """Bits of the mantissa of a 16-bit float, or 0 for any other type."""
+    if dtype == tl.float16:
+        return 10
+    return 7 if dtype == tl.bfloat16 else 0
+
+
+@triton.constexpr_function
+def fields_per_shift(bits: int, dtype: tl.dtype) -> int:
+    """How many neighbouring fields fit into the mantissa at once, two bits above its end."""
+    return max(1, 1 + (mantissa_bits(dtype) - bits - 2) // bits)
+
+
+@triton.constexpr_function
+def field_shift(field: int, bits: int, dtype: tl.dtype) -> int:
+    """Shift to the right (to the left where negative) that brings `field` and its neighbours into the mantissa."""
+    return bits * (field - field % fields_per_shift(bits, dtype)) - 2
+
+
+@triton.constexpr_function
+def field_constants(field: int, bits: int, dtype: tl.dtype) -> tuple[int, int, int]:
+    """Mask and magic number of `field` after its shift, and the bits of the float to be subtracted: 16 bits each.
+
+    With the code at bit p of a mantissa of m bits, magic is 2**(m - p) and magic + code * 2**p (as bits) is the float
+    2**(m - p) + code. Its last bit is worth 2**-p <= 1/4, so the zero, a multiple of 1/2, is exact there too.
+    """
+    position = 2 + bits * (field % fields_per_shift(bits, dtype))
+    mantissa = mantissa_bits(dtype)
+    exponent_bias = 15 if dtype == tl.float16 else 127
+    mask = (2**bits - 1) << position
+    magic = (exponent_bias + mantissa - position) << mantissa
+    zero = (2**bits - 1) << (position - 1)  # (2**bits - 1) / 2 at bit `position`
+    return mask, magic, magic + zero
+
+
+@triton.constexpr_function
+def shift_assembly(field: int, bits: int, dtype: tl.dtype) -> str:
+    """PTX that shifts two words at once; bits that cross from one word to the other are masked out later."""
+    shift = field_shift(field, bits, dtype)
+    return f"shl.b32 $0, $1, {-shift};" if shift < 0 else f"shr.b32 $0, $1, {shift};"
+
+
+@triton.constexpr_function
+def level_assembly(field: int, bits: int, dtype: tl.dtype) -> str:
+    """PTX from two shifted words to two levels, code - zero."""
+    mask, magic, subtrahend = field_constants(field, bits, dtype)
+    if dtype == tl.float16:
+        subtract = f"mov.b32 c, {subtrahend * 0x10001:#x}; sub.rn.f16x2 $0, t, c;"
+    else:  # 1 * t + (-c): the form of bfloat16 subtraction that GPUs before Hopper have
+        negative = (subtrahend | 0x8000) * 0x10001
+        subtract = f"mov.b32 c, {negative:#x}; mov.b32 o, 0x3f803f80; fma.rn.bf16x2 $0, t, o, c;"
+    both = f"lop3.b32 t, $1, {mask * 0x10001:#x}, {magic * 0x10001:#x}, 0xea;"  # (a & b) | c
+    return "{ .reg .b32 t, c, o; " + both + " " + subtract + " }"
+
+
+@triton.jit
+def shifted(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """The words as `level` wants them for this field and its neighbours."""
+    if ASM:
+        text: tl.constexpr = shift_assembly(FIELD, BITS, DTYPE)
+        words = tl.inline_asm_elementwise(text, "=r,r", [words], tl.uint16, is_pure=True, pack=2)
+    return words
+
+
+@triton.jit
+def level(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+    """code - zero of one field, exact, from what `shifted` gives: in DTYPE, or without PTX in float32."""
+    if ASM:
+        text: tl.constexpr = level_assembly(FIELD, BITS, DTYPE)
+        bits = tl.inline_asm_elementwise(text, "=r,r", [words], tl.uint16, is_pure=True, pack=2)
+        return bits.to(DTYPE, bitcast=True)
+    code = (words >> (BITS * FIELD)) & (2**BITS - 1)
+    return code.to(tl.float32) - (2**BITS - 1) / 2
+
+
+@triton.jit
+def matmul_kernel(
+    inputs,  # (rows, in) of any float type
+    words,  # (blocks, padded_out, 16) uint16
+    scale,  # (groups, padded_out)
+    outputs,  # (rows, out), as inputs
+    rows,
+    in_features,
+    out_features,
+    padded_out,  # a multiple of every TILE
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,  # inputs per scale, a multiple of 16; 0: one scale per output
+    RUN: tl.constexpr,  # fields of a block that share a scale: gcd(GROUP, block) / 16
+    EVEN: tl.constexpr,  # in_features is a multiple of SLICES * UNROLL blocks
+    ASM: tl.constexpr,  # decode by PTX; else (in Triton's interpreter) in float32
+    COLUMNS: tl.constexpr,  # rows of inputs, padded to 8, 16, 32 or 64
+    TILE: tl.constexpr,  # outputs per program
+    SLICES: tl.constexpr,  # warps, each with every SLICES-th block
+    UNROLL: tl.constexpr,  # blocks per warp and turn of the loop
+    STAGES: tl.constexpr,  # turns whose loads are under way
+):
+    """outputs = inputs @ weight.T for a TILE of outputs and all rows."""
+    # An 8-bit code is two of four bits: 16 * (high - 7.5) + (low - 7.5) = code - 127.5, exact in bfloat16 as well.
+    PART: tl.constexpr = 4 if BITS == 8 else BITS
+    PARTS: tl.constexpr = BITS // PART
+    FIELDS: tl.constexpr = 16 // BITS
+    SHARED: tl.constexpr = fields_per_shift(PART, inputs.dtype.element_ty)
+    DTYPE: tl.constexpr = inputs.dtype.element_ty
+    output = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    word = tl.arange(0, 16)
+    column = tl.arange(0, COLUMNS)
+    wanted = (column < rows)[None, None, :]
+    blocks = tl.cdiv(in_features, 16 * FIELDS)
+    total = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+    for first in tl.range(0, blocks, SLICES * UNROLL, num_stages=STAGES):
+        for step in tl.static_range(UNROLL):
+            block = first + step * SLICES + tl.arange(0, SLICES)
+            inside = block < blocks
+            address = (block[:, None, None] * padded_out + output[None, :, None]) * 16 + word
+            source = words + address
+            tile = tl.load(source) if EVEN else tl.load(source, inside[:, None, None], other=0)
+            part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+            for field in tl.static_range(FIELDS):
+                index = block[:, None] * (16 * FIELDS) + field * 16 + word[None, :]
+                there = wanted if EVEN else wanted & (index < in_features)[:, :, None]
+                source = inputs + column[None, None, :] * in_features + index[:, :, None]
+                values = tl.load(source, mask=there, other=0.0)
+                values = values if ASM else values.to(tl.float32)
+                for piece in tl.static_range(PARTS):
+                    if (field * PARTS + piece) % SHARED == 0:
+                        fields = shifted(tile, field * PARTS + piece, PART, DTYPE, ASM)
+                    levels = level(fields, field * PARTS + piece, PART, DTYPE, ASM)
+                    if piece == 1:
+                        levels = levels * 16
+                    part = tl.dot(levels, values, part, input_precision="ieee")
+                if GROUP > 0 and (field + 1) % RUN == 0:
+                    start = block * (16 * FIELDS) + field * 16
+                    place = scale + (start // GROUP)[:, None] * padded_out + output[None, :]
+                    some = (start < in_features)[:, None]
+                    factor = tl.load(place) if EVEN else tl.load(place, some, other=0.0)
+                    total += part * factor.to(tl.float32)[:, :, None]
+                    part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+            if GROUP == 0:
+                total += part
+    product = tl.sum(total, axis=0)
+    if GROUP == 0:
+        product *= tl.load(scale + output).to(tl.float32)[:, None]
+    target = outputs + column[None, :] * out_features + output[:, None]
+    kept = (output < out_features)[:, None] & (column < rows)[None, :]
+    tl.store(target, product.to(DTYPE), mask=kept)
+
+
+@triton.jit
+def dequantize_kernel(
+    words,  # (blocks, padded_out, 16) uint16
+    scale,  # (groups, padded_out)
+    weight,  # (out, in), the result
+    in_features,
+    out_features,
+    padded_out,
+    group,  # inputs per scale; in_features where there is one per output
+    BITS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """weight = scale * (code - zero), the product rounded once, for a TILE of outputs and one block of inputs."""
+    FIELDS: tl.constexpr = 16 // BITS
+    output = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    block = tl.program_id(1)
+    word = tl.arange(0, 16)
+    tile = tl.load(words + (block * padded_out + output[:, None]) * 16 + word[None, :])
+    for field in tl.static_range(FIELDS):
+        index = (block * FIELDS + field) * 16 + word
+        inside = index < in_features
+        place = scale + (index // group)[None, :] * padded_out + output[:, None]
+        factor = tl.load(place, mask=inside[None, :], other=0.0).to(tl.float32)
+        value = factor * level(tile, field, BITS, tl.float32, False)
+        target = weight + output[:, None].to(tl.int64) * in_features + index[None, :]
+        kept = (output < out_features)[:, None] & inside[None, :]
+        tl.store(target, value.to(weight.dtype.element_ty), mask=kept)
