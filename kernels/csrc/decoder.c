@@ -1,0 +1,394 @@
+#include "decoder.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include "simd.h"
+
+#define CHUNK 128  // tokens computed together
+#define TILE 8     // queries that share a pass over the keys
+
+typedef struct {
+    int32_t first, count;  // consecutive tokens of one row
+} Run;
+
+struct Session {
+    const Model *model;
+    int32_t rows, length, padded, threads;  // padded: length in whole panels
+    const float *cosine, *sine;
+    uint16_t *keys;    // [block][row][kv head][panel of 16 positions][head_size][16]
+    uint16_t *values;  // [block][row][kv head][position][head_size]
+    float *hidden;     // (CHUNK, hidden)
+    float *query, *key, *value, *mixed, *inner;
+    float *scores;     // per thread: (TILE, padded)
+    Inputs *inputs;    // one for a chunk, and for a lone token one per thread
+    Run *runs;
+    // the present chunk
+    int tokens, run_count, count;
+    const int32_t *ids, *row, *position, *wanted;
+    float *logits;
+};
+
+static int padded32(int n) { return (n + 31) / 32 * 32; }
+static int largest(int a, int b) { return a > b ? a : b; }
+static size_t row_size(const Session *s) { return (size_t)s->padded * s->model->head_size; }
+static size_t cache_at(const Session *s, int block, int row, int kv_head) {
+    return (((size_t)block * s->rows + row) * s->model->kv_heads + kv_head) * row_size(s);
+}
+
+static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
+    const size_t size = (size_t)tokens * columns, spans = size / span;
+    inputs->tokens = tokens;
+    inputs->span = span;
+    inputs->values = calloc(size, sizeof(float));
+    inputs->codes = calloc(size, 1);
+    inputs->scale = calloc(spans, sizeof(float));
+    inputs->sum = calloc(spans, sizeof(float));
+    return inputs->values && inputs->codes && inputs->scale && inputs->sum;
+}
+
+Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threads, const float *cosine, const float *sine) {
+    if (rows < 1 || length < 1 || threads < 1 || threads > MAX_THREADS) return NULL;
+    Session *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    const int q = m->heads * m->head_size, kv = m->kv_heads * m->head_size;
+    const int widest = padded32(largest(largest(m->hidden, m->inner), q));
+    s->model = m;
+    s->rows = rows;
+    s->length = length;
+    s->padded = (length + PANEL - 1) / PANEL * PANEL;
+    s->threads = threads;
+    s->cosine = cosine;
+    s->sine = sine;
+    const size_t cache = cache_at(s, m->blocks, 0, 0);
+    s->keys = calloc(cache, sizeof(uint16_t));
+    s->values = calloc(cache, sizeof(uint16_t));
+    s->hidden = calloc((size_t)CHUNK * m->hidden, sizeof(float));
+    s->query = calloc((size_t)CHUNK * q, sizeof(float));
+    s->key = calloc((size_t)CHUNK * kv, sizeof(float));
+    s->value = calloc((size_t)CHUNK * kv, sizeof(float));
+    s->mixed = calloc((size_t)CHUNK * q, sizeof(float));
+    s->inner = calloc((size_t)CHUNK * m->inner, sizeof(float));
+    s->scores = calloc((size_t)threads * TILE * s->padded, sizeof(float));
+    s->runs = calloc(CHUNK, sizeof(Run));
+    s->inputs = calloc(threads + 1, sizeof(Inputs));
+    int whole = s->keys && s->values && s->hidden && s->query && s->key && s->value && s->mixed && s->inner && s->scores &&
+                s->runs && s->inputs;
+    for (int t = 0; whole && t <= threads; t++) whole = make_inputs(&s->inputs[t], t < threads ? 1 : CHUNK, widest, m->span);
+    if (whole) return s;
+    session_free(s);
+    return NULL;
+}
+
+void session_free(Session *s) {
+    if (!s) return;
+    for (int t = 0; s->inputs && t <= s->threads; t++) {
+        free(s->inputs[t].values);
+        free(s->inputs[t].codes);
+        free(s->inputs[t].scale);
+        free(s->inputs[t].sum);
+    }
+    void *parts[] = {s->keys, s->values, s->hidden, s->query, s->key, s->value, s->mixed, s->inner, s->scores, s->runs, s->inputs};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) free(parts[i]);
+    free(s);
+}
+
+// out = x * weight / rms(x); size values.
+static void rms_norm(const float *x, const float *weight, int size, float epsilon, float *out) {
+    vf squares = vf_set(0);
+    float rest = 0;
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) squares = vfma(vf_load(x + i), vf_load(x + i), squares);
+    for (; i < size; i++) rest += x[i] * x[i];
+    const float scale = 1 / sqrtf((vf_sum(squares) + rest) / size + epsilon);
+    for (i = 0; i + LANES <= size; i += LANES) vf_store(out + i, vf_load(x + i) * scale * vf_load(weight + i));
+    for (; i < size; i++) out[i] = x[i] * scale * weight[i];
+}
+
+// The inputs of the next products: `width` values a token of `from`, normed where a weight is given, in 8 bits where
+// a matrix of codes reads them. For a lone token every thread makes its own, which is quicker than to wait for one.
+static Inputs *read_inputs(Session *s, Worker me, const float *from, int width, const float *norm, int tokens, int as_codes) {
+    const int alone = tokens == 1;
+    Inputs *in = &s->inputs[alone ? me.index : s->threads];
+    const int columns = padded32(width);
+    if (alone || me.index == 0) {
+        in->tokens = tokens;
+        in->columns = columns;
+    }
+    if (!alone) barrier(me);
+    for (int t = alone ? 0 : me.index; t < tokens; t += alone ? 1 : me.count) {
+        float *to = in->values + (size_t)t * columns;
+        const float *x = from + (size_t)t * width;
+        if (norm) rms_norm(x, norm, width, s->model->epsilon, to);
+        else memcpy(to, x, width * sizeof(float));
+        memset(to + width, 0, (columns - width) * sizeof(float));
+        if (as_codes) quantize_token(in, t);
+    }
+    if (!alone) barrier(me);
+    return in;
+}
+
+static int reads_codes(const Matrix *a, const Matrix *b, const Matrix *c) {
+    return a->bits != HALF || b->bits != HALF || c->bits != HALF;
+}
+
+// Turn pairs (i, i + half) of a head by the angles of its position.
+static void rotate(const Session *s, float *head, int position) {
+    const int half = s->model->head_size / 2;
+    const float *cosine = s->cosine + (size_t)position * half, *sine = s->sine + (size_t)position * half;
+    for (int i = 0; i < half; i++) {
+        const float a = head[i], b = head[i + half];
+        head[i] = a * cosine[i] - b * sine[i];
+        head[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+// Norm and turn the queries and keys of this thread's heads, and store keys and values.
+static void store_heads(Session *s, Worker me, int block) {
+    const Model *m = s->model;
+    const Block *b = &m->block[block];
+    const int size = m->head_size, per_token = m->heads + m->kv_heads;
+    for (int item = me.index; item < s->tokens * per_token; item += me.count) {
+        const int token = item / per_token, position = s->position[token];
+        int head = item % per_token;
+        if (head < m->heads) {
+            float *query = s->query + ((size_t)token * m->heads + head) * size;
+            if (b->query_norm) rms_norm(query, b->query_norm, size, m->epsilon, query);
+            rotate(s, query, position);
+            continue;
+        }
+        head -= m->heads;
+        float *key = s->key + ((size_t)token * m->kv_heads + head) * size;
+        const float *value = s->value + ((size_t)token * m->kv_heads + head) * size;
+        if (b->key_norm) rms_norm(key, b->key_norm, size, m->epsilon, key);
+        rotate(s, key, position);
+        const size_t at = cache_at(s, block, s->row[token], head);
+        uint16_t halves[PANEL], *panel = s->keys + at + (size_t)(position / PANEL) * PANEL * size + position % PANEL;
+        for (int i = 0; i < size; i += LANES) {
+            vf_store_half(halves, vf_load(key + i));
+            for (int j = 0; j < LANES; j++) panel[(size_t)(i + j) * PANEL] = halves[j];
+            vf_store_half(s->values + at + (size_t)position * size + i, vf_load(value + i));
+        }
+    }
+}
+
+// Weights exp(score - largest) of the positions from..to and 0 for the others up to `end`; returns their sum.
+static float softmax(float *scores, int begin, int from, int to, int end) {
+    for (int p = begin; p < from; p++) scores[p] = -INFINITY;
+    for (int p = to + 1; p < end; p++) scores[p] = -INFINITY;
+    vf most = vf_set(-INFINITY), sum = vf_set(0);
+    for (int p = begin; p < end; p += LANES) most = vf_max(most, vf_load(scores + p));
+    most = vf_set(vf_largest(most));
+    for (int p = begin; p < end; p += LANES) {
+        vf weight = vf_exp(vf_load(scores + p) - most);
+        sum += weight;
+        vf_store(scores + p, weight);
+    }
+    return vf_sum(sum);
+}
+
+// out (T, D vectors) = weights (T, positions) times values (positions, size).
+INLINE void mix_tile(const int T, const int D, const float *weights, size_t stride, const uint16_t *values, int size, int from, int to,
+                     const float *sums, float *out) {
+    vf total[4][2];
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < D; d++) total[t][d] = vf_set(0);
+    for (int p = from; p <= to; p++) {
+        vf value[2];
+        for (int d = 0; d < D; d++) value[d] = vf_half(values + (size_t)p * size + d * LANES);
+        for (int t = 0; t < T; t++) {
+            vf weight = vf_set(weights[t * stride + p]);
+            for (int d = 0; d < D; d++) total[t][d] = vfma(weight, value[d], total[t][d]);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < D; d++) vf_store(out + t * size + d * LANES, total[t][d] * (1 / sums[t]));
+}
+
+static void mix_values(int queries, const float *weights, size_t stride, const uint16_t *values, int size, int from, int to,
+                       const float *sums, float *out) {
+    for (int q = 0, tile; q < queries; q += tile) {
+        tile = queries - q >= 4 ? 4 : queries - q >= 2 ? 2 : 1;
+        const float *w = weights + q * stride;
+        for (int d = 0; d < size; d += 2 * LANES) {
+            const int two = d + 2 * LANES <= size;
+            float *to_ = out + q * size + d;
+            if (tile == 4 && two) mix_tile(4, 2, w, stride, values + d, size, from, to, sums + q, to_);
+            else if (tile == 4) mix_tile(4, 1, w, stride, values + d, size, from, to, sums + q, to_);
+            else if (tile == 2 && two) mix_tile(2, 2, w, stride, values + d, size, from, to, sums + q, to_);
+            else if (tile == 2) mix_tile(2, 1, w, stride, values + d, size, from, to, sums + q, to_);
+            else if (two) mix_tile(1, 2, w, stride, values + d, size, from, to, sums + q, to_);
+            else mix_tile(1, 1, w, stride, values + d, size, from, to, sums + q, to_);
+        }
+    }
+}
+
+// Attention of `heads` heads from `head` on, which share keys and values, for the tokens of a run.
+static void attend(Session *s, Worker me, int block, Run run, int head, int heads) {
+    const Model *m = s->model;
+    const int size = m->head_size, shared = m->heads / m->kv_heads, window = m->block[block].window;
+    const size_t at = cache_at(s, block, s->row[run.first], head / shared);
+    float *scores = s->scores + (size_t)me.index * TILE * s->padded;
+    float queries[TILE * 256], mixed[TILE * 256], sums[TILE];
+    const int count = run.count * heads, last = s->position[run.first + run.count - 1];
+    const int first = window ? largest(0, s->position[run.first] - window + 1) : 0;
+    const int begin = first / PANEL * PANEL, end = (last / PANEL + 1) * PANEL;
+    for (int i = 0; i < count; i++) {
+        const float *query = s->query + ((size_t)(run.first + i / heads) * m->heads + head + i % heads) * size;
+        for (int k = 0; k < size; k++) queries[i * size + k] = query[k] * m->attention_scale;
+    }
+    for (int p = begin; p < end; p += PANEL)
+        half_panel_dots(s->keys + at + (size_t)p * size, size, queries, size, count, scores + p, s->padded);
+    for (int i = 0; i < count; i++) {
+        const int position = s->position[run.first + i / heads];
+        const int from = window ? largest(0, position - window + 1) : 0;
+        sums[i] = softmax(scores + (size_t)i * s->padded, begin, from, position, end);
+    }
+    mix_values(count, scores, s->padded, s->values + at, size, first, last, sums, mixed);
+    for (int i = 0; i < count; i++) {
+        float *to = s->mixed + ((size_t)(run.first + i / heads) * m->heads + head + i % heads) * size;
+        memcpy(to, mixed + i * size, size * sizeof(float));
+    }
+}
+
+static void attend_share(Session *s, Worker me, int block) {
+    const Model *m = s->model;
+    const int shared = m->heads / m->kv_heads;
+    // Heads that share keys go together, unless that leaves threads without work.
+    const int together = s->run_count * m->kv_heads >= 4 * me.count ? shared : 1;
+    int item = 0;
+    for (int r = 0; r < s->run_count; r++)
+        for (int head = 0; head < m->heads; head += together, item++) {
+            if (item % me.count != me.index) continue;
+            for (int h = 0; h < together; h += TILE)
+                attend(s, me, block, s->runs[r], head + h, together - h < TILE ? together - h : TILE);
+        }
+}
+
+static void run_block(Session *s, Worker me, int block) {
+    const Model *m = s->model;
+    const Block *b = &m->block[block];
+    const int q = m->heads * m->head_size, kv = m->kv_heads * m->head_size;
+    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->input_norm, s->tokens, reads_codes(&b->query, &b->key, &b->value));
+    multiply_share(me, 3, (const Matrix *[]){&b->query, &b->key, &b->value}, in, (float *[]){s->query, s->key, s->value},
+                   (int[]){q, kv, kv}, STORE);
+    barrier(me);
+    store_heads(s, me, block);
+    barrier(me);
+    attend_share(s, me, block);
+    barrier(me);
+    in = read_inputs(s, me, s->mixed, q, NULL, s->tokens, b->output.bits != HALF);
+    multiply_share(me, 1, (const Matrix *[]){&b->output}, in, &s->hidden, &m->hidden, ADD);
+    barrier(me);
+    in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, reads_codes(&b->gate, &b->up, &b->up));
+    multiply_share(me, 1, (const Matrix *[]){&b->gate}, in, &s->inner, &m->inner, STORE);
+    multiply_share(me, 1, (const Matrix *[]){&b->up}, in, &s->inner, &m->inner, GATE);
+    barrier(me);
+    in = read_inputs(s, me, s->inner, m->inner, NULL, s->tokens, b->down.bits != HALF);
+    multiply_share(me, 1, (const Matrix *[]){&b->down}, in, &s->hidden, &m->hidden, ADD);
+    barrier(me);
+}
+
+static void run_chunk(Worker me, void *argument) {
+    Session *s = argument;
+    const Model *m = s->model;
+    for (int t = me.index; t < s->tokens; t += me.count) {
+        float row[m->embedding.columns];
+        read_row(&m->embedding, s->ids[t], row);
+        memcpy(s->hidden + (size_t)t * m->hidden, row, m->hidden * sizeof(float));
+    }
+    barrier(me);
+    for (int block = 0; block < m->blocks; block++) run_block(s, me, block);
+    if (!s->count) return;
+    // The wanted tokens come first now; their order is ascending, so none is overwritten before it is read.
+    if (me.index == 0)
+        for (int i = 0; i < s->count; i++)
+            memmove(s->hidden + (size_t)i * m->hidden, s->hidden + (size_t)s->wanted[i] * m->hidden, m->hidden * sizeof(float));
+    barrier(me);
+    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, m->final_norm, s->count, m->head.bits != HALF);
+    multiply_share(me, 1, (const Matrix *[]){&m->head}, in, &s->logits, &m->vocabulary, STORE);
+}
+
+// Cut the chunk into runs of tokens of one row, so that a run's queries fill a tile.
+static void find_runs(Session *s) {
+    const int shared = s->model->heads / s->model->kv_heads, most = largest(1, TILE / shared);
+    s->run_count = 0;
+    for (int t = 0; t < s->tokens; t++) {
+        Run *run = &s->runs[s->run_count - 1];
+        if (t == 0 || s->row[t] != s->row[t - 1] || run->count == most) s->runs[s->run_count++] = (Run){t, 1};
+        else run->count++;
+    }
+}
+
+static int in_range(const Session *s, int tokens, const int32_t *ids, const int32_t *rows, const int32_t *positions, int count,
+                    const int32_t *wanted) {
+    for (int t = 0; t < tokens; t++) {
+        if (ids[t] < 0 || ids[t] >= s->model->vocabulary || rows[t] < 0 || rows[t] >= s->rows) return 0;
+        if (positions[t] < 0 || positions[t] >= s->length) return 0;
+        if (t && rows[t] == rows[t - 1] && positions[t] != positions[t - 1] + 1) return 0;
+    }
+    for (int i = 0; i < count; i++)
+        if (wanted[i] < 0 || wanted[i] >= tokens || (i && wanted[i] <= wanted[i - 1])) return 0;
+    return tokens > 0 && count >= 0;
+}
+
+int32_t session_forward(Session *s, int32_t tokens, const int32_t *ids, const int32_t *rows, const int32_t *positions,
+                        int32_t count, const int32_t *wanted, float *logits) {
+    if (!in_range(s, tokens, ids, rows, positions, count, wanted)) return -1;
+    for (int first = 0, served = 0; first < tokens; first += CHUNK) {
+        int32_t here[CHUNK];
+        s->tokens = tokens - first < CHUNK ? tokens - first : CHUNK;
+        s->ids = ids + first;
+        s->row = rows + first;
+        s->position = positions + first;
+        s->wanted = here;
+        s->logits = logits + (size_t)served * s->model->vocabulary;
+        s->count = 0;
+        while (served < count && wanted[served] < first + s->tokens) here[s->count++] = wanted[served++] - first;
+        find_runs(s);
+        if (run_job(s->threads, run_chunk, s)) return -2;
+    }
+    return 0;
+}
+
+typedef struct {
+    const Matrix *matrix;
+    Inputs inputs;
+    float *outputs;
+} Product;
+
+static void run_product(Worker me, void *argument) {
+    Product *p = argument;
+    if (p->matrix->bits != HALF)
+        for (int t = me.index; t < p->inputs.tokens; t += me.count) quantize_token(&p->inputs, t);
+    barrier(me);
+    multiply_share(me, 1, &p->matrix, &p->inputs, &p->outputs, &p->matrix->rows, STORE);
+}
+
+int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room, float *outputs, int32_t threads) {
+    if (tokens < 1 || threads < 1 || threads > MAX_THREADS) return -1;
+    const size_t size = (size_t)tokens * matrix->columns, spans = size / matrix->span;
+    float *scale = room, *sum = scale + spans;
+    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, (int8_t *)(sum + spans), scale, sum}, outputs};
+    return run_job(threads, run_product, &product) ? -2 : 0;
+}
+
+void lay_out(int32_t bits, int32_t rows, int32_t columns, const void *codes, void *data) {
+    const int padded = padded32(columns);
+    if (bits == HALF) {
+        for (int r = 0; r < rows; r++)
+            for (int k = 0; k < columns; k++)
+                ((uint16_t *)data)[((size_t)(r / PANEL) * padded + k) * PANEL + r % PANEL] = ((const uint16_t *)codes)[(size_t)r * columns + k];
+        return;
+    }
+    const int per_line = 32 / bits, per_byte = 8 / bits, mask = (1 << bits) - 1;
+    for (int r = 0; r < rows; r++) {
+        const uint8_t *from = (const uint8_t *)codes + (size_t)r * columns * bits / 8;
+        uint8_t *panel = (uint8_t *)data + (size_t)(r / PANEL) * padded * PANEL * bits / 8 + 4 * (r % PANEL);
+        for (int k = 0; k < columns; k++) {
+            const int code = from[k / per_byte] >> (bits * (k % per_byte)) & mask;
+            panel[(size_t)(k / per_line) * 64 + k % 4] |= code << (bits * (k % per_line / 4));
+        }
+    }
+}

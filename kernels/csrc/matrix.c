@@ -1,0 +1,230 @@
+#include "matrix.h"
+
+#include <stddef.h>
+
+#include "simd.h"
+
+// Tokens at a time: the codes of a line are unpacked once for all of them. As many as the registers hold sums for.
+#if LANES == 16
+#define TILE 8
+#else
+#define TILE 4
+#endif
+
+void quantize_token(Inputs *inputs, int token) {
+    const int span = inputs->span, spans = inputs->columns / span;
+    const float *values = inputs->values + (size_t)token * inputs->columns;
+    int8_t *codes = inputs->codes + (size_t)token * inputs->columns;
+    for (int s = 0; s < spans; s++, values += span, codes += span) {
+        vf largest = vf_set(0);
+        for (int i = 0; i < span; i += LANES) {
+            vf v = vf_load(values + i);
+            largest = vf_max(largest, vf_max(v, -v));
+        }
+        float most = vf_largest(largest), inverse = most > 0 ? 127 / most : 0;
+        vi sum = vi_set(0);
+        for (int i = 0; i < span; i += LANES) {
+            vi rounded = vi_round(vf_load(values + i) * inverse);
+            sum += rounded;
+            for (int j = 0; j < LANES; j++) codes[i + j] = (int8_t)rounded[j];
+        }
+        inputs->scale[(size_t)token * spans + s] = most / 127;
+        inputs->sum[(size_t)token * spans + s] = vf_sum(vf_of(sum));
+    }
+}
+
+// LANES rows of a panel of codes times T tokens. lines: the panel's first line, already at these rows; scale and
+// zeros likewise. T and bits are constants wherever this is inlined.
+INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
+                      const Inputs *x, int token, float *out) {
+    const int fields = 8 / bits, chains = T == 1 ? fields : 1;  // one token alone would wait for its own sums
+    const int span = m->span, spans = m->columns / span, per_group = m->group / span;
+    const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
+    const int8_t *codes = x->codes + (size_t)token * m->columns;
+    const float *x_scale = x->scale + (size_t)token * spans, *x_sum = x->sum + (size_t)token * spans;
+    vf total[TILE];
+    for (int t = 0; t < T; t++) total[t] = vf_set(0);
+    vf row_scale = vf_set(0), row_zero = vf_set(m->zero);
+    for (int s = 0; s < spans; s++) {
+        if (s % per_group == 0) {
+            row_scale = vf_half(scale);
+            scale += PANEL;
+            if (zeros) {
+                for (int i = 0; i < LANES; i++) row_zero[i] = zeros[i];
+                zeros += PANEL;
+            }
+        }
+        vi sums[TILE][4];
+        for (int t = 0; t < T; t++)
+            for (int c = 0; c < chains; c++) sums[t][c] = vi_set(0);
+        for (int line = 0; line < span / (4 * fields); line++, lines += 64) {
+            __builtin_prefetch(lines + 2048);
+            vu packed = vu_load(lines);
+#pragma GCC unroll 4
+            for (int field = 0; field < fields; field++, codes += 4) {
+                vu unpacked = bits == 8 ? packed : (packed >> (bits * field)) & mask;
+                const int chain = field % chains;
+                for (int t = 0; t < T; t++) {
+                    int32_t four;
+                    memcpy(&four, codes + (size_t)t * m->columns, 4);
+                    sums[t][chain] = dot4(sums[t][chain], unpacked, four, bits);
+                }
+            }
+        }
+        for (int t = 0; t < T; t++) {
+            vi sum = sums[t][0];
+            for (int c = 1; c < chains; c++) sum += sums[t][c];
+            const size_t at = (size_t)t * spans + s;
+            vf product = vfma(-row_zero, vf_set(x_sum[at]), vf_of(sum));
+            total[t] = vfma(product, row_scale * x_scale[at], total[t]);
+        }
+    }
+    for (int t = 0; t < T; t++) vf_store(out + t * PANEL, total[t]);
+}
+
+// LANES rows of each of P panels of halves, panel_size apart, times T tokens; one sum per row and token, in the order
+// of the columns, whatever T and P are.
+INLINE void half_tile(const int T, const int P, int columns, const uint16_t *lines, size_t panel_size, const float *values, size_t stride,
+                      float *out, size_t out_stride) {
+    vf total[TILE][4];
+    for (int t = 0; t < T; t++)
+        for (int p = 0; p < P; p++) total[t][p] = vf_set(0);
+    for (int k = 0; k < columns; k++, lines += PANEL) {
+        vf weights[4];
+        for (int p = 0; p < P; p++) {
+            __builtin_prefetch(lines + p * panel_size + 1024);
+            weights[p] = vf_half(lines + p * panel_size);
+        }
+        for (int t = 0; t < T; t++) {
+            vf value = vf_set(values[t * stride + k]);
+            for (int p = 0; p < P; p++) total[t][p] = vfma(weights[p], value, total[t][p]);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int p = 0; p < P; p++) vf_store(out + t * out_stride + p * PANEL, total[t][p]);
+}
+
+static void half_tiles(int tokens, int panels, int columns, const uint16_t *lines, size_t panel_size, const float *values, size_t stride,
+                       float *out, size_t out_stride) {
+    for (int part = 0; part < PANEL; part += LANES) {
+        const uint16_t *from = lines + part;
+        float *to = out + part;
+        switch (tokens * 8 + panels) {
+            case 1 * 8 + 4: half_tile(1, 4, columns, from, panel_size, values, stride, to, out_stride); break;
+            case 1 * 8 + 1: half_tile(1, 1, columns, from, panel_size, values, stride, to, out_stride); break;
+            case 2 * 8 + 1: half_tile(2, 1, columns, from, panel_size, values, stride, to, out_stride); break;
+            case 4 * 8 + 1: half_tile(4, 1, columns, from, panel_size, values, stride, to, out_stride); break;
+#if TILE == 8
+            case 8 * 8 + 1: half_tile(8, 1, columns, from, panel_size, values, stride, to, out_stride); break;
+#endif
+        }
+    }
+}
+
+// How many of the tokens left go into the next tile.
+INLINE int tile_of(int left) { return left >= TILE ? TILE : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+void half_panel_dots(const uint16_t *panel, int columns, const float *values, int stride, int tokens, float *out, int out_stride) {
+    for (int t = 0, tile; t < tokens; t += tile) {
+        tile = tile_of(tokens - t);
+        half_tiles(tile, 1, columns, panel, 0, values + (size_t)t * stride, stride, out + (size_t)t * out_stride, out_stride);
+    }
+}
+
+INLINE void code_tiles(int tokens, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
+                       const Inputs *x, int token, float *out) {
+    switch (tokens) {
+        case 1: code_tile(1, bits, m, lines, scale, zeros, x, token, out); break;
+        case 2: code_tile(2, bits, m, lines, scale, zeros, x, token, out); break;
+        case 4: code_tile(4, bits, m, lines, scale, zeros, x, token, out); break;
+#if TILE == 8
+        case 8: code_tile(8, bits, m, lines, scale, zeros, x, token, out); break;
+#endif
+    }
+}
+
+static void code_panel(const Matrix *m, int panel, const Inputs *x, int token, int tokens, float *out) {
+    const size_t groups = m->columns / m->group;
+    for (int part = 0; part < PANEL; part += LANES) {
+        const uint8_t *lines = (const uint8_t *)m->data + (size_t)panel * m->columns * PANEL * m->bits / 8 + 4 * part;
+        const uint16_t *scale = m->scale + panel * groups * PANEL + part;
+        const uint8_t *zeros = m->zeros ? m->zeros + panel * groups * PANEL + part : NULL;
+        switch (m->bits) {
+            case 2: code_tiles(tokens, 2, m, lines, scale, zeros, x, token, out + part); break;
+            case 4: code_tiles(tokens, 4, m, lines, scale, zeros, x, token, out + part); break;
+            case 8: code_tiles(tokens, 8, m, lines, scale, zeros, x, token, out + part); break;
+        }
+    }
+}
+
+static void finish_panels(const Matrix *m, int panel, int panels, int tokens, const float *products, int products_stride, float *outputs,
+                          int stride, Finish finish) {
+    const int first = panel * PANEL, left = m->rows - first, rows = left < panels * PANEL ? left : panels * PANEL;
+    for (int t = 0; t < tokens; t++) {
+        const float *p = products + t * products_stride;
+        float *y = outputs + (size_t)t * stride + first;
+        int r = 0;
+        for (; r + LANES <= rows; r += LANES) {
+            vf product = vf_load(p + r), before = vf_load(y + r);
+            if (m->bias) product += vf_load(m->bias + first + r);
+            if (finish == ADD) product += before;
+            if (finish == GATE) product *= before / (1.0f + vf_exp(-before));
+            vf_store(y + r, product);
+        }
+        for (; r < rows; r++) {
+            float product = p[r] + (m->bias ? m->bias[first + r] : 0);
+            if (finish == ADD) product += y[r];
+            if (finish == GATE) product *= y[r] / (1.0f + vf_exp(-vf_set(y[r]))[0]);
+            y[r] = product;
+        }
+    }
+}
+
+static void multiply_panels(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
+    float products[TILE * 4 * PANEL];
+    for (int panel = begin, panels; panel < end; panel += panels) {
+        const int four = m->bits == HALF && x->tokens == 1 && panel + 4 <= end;
+        panels = four ? 4 : 1;
+        for (int t = 0, tile; t < x->tokens; t += tile) {
+            tile = tile_of(x->tokens - t);
+            if (m->bits == HALF) {
+                const size_t size = (size_t)m->columns * PANEL;
+                half_tiles(tile, panels, m->columns, (const uint16_t *)m->data + panel * size, size,
+                           x->values + (size_t)t * x->columns, x->columns, products, panels * PANEL);
+            } else {
+                code_panel(m, panel, x, t, tile, products);
+            }
+            finish_panels(m, panel, panels, tile, products, panels * PANEL, outputs + (size_t)t * stride, stride, finish);
+        }
+    }
+}
+
+void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
+                    const int *strides, Finish finish) {
+    int total = 0, before = 0;
+    for (int i = 0; i < count; i++) total += (matrices[i]->rows + PANEL - 1) / PANEL;
+    const int from = (int)((long)total * worker.index / worker.count), to = (int)((long)total * (worker.index + 1) / worker.count);
+    for (int i = 0; i < count; i++) {
+        const int panels = (matrices[i]->rows + PANEL - 1) / PANEL;
+        const int begin = from - before > 0 ? from - before : 0, end = to - before < panels ? to - before : panels;
+        if (begin < end) multiply_panels(matrices[i], begin, end, inputs, outputs[i], strides[i], finish);
+        before += panels;
+    }
+}
+
+void read_row(const Matrix *m, int row, float *out) {
+    const int panel = row / PANEL, r = row % PANEL;
+    if (m->bits == HALF) {
+        const uint16_t *line = (const uint16_t *)m->data + (size_t)panel * m->columns * PANEL + r;
+        for (int k = 0; k < m->columns; k++) out[k] = half_to_float(line[k * PANEL]);
+        return;
+    }
+    const int per_line = 32 / m->bits, groups = m->columns / m->group;
+    const uint8_t *lines = (const uint8_t *)m->data + (size_t)panel * m->columns * PANEL * m->bits / 8;
+    for (int k = 0; k < m->columns; k++) {
+        const uint8_t byte = lines[k / per_line * 64 + 4 * r + k % 4];
+        const int code = byte >> (m->bits * (k % per_line / 4)) & ((1 << m->bits) - 1);
+        const size_t at = ((size_t)panel * groups + k / m->group) * PANEL + r;
+        out[k] = half_to_float(m->scale[at]) * (code - (m->zeros ? m->zeros[at] : m->zero));
+    }
+}

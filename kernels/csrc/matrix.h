@@ -1,0 +1,54 @@
+// A weight matrix as the kernels read it, and products with it.
+//
+// Rows lie in panels of 16. A panel is a row of lines, each one the same few columns of all 16 rows, so that a lane
+// of a vector is a row and no sum ever crosses lanes:
+//   codes of 2, 4 or 8 bits: a line has 64 bytes; byte 4 r + j holds, lowest bits first, the codes of row r in
+//       columns j, 4 + j, 8 + j, ... of the line's 16, 8 or 4 columns;
+//   16-bit floats: a line has 32 bytes, one column.
+// weight = scale * (code - zero), one scale for 16 rows x `group` columns in [panel][group][row] order.
+#pragma once
+
+#include <stdint.h>
+
+#include "threads.h"
+
+#define PANEL 16
+
+enum { HALF = 16 };  // Matrix.bits of a matrix of 16-bit floats
+
+typedef struct {
+    int32_t bits;           // 2, 4, 8, or HALF
+    int32_t rows, columns;  // columns: padded to a multiple of 32 for codes; the padding is multiplied by zeros
+    int32_t group;          // columns that share a scale: a multiple of span
+    int32_t span;           // columns that share a scale of the 8-bit activations: 32 or 64
+    float zero;             // the same everywhere, unless zeros is given
+    const void *data;
+    const uint16_t *scale;  // 16-bit floats
+    const uint8_t *zeros;   // laid out as scale, or NULL
+    const float *bias;      // (rows), or NULL
+} Matrix;
+
+// Activations of `tokens` tokens, as both kinds of matrix read them.
+typedef struct {
+    int tokens, columns, span;
+    float *values;   // (tokens, columns)
+    int8_t *codes;   // (tokens, columns): values / scale, rounded
+    float *scale;    // (tokens, columns / span)
+    float *sum;      // (tokens, columns / span): sum of the codes
+} Inputs;
+
+// What becomes of a product p in the place y: y = p, y = y + p, or y = silu(y) * p.
+typedef enum { STORE, ADD, GATE } Finish;
+
+// Fill codes, scale and sum of one token from its values, the padding behind `columns` values being zero.
+void quantize_token(Inputs *inputs, int token);
+
+// This thread's share of outputs (tokens, stride) = inputs times the matrix, for `count` matrices at once.
+void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
+                    const int *strides, Finish finish);
+
+// Dot products of `tokens` vectors, `stride` apart, with the 16 rows of a half-precision panel: out (tokens, 16).
+void half_panel_dots(const uint16_t *panel, int columns, const float *values, int stride, int tokens, float *out, int out_stride);
+
+// Row `row` of a matrix as floats.
+void read_row(const Matrix *matrix, int row, float *out);

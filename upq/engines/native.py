@@ -1,0 +1,254 @@
+"""Decoding on the CPU in C: one call per step for the whole model, over packed weights (kernels/csrc/decoder.h).
+
+Takes the Llama family as transformers builds it: RMSNorm, rotary positions, grouped-query attention with optional
+biases and query and key norms, SwiGLU. `unsupported` says what a model has that the kernels do not know.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from kernels import build, cpu
+from kernels.packing import PackedWeight
+from upq.errors import UserError
+
+FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+#: Rotary frequencies that change with the length of the conversation.
+CHANGING_ROPE = {"dynamic", "longrope"}
+#: The kernels' limits (csrc/decoder.c): a head's size is a multiple of 16 up to this.
+LARGEST_HEAD = 256
+LARGEST_HALF = 65504
+PROJECTIONS = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+class _Block(ctypes.Structure):
+    """csrc/decoder.h, Block."""
+
+    _fields_ = [
+        *((name, cpu.Matrix) for name in PROJECTIONS),
+        ("input_norm", ctypes.c_void_p),
+        ("post_norm", ctypes.c_void_p),
+        ("query_norm", ctypes.c_void_p),
+        ("key_norm", ctypes.c_void_p),
+        ("window", ctypes.c_int32),
+    ]
+
+
+class _Model(ctypes.Structure):
+    """csrc/decoder.h, Model."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("hidden", "blocks", "heads", "kv_heads", "head_size", "inner")
+        ),
+        ("vocabulary", ctypes.c_int32),
+        ("span", ctypes.c_int32),
+        ("epsilon", ctypes.c_float),
+        ("attention_scale", ctypes.c_float),
+        ("block", ctypes.POINTER(_Block)),
+        ("final_norm", ctypes.c_void_p),
+        ("embedding", cpu.Matrix),
+        ("head", cpu.Matrix),
+    ]
+
+
+def unsupported(model: Any) -> str:
+    """Why this model cannot be decoded in C here; "" where it can."""
+    name, config = type(model).__name__, model.config
+    if name not in FAMILY:
+        return f"{name} is not one of {', '.join(sorted(FAMILY))}"
+    if cpu.library() is None:
+        return "the C kernels could not be compiled"
+    if config.hidden_act != "silu":
+        return f"activation {config.hidden_act}"
+    rotary = model.model.rotary_emb
+    if rotary.rope_type in CHANGING_ROPE:
+        return f"rotary positions of type {rotary.rope_type}"
+    size = model.model.layers[0].self_attn.head_dim
+    if size % 16 or size > LARGEST_HEAD or 2 * len(rotary.inv_freq) != size:
+        return f"attention heads of size {size}"
+    return next(filter(None, map(_matrix_problem, _matrices(model))), "")
+
+
+def _matrices(model: Any) -> list[nn.Module]:
+    layers = [
+        block.get_submodule(name) for block in model.model.layers for name in PROJECTIONS.values()
+    ]
+    return [model.get_input_embeddings(), *layers, model.get_output_embeddings()]
+
+
+def _matrix_problem(module: nn.Module) -> str:
+    if isinstance(weight := _weight(module), PackedWeight):
+        return cpu.unsupported(weight)
+    if not isinstance(module, nn.Linear | nn.Embedding):
+        return f"a layer of type {type(module).__name__}"
+    return "" if weight.abs().max() <= LARGEST_HALF else "weights beyond the range of float16"
+
+
+def _weight(module: Any) -> PackedWeight | torch.Tensor:
+    """The matrix of a layer, packed or not."""
+    packed = getattr(module, "packed", None)
+    return packed if isinstance(packed, PackedWeight) else module.weight
+
+
+def _packed_weights(model: Any) -> list[PackedWeight]:
+    return [one for one in map(_weight, _matrices(model)) if isinstance(one, PackedWeight)]
+
+
+def _common_span(model: Any) -> int:
+    """One span for all matrices, so that activations are rounded once for all that read them."""
+    return min(map(cpu.span_of, _packed_weights(model)), default=cpu.STEP)
+
+
+def _precision(model: Any) -> str:
+    """The type of most of the weights, for people."""
+    bits = [
+        one.bits for one in map(_weight, _matrices(model)[1:-1]) if isinstance(one, PackedWeight)
+    ]
+    return f"INT{max(bits, key=bits.count)}" if bits else "FP16"
+
+
+class NativeEngine:
+    """A model whose decoding is C (`upq.engines.base.Engine`); the transformers model is not kept.
+
+    instruction_set: one of kernels.build.INSTRUCTION_SETS; None takes the best of this processor.
+    """
+
+    def __init__(self, model: Any, threads: int = 0, instruction_set: str | None = None) -> None:
+        if reason := unsupported(model):
+            raise ValueError(f"This model cannot be decoded in C: {reason}.")
+        self.config, self.generation_config = model.config, model.generation_config
+        self.device = torch.device("cpu")
+        self.threads = threads or torch.get_num_threads()
+        self.kernels = cpu.bind(build.load(instruction_set))
+        self.length = model.config.max_position_embeddings
+        self._rotary = model.model.rotary_emb
+        self._kept: list[Any] = []  # what the structures point to
+        self._panels: dict[
+            int, cpu.Panels
+        ] = {}  # by the address of the weight that they were made of
+        self._span = _common_span(model)
+        self._arena = cpu.Arena(sum(map(cpu.Arena.room, map(_weight, _matrices(model)))))
+        self.struct = self._model(model)
+        name = instruction_set or build.instruction_set()
+        self.backend = f"native C, {_precision(model)}, {name}, {self.threads} threads"
+        self.memory_bytes = sum(one.size_bytes for one in self._panels.values())
+        self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
+
+    def session(self, rows: int, length: int) -> NativeSession:
+        """Room for `rows` sequences of at most `length` tokens. UserError("out_of_memory") where there is none."""
+        positions = torch.arange(length).unsqueeze(0)
+        cosine, sine = self._rotary(torch.empty(0), positions)
+        half = cosine.shape[-1] // 2
+        return NativeSession(self, rows, length, cosine[0, :, :half], sine[0, :, :half])
+
+    def _model(self, model: Any) -> _Model:
+        config, first = model.config, model.model.layers[0].self_attn
+        blocks = (_Block * len(model.model.layers))(*map(self._block, model.model.layers))
+        self._kept.append(blocks)
+        return _Model(
+            hidden=config.hidden_size,
+            blocks=len(blocks),
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_size=first.head_dim,
+            inner=config.intermediate_size,
+            vocabulary=_weight(model.get_input_embeddings()).shape[0],
+            span=self._span,
+            epsilon=config.rms_norm_eps,
+            attention_scale=first.scaling,
+            block=blocks,
+            final_norm=self._vector(model.model.norm.weight),
+            embedding=self._matrix(model.get_input_embeddings()),
+            head=self._matrix(model.get_output_embeddings()),
+        )
+
+    def _block(self, block: Any) -> _Block:
+        attention = block.self_attn
+        norms = {"query_norm": "q_norm", "key_norm": "k_norm"}
+        return _Block(
+            **{name: self._matrix(block.get_submodule(path)) for name, path in PROJECTIONS.items()},
+            input_norm=self._vector(block.input_layernorm.weight),
+            post_norm=self._vector(block.post_attention_layernorm.weight),
+            **{
+                name: self._vector(getattr(attention, theirs).weight)
+                for name, theirs in norms.items()
+                if hasattr(attention, theirs)
+            },
+            window=getattr(attention, "sliding_window", None) or 0,
+        )
+
+    def _matrix(self, module: Any) -> cpu.Matrix:
+        """The panels of a module's weight; a shared weight, of a tied head, is laid out once."""
+        weight = _weight(module)
+        address = (weight.codes if isinstance(weight, PackedWeight) else weight).data_ptr()
+        if address not in self._panels:
+            bias = getattr(module, "bias", None)
+            self._panels[address] = cpu.Panels(self.kernels, weight, bias, self._span, self._arena)
+        return self._panels[address].struct
+
+    def _vector(self, tensor: torch.Tensor) -> int:
+        self._kept.append(tensor.detach().float().contiguous())
+        return self._kept[-1].data_ptr()
+
+
+class NativeSession:
+    """Key-value caches in C (`upq.engines.base.Session`); one thread at a time may use it."""
+
+    def __init__(
+        self, engine: NativeEngine, rows: int, length: int, cosine: torch.Tensor, sine: torch.Tensor
+    ) -> None:
+        self.engine, self.lengths = engine, [0] * rows
+        self._angles = (cosine.contiguous(), sine.contiguous())
+        self._address = engine.kernels.session_new(
+            ctypes.byref(engine.struct),
+            *(rows, length, engine.threads, *(one.data_ptr() for one in self._angles)),
+        )
+        if not self._address:
+            raise UserError(
+                "out_of_memory",
+                f"There is no memory for a conversation of {length} tokens.",
+                "Close other programs, or choose a shorter answer.",
+            )
+        weakref.finalize(self, engine.kernels.session_free, self._address)
+
+    def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
+        """Forget what the row held and read a prompt: float32 logits (vocabulary,) of the token after it."""
+        self.lengths[row] = len(ids)
+        return self._forward(list(ids), [row] * len(ids), list(range(len(ids))), [len(ids) - 1])[0]
+
+    def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
+        positions = [self.lengths[row] for row in rows]
+        for row in rows:
+            self.lengths[row] += 1
+        return self._forward(list(tokens), list(rows), positions, list(range(len(rows))))
+
+    def _forward(
+        self, ids: list[int], rows: list[int], positions: list[int], wanted: list[int]
+    ) -> torch.Tensor:
+        logits = torch.empty(len(wanted), self.engine.struct.vocabulary)
+        numbers = [(ctypes.c_int32 * len(one))(*one) for one in (ids, rows, positions, wanted)]
+        failed = self.engine.kernels.session_forward(
+            *(self._address, len(ids), *numbers[:3], len(wanted), numbers[3], logits.data_ptr())
+        )
+        if failed == -1:
+            raise IndexError("A token, row or position is out of range.")
+        if failed:
+            raise RuntimeError("The operating system refused to make a thread.")
+        return logits
