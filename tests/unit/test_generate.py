@@ -1,4 +1,4 @@
-"""Streaming: the tokens are those of transformers, it stops between tokens, and seeds repeat."""
+"""Answers: the tokens are those of transformers, alone or in company; they stop, end and repeat as asked."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from upq.engines import engine_for
+from upq.engines.torch_engine import TransformersEngine
 from upq.errors import UserError
-from upq.generate import Decoding, Piece, stream
+from upq.generate import Decoding, Piece, answers, end_ids, stream
 from upq.models import LoadedModel, chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -42,6 +43,7 @@ def test_greedy_streaming_gives_the_tokens_of_transformers(tiny: LoadedModel) ->
     last = answer(tiny, Decoding(max_new_tokens=30))
     assert last.done
     assert last.tokens == len(expected)
+    assert last.prompt_tokens == len(chat_ids(tiny.tokenizer, HELLO))
     assert last.text == tiny.tokenizer.decode(expected, skip_special_tokens=True)
 
 
@@ -144,3 +146,91 @@ def test_speed_counts_decoding_from_the_second_token_on(tiny: LoadedModel) -> No
     assert one.tokens_per_s == 0.0
     assert many.tokens_per_s > 0.0
     assert many.first_token_s > 0.0
+
+
+def prompts_of(loaded: LoadedModel, *texts: str) -> dict[int, list[int]]:
+    """Token ids by index; the indices are not those of a list."""
+    return {
+        3 * at + 1: chat_ids(loaded.tokenizer, [{"role": "user", "content": text}])
+        for at, text in enumerate(texts)
+    }
+
+
+def all_answers(
+    loaded: LoadedModel, prompts: dict[int, list[int]], ends: set[int], **changes: Any
+) -> dict[int, list[int]]:
+    settings: dict[str, Any] = {"max_new_tokens": 12, "check": lambda: None, **changes}
+    found = list(answers(TransformersEngine(loaded.model), prompts, ends, **settings))
+    assert len(found) == len(prompts), "each prompt once"
+    return dict(found)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_an_answer_does_not_depend_on_its_company(tiny: LoadedModel, temperature: float) -> None:
+    prompts = prompts_of(tiny, "a", "bcd", "Why is it so?", "e" * 40, "a")
+    chosen = {"temperature": temperature, "seed": 5}
+    alone: dict[int, list[int]] = {}
+    for index, ids in prompts.items():
+        alone |= all_answers(tiny, {index: ids}, set(), **chosen)
+    assert all(len(answer) == 12 for answer in alone.values())
+    for rows in (1, 2, 16):
+        assert all_answers(tiny, prompts, set(), rows=rows, **chosen) == alone
+    first, *_, last = alone.values()
+    assert (first == last) == (temperature == 0), "the same prompt, another index"
+    other = all_answers(tiny, prompts, set(), temperature=temperature, seed=6)
+    assert (other == alone) == (temperature == 0)
+
+
+def test_greedy_answers_are_those_of_transformers(tiny: LoadedModel) -> None:
+    texts = ["a", "What is it?", "e" * 40]
+    found = all_answers(
+        tiny, prompts_of(tiny, *texts), end_ids(TransformersEngine(tiny.model), tiny.tokenizer)
+    )
+    expected = [reference(tiny, [{"role": "user", "content": text}], 12) for text in texts]
+    assert [found[index] for index in sorted(found)] == expected
+
+
+def test_the_bundled_model_answers_in_company_as_alone(bundled: LoadedModel) -> None:
+    texts = ["Say hello.", "Count to three.", "Name a colour and say where one sees it."]
+    prompts, ends = prompts_of(bundled, *texts), {bundled.tokenizer.eos_token_id}
+    warm = {"temperature": 0.7, "max_new_tokens": 6}
+    together = all_answers(bundled, prompts, ends, rows=2, **warm)
+    for index, ids in prompts.items():
+        assert all_answers(bundled, {index: ids}, ends, **warm) == {index: together[index]}
+
+
+def test_an_answer_ends_with_its_end_token_and_makes_room(tiny: LoadedModel) -> None:
+    prompts = prompts_of(tiny, *"abcdefgh")
+    free = all_answers(tiny, prompts, set())
+    end = free[1][3]
+    cut = {index: ids[: ids.index(end) + 1] if end in ids else ids for index, ids in free.items()}
+    assert len(set(map(len, cut.values()))) > 1, "they end at different times"
+    assert all_answers(tiny, prompts, {end}, rows=3) == cut
+    configured: Any = tiny.model.generation_config
+    configured.eos_token_id = [end, 7]
+    engine = TransformersEngine(tiny.model)
+    assert end_ids(engine, tiny.tokenizer) == {end, 7, tiny.tokenizer.eos_token_id}
+
+
+def test_a_complete_answer_comes_before_the_others_are(tiny: LoadedModel) -> None:
+    calls = itertools.count(1)
+
+    def check() -> None:
+        if next(calls) > 20:
+            raise KeyboardInterrupt
+
+    engine = TransformersEngine(tiny.model)
+    prompts = prompts_of(tiny, *"abcdef")
+    coming = answers(engine, prompts, set(), max_new_tokens=8, check=check, rows=2)
+    assert len({next(coming)[0] for _ in range(4)}) == 4, "two turns of two rows, of 2 + 7 steps"
+    with pytest.raises(KeyboardInterrupt):
+        next(coming)
+
+
+def test_no_prompt_gives_no_answer_and_one_beyond_the_context_is_refused(tiny: LoadedModel) -> None:
+    assert all_answers(tiny, {}, set()) == {}
+    with pytest.raises(UserError, match="512") as caught:
+        all_answers(tiny, {0: [9] * 5, 1: [9] * 512}, set())
+    assert caught.value.code == "prompt_too_long"
+    found = all_answers(tiny, {0: [9] * 507, 1: [9] * 5}, set(), max_new_tokens=50)
+    assert {index: len(ids) for index, ids in found.items()} == {0: 5, 1: 50}

@@ -35,6 +35,7 @@ class TransformersEngine:
         self.by_rows = _has_plain_attention(model)
         self.backend = f"{self._runner()}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in takes
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self.state_name = next((name for name in STATE_NAMES if name in takes), STATE_NAMES[0])
 
@@ -51,35 +52,43 @@ class TransformersEngine:
             else RowSession(self, rows, length)
         )
 
-    def read(self, ids: Sequence[int], state: Any) -> tuple[torch.Tensor, Any]:
-        """Run tokens through the model behind `state`: float32 logits (vocabulary,) of the next one, new state."""
-        inputs = torch.tensor([list(ids)], device=self.device)
+    def read(self, ids: Sequence[int], state: Any, start: int = 0) -> tuple[torch.Tensor, Any]:
+        """Run tokens from position `start` on, behind `state`: float32 logits (vocabulary,), and the new state."""
         given = {self.state_name: state, "use_cache": True, **self.last_only}
+        if self.takes_positions:
+            positions = torch.arange(start, start + len(ids), device=self.device)
+            given["position_ids"] = positions.unsqueeze(0)
         with torch.inference_mode():
-            out = self.model(input_ids=inputs, **given)
-        return out.logits[0, -1].float(), getattr(out, self.state_name)
+            out = self.model(input_ids=torch.tensor([list(ids)], device=self.device), **given)
+        return out.logits[0, -1].float(), getattr(out, self.state_name, None)
 
 
 class PlainSession:
-    """Each row keeps whatever state its model makes; rows are computed one after the other."""
+    """Each row keeps whatever state its model makes; rows are computed one after the other.
+
+    A model that returns no state reads the whole sequence for every token.
+    """
 
     def __init__(self, engine: TransformersEngine, rows: int) -> None:
         self.engine = engine
+        self.ids: list[list[int]] = [[] for _ in range(rows)]
         self.states: list[Any] = [None] * rows
 
     def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
         """Forget what the row held and read a prompt: float32 logits (vocabulary,)."""
-        self.states[row] = None
+        self.ids[row], self.states[row] = [], None
         return self._read(row, ids)
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each row: float32 logits (len(rows), vocabulary)."""
-        return torch.stack(
-            [self._read(row, [token]) for row, token in zip(rows, tokens, strict=True)]
-        )
+        given = zip(rows, tokens, strict=True)
+        return torch.stack([self._read(row, [token]) for row, token in given])
 
     def _read(self, row: int, ids: Sequence[int]) -> torch.Tensor:
-        logits, self.states[row] = self.engine.read(ids, self.states[row])
+        self.ids[row].extend(ids)
+        unread = self.ids[row] if self.states[row] is None else ids
+        start = len(self.ids[row]) - len(unread)
+        logits, self.states[row] = self.engine.read(unread, self.states[row], start)
         return logits
 
 
