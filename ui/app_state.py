@@ -1,12 +1,11 @@
-"""What the parts of the app share: the store, the loaded models, the chat turns under way."""
+"""What the parts of the app share: the store, the loaded models, the turns of a chat."""
 
 from __future__ import annotations
 
 import html
 import os
 import threading
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 import torch
 
-from ui.render_chat import Badge
+from ui.render_chat import Badge, Message
 from ui.words import PRECISIONS, Precision
 from upq.errors import UserError
 from upq.generate import Decoding
@@ -23,7 +22,6 @@ from upq.serve import Models
 from upq.store import Run, Store
 from upq.supervisor import Supervisor
 
-MAX_TURNS = 200
 CPU_INFO = Path("/proc/cpuinfo")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,12 +29,19 @@ R = TypeVar("R")
 
 @dataclass(kw_only=True)
 class Turn:
-    """One message on its way to the columns: what they need, and how they are told to stop."""
+    """One message on its way to the columns: what they need, how they are told to stop, what they said.
+
+    run_id: the run whose models answer, None for the bundled FP16 model; models: which model stands behind each
+    column that answers; histories: the messages of each column, those of earlier turns included.
+    """
 
     message: str
     system: str
     decoding: Decoding
     one_at_a_time: bool
+    run_id: int | None
+    models: Mapping[Precision, Hashable] = field(default_factory=dict)
+    histories: dict[Precision, list[Message]] = field(default_factory=dict)
     stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     abandoned: bool = False
@@ -58,6 +63,20 @@ class Turn:
         for event in self.stop.values():
             event.set()
 
+    def abandon(self) -> None:
+        """Stop every column and show nothing more of the turn."""
+        self.abandoned = True
+        self.stop_all()
+
+    def goes_on_with(self, models: Mapping[Precision, Hashable]) -> bool:
+        """Whether every column that answers in this turn still has its model in `models`."""
+        return all(models.get(precision) == model for precision, model in self.models.items())
+
+    def occupies(self, precision: Precision) -> bool:
+        """Whether the column shows this conversation: it spoke, or is about to."""
+        answering = precision in self.models and not self.done[precision].is_set()
+        return answering or bool(self.histories.get(precision))
+
     @property
     def is_over(self) -> bool:
         return all(event.is_set() for event in self.done.values())
@@ -78,21 +97,12 @@ class App:
     supervisor: Supervisor
     export_dir: Path
     badges: dict[tuple[object, ...], Badge] = field(default_factory=dict)
-    turns: dict[str, Turn] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def device_line(self) -> str:
         """The machine that chat and runs compute on."""
         return device_line()
-
-    def add_turn(self, turn: Turn) -> str:
-        """Keep a turn while its columns answer; returns its id."""
-        for old in list(self.turns)[:-MAX_TURNS]:
-            self.turns.pop(old, None)
-        turn_id = uuid.uuid4().hex
-        self.turns[turn_id] = turn
-        return turn_id
 
     def precisions(self, run_id: int) -> dict[str, int]:
         """The artifacts of a run: precision -> size in bytes."""
@@ -142,3 +152,6 @@ def speaks_plainly(function: Callable[P, R]) -> Callable[P, R]:
 
 #: Events between the page and its own server: not part of the public interface, no spinner.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+#: Private events that are handled one after the other, in the order in which they arrive: what is sent right after a
+#: run was chosen goes to that run. For short handlers only.
+IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}

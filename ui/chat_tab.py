@@ -1,7 +1,8 @@
 """Chat: one message, three columns that answer at once or one after the other.
 
 Each column is its own listener with its own concurrency id, so a slow one holds nobody back and a
-failing one fails alone. Stopping sets an event that decoding asks between two tokens.
+failing one fails alone. Stopping sets an event that decoding asks between two tokens. What the page is
+told comes in order (IN_ORDER): a message that follows the choice of a run goes to that run.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 import gradio as gr
 
 from ui import render, render_chat
-from ui.app_state import PRIVATE, App, Turn
-from ui.chat_turn import answer, checked_message, column, decoding_of
+from ui.app_state import IN_ORDER, PRIVATE, App, Turn
+from ui.chat_turn import answer, checked_message, column, decoding_of, models_behind
 from ui.header import Header
-from ui.render_chat import Message, View
+from ui.render_chat import View
 from ui.words import PRECISIONS, Precision
 from upq.errors import UserError
 
@@ -26,7 +27,7 @@ EXAMPLES = (
     "Write three bullet points about staying healthy, each under eight words.",
     "A train leaves at 14:10 and arrives at 16:45. How long is the trip?",
 )
-AT_ONCE, IN_TURN = "all at once", "one at a time (fair timing)"
+AT_ONCE, IN_TURN = "all at once (shared timing)", "one at a time (fair timing)"
 VIEWS = ("text", "word difference")
 
 
@@ -38,11 +39,10 @@ class Pane:
     head: gr.HTML
     body: gr.HTML
     stop: gr.Button
-    history: gr.State
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.head, self.body, self.stop, self.history]
+        return [self.head, self.body, self.stop]
 
 
 @dataclass
@@ -64,21 +64,21 @@ def build(app: App, header: Header) -> None:
     with gr.Row(equal_height=True):
         panes = [_lay_out_pane(precision) for precision in PRECISIONS]
     controls = _lay_out_controls()
-    turn_id = gr.State("")
-    _wire_send(app, header, panes, controls, turn_id)
-    _wire_stops(app, panes, controls, turn_id)
-    _wire_views(app, header, panes, controls, turn_id)
+    turn = gr.State(None)
+    _wire_send(app, header, panes, controls, turn)
+    _wire_stops(panes, controls, turn)
+    _wire_views(app, header, panes, controls, turn)
 
 
 def _lay_out_pane(precision: Precision) -> Pane:
     name = precision.lower()
     with gr.Column(elem_classes="answer-column", min_width=300, elem_id=f"column-{name}"):
-        head = gr.HTML(render_chat.column_head(precision, None, []), elem_id=f"head-{name}")
+        head = gr.HTML(render_chat.column_head(precision, {}), elem_id=f"head-{name}")
         body = gr.HTML(elem_classes="pane", autoscroll=True, elem_id=f"pane-{name}")
         stop = gr.Button(
             "Stop", size="sm", interactive=False, elem_classes="stop-one", elem_id=f"stop-{name}"
         )
-    return Pane(precision, head, body, stop, gr.State([]))
+    return Pane(precision, head, body, stop)
 
 
 def _lay_out_controls() -> Controls:
@@ -120,39 +120,65 @@ def _lay_out_settings() -> list[Any]:
 
 
 def _wire_send(
-    app: App, header: Header, panes: list[Pane], controls: Controls, turn_id: gr.State
+    app: App, header: Header, panes: list[Pane], controls: Controls, turn: gr.State
 ) -> None:
     sent = gr.on(
         [controls.send.click, controls.message.submit],
         partial(_send, app),
-        [controls.message, controls.mode, turn_id, *controls.settings],
-        [turn_id, controls.message, controls.send, controls.problem],
-        **PRIVATE,
+        [turn, header.chosen, controls.message, controls.mode, *controls.settings],
+        [turn, controls.message, controls.send, controls.problem],
+        **IN_ORDER,
     )
-    histories = [pane.history for pane in panes]
+    everything = _everything(panes, controls, turn)
     for pane in panes:
         answered = sent.then(
             partial(_answer, app, pane.precision),
-            [turn_id, header.chosen, pane.history],
+            turn,
             pane.outputs,
             concurrency_id=f"chat_{pane.precision}",
             concurrency_limit=1,
+            trigger_mode="multiple",  # an abandoned answer may still be ending
             **PRIVATE,
         )
-        answered.then(
-            partial(_finish, app),
-            [turn_id, controls.view, *histories],
-            [controls.send, *(pane.body for pane in panes)],
+        settled = answered.then(
+            partial(_settle, app),
+            [turn, header.chosen],
+            everything,
+            trigger_mode="multiple",
+            **IN_ORDER,
+        )
+        settled.then(
+            _bodies,
+            [turn, controls.view],
+            [one.body for one in panes],
+            trigger_mode="multiple",
             **PRIVATE,
         )
+
+
+def _everything(panes: list[Pane], controls: Controls, turn: gr.State) -> list[Any]:
+    """What `_show` fills, in its order."""
+    return [*(output for pane in panes for output in pane.outputs), controls.send, turn]
 
 
 def _send(
-    app: App, message: str, mode: str, turn_id: str, system: str, *decoding: Any
+    app: App,
+    before: Turn | None,
+    chosen: int | None,
+    message: str,
+    mode: str,
+    system: str,
+    *decoding: Any,
 ) -> tuple[Any, Any, Any, Any]:
-    """Start a turn: its id, the emptied box, Send disabled, and what was wrong with it."""
-    running = app.turns.get(turn_id)
-    if running and not running.is_over:
+    """Start a turn: the turn, the emptied box, Send disabled, and what was wrong with it.
+
+    It goes on where the turn before ended, unless other models answer now: then the columns start over.
+    """
+    run = app.context_run(chosen)
+    run_id = run.id if run else None
+    models = models_behind(app, run_id)
+    goes_on = before is not None and before.goes_on_with(models)
+    if before and goes_on and not before.is_over:
         return gr.skip(), gr.skip(), gr.skip(), gr.skip()
     try:
         turn = Turn(
@@ -160,127 +186,111 @@ def _send(
             system=system or "",
             decoding=decoding_of(*decoding),
             one_at_a_time=mode == IN_TURN,
+            run_id=run_id,
+            models=models,
+            histories=dict(before.histories) if before and goes_on else {},
         )
     except UserError as error:
         problem = render.notice("failed", error.message, error.hint)
         return gr.skip(), gr.skip(), gr.skip(), problem
-    return app.add_turn(turn), "", gr.update(interactive=False), ""
+    if before and not goes_on:
+        before.abandon()
+    return turn, "", gr.update(interactive=False), ""
 
 
-def _answer(
-    app: App, precision: Precision, turn_id: str, run_id: int | None, history: list[Message]
-) -> Iterator[Any]:
-    """Stream one column: head, body, its Stop button, and at the end its history."""
-    yield [gr.skip()] * 4  # a listener that yields nothing would empty its column
-    turn = app.turns.get(turn_id)
+def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
+    """Stream one column: head, body and its Stop button; its messages are kept in the turn."""
+    yield [gr.skip()] * 3  # a listener that yields nothing would empty its column
     if turn is None or not turn.claim(precision):
         return
-    for progress in answer(app, turn, precision, run_id, history):
+    history = turn.histories.get(precision, [])
+    for progress in answer(app, turn, precision, turn.run_id, history):
         if turn.abandoned:
             return
+        if progress.over:
+            turn.histories[precision] = progress.messages
         body = render_chat.conversation(precision, progress.messages, busy=progress.busy)
-        head = _head(app, precision, run_id, progress.messages)
-        kept = progress.messages if progress.over else gr.skip()
-        yield head, body, gr.update(interactive=not progress.over), kept
+        head = render_chat.column_head(precision, column(app, precision, turn.run_id).badge)
+        yield head, body, gr.update(interactive=not progress.over)
 
 
-def _head(app: App, precision: Precision, run_id: int | None, messages: list[Message]) -> Any:
-    return render_chat.column_head(precision, column(app, precision, run_id).badge, messages)
+def _settle(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
+    """After a column's answer: wipe what an abandoned one drew last; enable Send when all are done."""
+    outputs = _show(app, turn, chosen)
+    if turn and turn.is_over and not turn.abandoned:
+        outputs[-2] = gr.update(interactive=True)
+    return outputs
 
 
-def _finish(app: App, turn_id: str, view: View, *histories: list[Message]) -> Any:
-    """When all columns are done: enable Send, and draw differences now that all texts are there."""
-    turn = app.turns.get(turn_id)
-    if turn is None or not turn.is_over or turn.abandoned:
-        return [gr.skip()] * 4
-    bodies = [gr.skip()] * 3 if view == "text" else _bodies(view, histories)
-    return [gr.update(interactive=True), *bodies]
-
-
-def _bodies(view: View, histories: Any) -> list[Any]:
-    """All columns in a view; a column without messages keeps what it shows."""
+def _bodies(turn: Turn | None, view: View) -> list[Any]:
+    """All columns in a view; a column without messages, or while one answers, keeps what it shows."""
+    if turn is None or not turn.is_over:
+        return [gr.skip()] * 3
+    reference = turn.histories.get("FP16", [])
     return [
-        render_chat.conversation(precision, messages, view=view, reference=histories[0])
-        if messages
+        render_chat.conversation(precision, messages, view=view, reference=reference)
+        if (messages := turn.histories.get(precision))
         else gr.skip()
-        for precision, messages in zip(PRECISIONS, histories, strict=True)
+        for precision in PRECISIONS
     ]
 
 
-def _wire_stops(app: App, panes: list[Pane], controls: Controls, turn_id: gr.State) -> None:
-    def stop_one(precision: Precision, current: str) -> None:
-        if turn := app.turns.get(current):
-            turn.stop[precision].set()
+def _wire_stops(panes: list[Pane], controls: Controls, turn: gr.State) -> None:
+    def stop_one(precision: Precision, current: Turn | None) -> None:
+        if current:
+            current.stop[precision].set()
 
-    def stop_all(current: str) -> None:
-        if turn := app.turns.get(current):
-            turn.stop_all()
+    def stop_all(current: Turn | None) -> None:
+        if current:
+            current.stop_all()
 
     for pane in panes:
-        pane.stop.click(partial(stop_one, pane.precision), turn_id, None, queue=False, **PRIVATE)
-    controls.stop_all.click(stop_all, turn_id, None, queue=False, **PRIVATE)
+        pane.stop.click(partial(stop_one, pane.precision), turn, None, queue=False, **PRIVATE)
+    controls.stop_all.click(stop_all, turn, None, queue=False, **PRIVATE)
 
 
 def _wire_views(
-    app: App, header: Header, panes: list[Pane], controls: Controls, turn_id: gr.State
+    app: App, header: Header, panes: list[Pane], controls: Controls, turn: gr.State
 ) -> None:
-    histories = [pane.history for pane in panes]
-    everything = [output for pane in panes for output in pane.outputs]
-
-    def show(run_id: int | None, current: str, *told: list[Message]) -> Any:
-        return _show(app, run_id, current, told)
-
-    def start_over(run_id: int | None, current: str) -> Any:
-        if turn := app.turns.get(current):
-            turn.abandoned = True
-            turn.stop_all()
-        return [*_show(app, run_id, "", ([], [], [])), gr.update(interactive=True), ""]
-
+    everything = _everything(panes, controls, turn)
     gr.on(
-        [header.revision.change, header.catalog.change],
-        show,
-        [header.chosen, turn_id, *histories],
+        [header.revision.change, header.catalog.change, header.chosen.change],
+        partial(_show, app),
+        [turn, header.chosen],
         everything,
         trigger_mode="always_last",
-        **PRIVATE,
+        **IN_ORDER,
     )
-    gr.on(
-        [controls.clear.click, header.chosen.change],
-        start_over,
-        [header.chosen, turn_id],
-        [*everything, controls.send, turn_id],
-        **PRIVATE,
-    )
-    controls.view.change(
-        _bodies_or_skip(app),
-        [controls.view, turn_id, *histories],
-        [p.body for p in panes],
-        **PRIVATE,
-    )
+    controls.clear.click(partial(_start_over, app), [turn, header.chosen], everything, **IN_ORDER)
+    controls.view.change(_bodies, [turn, controls.view], [one.body for one in panes], **PRIVATE)
 
 
-def _bodies_or_skip(app: App) -> Any:
-    def bodies(view: View, current: str, *histories: list[Message]) -> Any:
-        turn = app.turns.get(current)
-        return _bodies(view, histories) if turn is None or turn.is_over else [gr.skip()] * 3
-
-    return bodies
+def _start_over(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
+    if turn:
+        turn.abandon()
+    return [*_open_columns(app, None, chosen), gr.update(interactive=True), None]
 
 
-def _show(app: App, run_id: int | None, turn_id: str, histories: Any) -> list[Any]:
+def _show(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
+    """Columns, Send and the turn after a change: all start over if a column's model is another one now."""
+    if turn and not turn.goes_on_with(models_behind(app, chosen)):
+        return _start_over(app, turn, chosen)
+    return [*_open_columns(app, turn, chosen), gr.skip(), gr.skip()]
+
+
+def _open_columns(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
     """Columns without a conversation: open, waiting for their artifact, or in training."""
-    turn = app.turns.get(turn_id)
     outputs: list[Any] = []
-    for precision, messages in zip(PRECISIONS, histories, strict=True):
-        if messages or (turn and not turn.done[precision].is_set()):
-            outputs += [gr.skip()] * 4
+    for precision in PRECISIONS:
+        if turn and turn.occupies(precision):
+            outputs += [gr.skip()] * 3
             continue
-        state = column(app, precision, run_id)
+        state = column(app, precision, chosen)
         body = (
             render_chat.conversation(precision, [])
             if state.source
             else render_chat.waiting_column(precision, state.training)
         )
-        head = render_chat.column_head(precision, state.badge, [])
-        outputs += [head, body, gr.update(interactive=False), []]
+        head = render_chat.column_head(precision, state.badge)
+        outputs += [head, body, gr.update(interactive=False)]
     return outputs

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ui.app_state import App, Turn
-from ui.render_chat import Badge, Message
+from ui.render_chat import Badge, Message, Timing
 from ui.words import PRECISIONS, Precision, percent, stage_name
 from upq.errors import UserError
-from upq.generate import Decoding, stream
+from upq.generate import Decoding, Piece, stream
 from upq.serve import Served
 
 MAX_MESSAGE_CHARACTERS = 20_000
@@ -93,6 +93,7 @@ def badge_of(served: Served) -> Badge:
         "memory_bytes": served.memory_bytes,
         "bits_per_weight": served.bits_per_weight,
         "backend": served.backend,
+        "load_s": served.load_s,
         "note": served.note,
     }
 
@@ -148,56 +149,75 @@ def _answer(
         yield Progress(asked, "Waits for the columns before it.")
     yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
     served = app.models.get(where.run_id, precision, where.source)
-    app.badges[_key(where.run_id, precision, where.source)] = badge_of(served)
-    if not turn.one_at_a_time:
-        yield from _stream(served, turn, precision, asked)
-        return
-    while not app.timing_lock.acquire(timeout=WAIT_S):
-        yield Progress(asked, "Waits for another page's timing.")
-        if stop.is_set():
-            break
-    else:
-        try:
-            for progress in _stream(served, turn, precision, asked):
-                yield progress
-                if progress.over:
-                    _keep_speed(app, where, precision, progress.messages[-1])
-        finally:
+    key = _key(where.run_id, precision, where.source)
+    _keep_badge(app, key, served)
+    alone = False
+    if turn.one_at_a_time:
+        while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
+            yield Progress(asked, "Waits for another page's timing.")
+    try:
+        fair = alone
+        for piece in _pieces(served, turn, precision, asked):
+            fair = fair and app.store.live_run() is None
+            _keep_timing(app, key, piece, fair)
+            yield Progress([*asked, _reply(piece)], "", over=piece.done)
+    finally:
+        if alone:
             app.timing_lock.release()
 
 
-def _keep_speed(app: App, where: Column, precision: Precision, reply: Message) -> None:
-    """Remember a fair timing for the results."""
-    if reply.get("tokens", 0) >= TIMED_TOKENS:
-        key = speed_key(where.run_id, precision, where.source)
-        app.store.set_note(key, reply.get("tokens_per_s", 0.0))
+def _keep_badge(app: App, key: tuple[object, ...], served: Served) -> None:
+    """What is known of a loaded model; timings stay as long as the same backend computes."""
+    known: Badge = app.badges.get(key, {})
+    timings: Badge = known if known.get("backend") == served.backend else {}
+    app.badges[key] = {**timings, **badge_of(served)}
+
+
+def _keep_timing(app: App, key: tuple[object, ...], piece: Piece, fair: bool) -> None:
+    """The speed so far, for the badge; a fair one of a whole answer for the results too.
+
+    A short answer replaces no earlier figure.
+    """
+    badge: Badge = app.badges[key]
+    timing: Timing = {"tokens_per_s": piece.tokens_per_s, "first_token_s": piece.first_token_s}
+    is_long = piece.tokens >= TIMED_TOKENS
+    if fair and (is_long or "fair" not in badge):
+        app.badges[key] = {**badge, "fair": timing}
+    elif not fair and (is_long or "shared" not in badge):
+        app.badges[key] = {**badge, "shared": timing}
+    if fair and is_long and piece.done:
+        app.store.set_note(_note(key), piece.tokens_per_s)
 
 
 def speed_key(run_id: int | None, precision: str, source: str) -> str:
     """The note that holds the last fair timing of a model, tokens per second."""
-    return "chat speed " + " ".join(map(str, _key(run_id, precision, source)))
+    return _note(_key(run_id, precision, source))
 
 
-def _stream(
+def _note(key: tuple[object, ...]) -> str:
+    return "chat speed " + " ".join(map(str, key))
+
+
+def _pieces(
     served: Served, turn: Turn, precision: Precision, asked: list[Message]
-) -> Iterator[Progress]:
-    pieces = stream(
+) -> Iterator[Piece]:
+    return stream(
         served.engine,
         served.tokenizer,
         conversation_of(turn.system, asked),
         turn.decoding,
         turn.stop[precision].is_set,
     )
-    for piece in pieces:
-        reply: Message = {
-            "role": "assistant",
-            "content": piece.text,
-            "finish": piece.finish,
-            "tokens": piece.tokens,
-            "tokens_per_s": piece.tokens_per_s,
-            "first_token_s": piece.first_token_s,
-        }
-        yield Progress([*asked, reply], "", over=piece.done)
+
+
+def _reply(piece: Piece) -> Message:
+    return {
+        "role": "assistant",
+        "content": piece.text,
+        "finish": piece.finish,
+        "tokens": piece.tokens,
+        "prompt_tokens": piece.prompt_tokens,
+    }
 
 
 def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ui import render
-from ui.app_state import PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.words import model_name
 
 NO_RUN = 0
@@ -63,8 +63,10 @@ def build(app: App) -> Header:
         lambda seen: _refresh(app, seen), header.catalog, [status, header.catalog], **PRIVATE
     )
     both = [header.chosen, selector]
-    header.catalog.change(lambda chosen: _choices(app, chosen), header.chosen, both, **PRIVATE)
-    selector.input(lambda value: value, selector, header.chosen, **PRIVATE)
+    header.catalog.change(lambda chosen: _choices(app, chosen), header.chosen, both, **IN_ORDER)
+    selector.input(
+        lambda value: value, selector, header.chosen, trigger_mode="always_last", **IN_ORDER
+    )
     return header
 
 

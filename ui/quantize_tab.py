@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from ui import render, run_form
-from ui.app_state import PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import CLICKS, Header, clicked_run
 from upq.errors import UserError
 from upq.store import Run
@@ -147,7 +147,7 @@ def _wire_panel(
     )
     panel.cancel.click(acting(app.store.request_cancel), shown, message, **PRIVATE)
     panel.resume.click(acting(app.store.resume), shown, message, **PRIVATE)
-    panel.chat.click(open_chat, shown, [tabs, header.chosen, header.selector], **PRIVATE)
+    panel.chat.click(open_chat, shown, [tabs, header.chosen, header.selector], **IN_ORDER)
 
 
 def _chosen(app: App, run_id: int) -> Run | None:

@@ -15,6 +15,7 @@ from ui.render import notice
 from ui.words import NO_VALUE, Precision, duration, fixed, number, plural, size
 
 View = Literal["text", "word difference"]
+NOT_LOADED = "not loaded yet"
 
 
 class _Said(TypedDict):
@@ -27,45 +28,76 @@ class Message(_Said, total=False):
 
     finish: str
     tokens: int
-    tokens_per_s: float
-    first_token_s: float
+    prompt_tokens: int
     hint: str
 
 
+class Timing(TypedDict):
+    """How fast one answer came: tokens/s after the first token, and seconds until the first one."""
+
+    tokens_per_s: float
+    first_token_s: float
+
+
 class Badge(TypedDict, total=False):
-    """What a column's head says about its model; all of it measured, nothing guessed."""
+    """What a column's head says about its model; all of it measured, nothing guessed.
+
+    fair: the last timing with the machine to itself; shared: the last one while something else computed too.
+    """
 
     size_bytes: int
     memory_bytes: int
     bits_per_weight: float
     backend: str
+    load_s: float
     note: str
+    fair: Timing
+    shared: Timing
 
 
-def column_head(precision: Precision, badge: Badge | None, messages: Sequence[Message]) -> Html:
-    """Name, measured size and memory, bits per weight, and the speed of the last answer."""
+FAIR_HINT = "one column at a time, and no run at work"
+SHARED_HINT = "while other columns or a run used the machine too"
+
+
+def column_head(precision: Precision, badge: Badge) -> Html:
+    """Name, measured size and memory, bits per weight, speeds, and what computes."""
     kind = precision.lower()
     subtitle = "reference" if precision == "FP16" else ""
-    name = tag("h3", tag("span", precision, class_=kind), tag("small", subtitle))
-    badge = badge or {}
     bits = badge.get("bits_per_weight")
-    answers = [one for one in messages if one["role"] == "assistant" and one.get("tokens")]
-    last = answers[-1] if answers else None
     facts = [
-        ("stored", size(badge.get("size_bytes"))),
-        ("memory", size(badge.get("memory_bytes"))),
-        ("weights", f"{fixed(bits, 2)} bit" if bits else NO_VALUE),
-        ("speed", _speed(last)),
-        ("first token", duration(last.get("first_token_s")) if last else NO_VALUE),
+        _fact("stored", size(badge.get("size_bytes"))),
+        _fact("in memory", size(badge.get("memory_bytes"))),
+        _fact("weights", f"{fixed(bits, 2)} bit" if bits else NO_VALUE),
     ]
-    rows = tag("dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in facts))
-    origin = " · ".join(filter(None, [badge.get("backend", ""), badge.get("note", "")]))
-    return tag("header", name, rows, tag("p", origin or " "), class_=f"column-head {kind}")
+    speeds = [
+        _fact("speed, fair", _speed(badge.get("fair")), FAIR_HINT),
+        _fact("speed, shared", _speed(badge.get("shared")), SHARED_HINT),
+    ]
+    loaded = f"loaded in {duration(badge['load_s'])}" if "load_s" in badge else ""
+    return tag(
+        "header",
+        tag("h3", tag("span", precision, class_=kind), tag("small", subtitle)),
+        tag("dl", *facts, class_="sizes"),
+        tag("dl", *speeds, class_="speeds"),
+        tag("p", badge.get("backend") or NOT_LOADED, class_="backend"),
+        tag("p", " · ".join(filter(None, [loaded, badge.get("note", "")])) or " "),
+        class_=f"column-head {kind}",
+    )
 
 
-def _speed(last: Message | None) -> str:
-    rate = last.get("tokens_per_s") if last else None
-    return f"{number(rate)} tok/s" if rate else NO_VALUE
+def _fact(name: str, value: object, hint: str | None = None) -> Html:
+    return tag("div", tag("dt", name, title=hint), tag("dd", value))
+
+
+def _speed(timing: Timing | None) -> Html:
+    """Tokens/s, and below it the time to the first token."""
+    if not timing:
+        return join([NO_VALUE, tag("small", " ")])
+    rate, first = timing["tokens_per_s"], timing["first_token_s"]
+    wait = f"{1000 * first:.0f} ms" if first < 1 else duration(first)
+    return join(
+        [f"{number(rate)} tok/s" if rate else NO_VALUE, tag("small", f"first token {wait}")]
+    )
 
 
 def conversation(
@@ -108,6 +140,8 @@ def _answer(message: Message, reference: str | None) -> Html:
         body = word_difference(reference, message["content"])
     ending = {"length": "stopped at the token limit", "cancelled": "stopped by you"}.get(finish)
     foot = [plural(message.get("tokens", 0), "token")] if finish else []
+    if finish and "prompt_tokens" in message:
+        foot.append(f"prompt {plural(message['prompt_tokens'], 'token')}")
     foot += [ending] if ending else []
     caret = None if finish else tag("i", class_="caret")
     line = tag("footer", " · ".join(foot)) if foot else None

@@ -220,6 +220,25 @@ def test_three_columns_answer_and_differences_are_marked(
     page.screenshot(path=photos / "chat-difference.png", full_page=True)
 
 
+def test_a_message_sent_at_once_after_choosing_a_run_goes_to_that_run(
+    open_page: Callable[..., Page], studio: Studio, bundled: LoadedModel
+) -> None:
+    page = open_page()
+    finished_run(page, studio)
+    go(page, "Chat")
+    selector, box = page.locator("#run-selector input"), page.locator("#message textarea")
+    for question, run in (("one", "FP16 only"), ("two", "tiny"), ("three", "FP16 only")):
+        box.fill(question)
+        selector.click()
+        page.get_by_role("option", name=run).first.click()
+        box.press("Enter")
+        expect(page.locator("#pane-fp16 .message.user")).to_have_text([question], timeout=RUN_MS)
+    expect(page.locator("#pane-fp16 .answer footer")).to_contain_text("token", timeout=RUN_MS)
+    expect(page.locator("#pane-int4")).to_contain_text("No INT4 yet.")
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator("#pane-fp16 .message.user")).to_have_text(["three"])
+
+
 def test_stop_is_quick_and_keeps_what_was_said(
     open_page: Callable[..., Page], bundled: LoadedModel, photos: Path
 ) -> None:

@@ -16,7 +16,9 @@ from upq.generate import Decoding
 
 
 def a_turn(one_at_a_time: bool = False) -> Turn:
-    return Turn(message="hi", system="", decoding=Decoding(), one_at_a_time=one_at_a_time)
+    return Turn(
+        message="hi", system="", decoding=Decoding(), one_at_a_time=one_at_a_time, run_id=None
+    )
 
 
 def an_app(error: Exception) -> Any:

@@ -126,7 +126,7 @@ def everything_with(text: str) -> list[Html]:
         render.run_panel(live, 0, 30.0),
         render.log_view([(10.0, text)]),
         render.history_table([run], {}),
-        render_chat.column_head("FP16", {"backend": text, "note": text}, messages),
+        render_chat.column_head("FP16", {"backend": text, "note": text}),
         render_chat.conversation("INT4", messages, busy=text),
         render_chat.conversation("INT4", messages, view="word difference", reference=reference),
         render_chat.waiting_column("INT2", text),
@@ -277,6 +277,24 @@ def test_word_difference_marks_changes_with_signs_not_only_colour() -> None:
     assert "The same as FP16 for 2 words, then different." in parsed.words
     assert "<del><b>\u2212 </b>is</del>" in html
     assert "<ins><b>+ </b>looks</ins>" in html
+
+
+def test_a_column_head_tells_fair_from_shared_speed_and_what_computes() -> None:
+    badge: render_chat.Badge = {
+        "memory_bytes": 81_000_000,
+        "backend": "torch, packed weights",
+        "load_s": 1.42,
+        "fair": {"tokens_per_s": 104.2, "first_token_s": 0.12},
+    }
+    html = render_chat.column_head("INT4", badge)
+    facts = dict(re.findall(r"<dt[^>]*>([^<]+)</dt><dd>(.*?)</dd>", html))
+    assert facts["in memory"] == "81 MB"
+    assert facts["speed, fair"] == "104 tok/s<small>first token 120 ms</small>"
+    assert facts["speed, shared"].startswith(words.NO_VALUE)
+    parsed = Structure(html)
+    assert "torch, packed weights" in parsed.words
+    assert "loaded in 1.4 s" in parsed.words
+    assert "not loaded yet" in Structure(render_chat.column_head("INT4", {})).words
 
 
 def test_equal_answers_are_said_to_be_equal() -> None:

@@ -1,0 +1,143 @@
+"""The chat's handlers with stored models: which run a message goes to, when columns start over, what is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from tests.helpers import tiny_config
+from tests.unit.test_serve import stored_run
+from ui.app_state import App, Turn
+from ui.chat_tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
+from ui.chat_turn import TIMED_TOKENS, column, speed_key
+from ui.words import PRECISIONS, Precision
+from upq.generate import Decoding
+from upq.models import LoadedModel
+from upq.serve import Models
+from upq.store import Store
+from upq.supervisor import Supervisor
+
+BODIES = slice(
+    1, 9, 3
+)  # of the outputs of _show: head, body and button of each column, Send, the turn
+LONGEST = 40
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    store = Store(tmp_path / "upq.db")
+    yield App(store, Models(store), Supervisor(store, tmp_path), tmp_path)
+    store.close()
+
+
+@pytest.fixture
+def runs(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> tuple[int, int]:
+    """Two runs of the tiny model, each with both artifacts."""
+    return stored_run(app.store, tiny, tiny_model_dir), stored_run(app.store, tiny, tiny_model_dir)
+
+
+def send(app: App, before: Turn | None, run_id: int | None, text: str, mode: str = AT_ONCE) -> Turn:
+    turn, *_ = _send(app, before, run_id, text, mode, "", LONGEST, 0, 1, 0)
+    assert isinstance(turn, Turn)
+    return turn
+
+
+def answered(app: App, turn: Turn) -> Turn:
+    for precision in PRECISIONS:
+        for _ in _answer(app, precision, turn):
+            pass
+    assert turn.is_over
+    return turn
+
+
+def questions(turn: Turn) -> list[list[str]]:
+    """What each column was asked."""
+    return [
+        [one["content"] for one in turn.histories[precision] if one["role"] == "user"]
+        for precision in PRECISIONS
+    ]
+
+
+def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_columns(
+    app: App, runs: tuple[int, int]
+) -> None:
+    first, second = runs
+    old = send(app, None, first, "one")
+    new = send(app, old, second, "two")
+    assert old.abandoned
+    *columns, button, kept = _show(app, new, second)
+    assert columns == [gr.skip()] * 9
+    assert button == kept == gr.skip()
+    assert not new.abandoned
+    assert questions(answered(app, new)) == [["two"]] * 3
+
+
+def test_columns_start_over_when_another_run_is_chosen(app: App, runs: tuple[int, int]) -> None:
+    first, second = runs
+    old = answered(app, send(app, None, first, "one"))
+    assert questions(answered(app, send(app, old, first, "two"))) == [["one", "two"]] * 3
+    *columns, button, kept = _show(app, old, second)
+    assert all("Ask something." in body for body in columns[BODIES])
+    assert button == gr.update(interactive=True)
+    assert kept is None
+    assert old.abandoned
+
+
+def test_a_second_message_waits_for_the_first(app: App, runs: tuple[int, int]) -> None:
+    turn = send(app, None, runs[0], "one")
+    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == (gr.skip(),) * 4
+
+
+def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, int]) -> None:
+    turn = send(app, None, runs[0], "one")
+    turn.abandon()
+    list(_answer(app, "INT4", turn))
+    assert "INT4" not in turn.histories
+    bodies: list[Any] = _settle(app, None, runs[0])[BODIES]
+    assert all("Ask something." in body for body in bodies)
+
+
+def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:
+    turn = Turn(
+        message="hi",
+        system="",
+        decoding=Decoding(),
+        one_at_a_time=False,
+        run_id=None,
+        models={"FP16": ("FP16", "bundled")},
+    )
+    packed: dict[Precision, Hashable] = {"INT4": ("INT4", 1), "INT2": ("INT2", 1)}
+    assert turn.goes_on_with({"FP16": ("FP16", "bundled"), **packed})
+    assert not turn.goes_on_with({"FP16": ("FP16", "other"), **packed})
+    assert turn.occupies("FP16")
+    assert not turn.occupies("INT4")
+
+
+def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[int, int]) -> None:
+    run_id = runs[0]
+    alone = answered(app, send(app, None, run_id, "hello", IN_TURN))
+    first = column(app, "INT2", run_id)
+    assert "fair" in first.badge
+    assert "shared" not in first.badge
+    told = alone.histories["INT2"][-1]
+    note = app.store.note(speed_key(run_id, "INT2", first.source))
+    assert (note is not None) == (told.get("tokens", 0) >= TIMED_TOKENS)
+    answered(app, send(app, alone, run_id, "again", AT_ONCE))
+    then = column(app, "INT2", run_id)
+    assert then.badge.get("fair") == first.badge.get("fair")
+    assert "shared" in then.badge
+
+
+def test_no_timing_is_fair_while_a_run_is_at_work(
+    app: App, runs: tuple[int, int], tiny_model_dir: Path
+) -> None:
+    app.store.enqueue(tiny_config(tiny_model_dir))
+    assert app.store.claim("cpu@here:1", 1, 60.0)
+    answered(app, send(app, None, runs[0], "hello", IN_TURN))
+    badge = column(app, "INT4", runs[0]).badge
+    assert "shared" in badge
+    assert "fair" not in badge
