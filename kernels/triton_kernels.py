@@ -14,6 +14,10 @@ grid's zero leaves `code - zero`, exactly. Several fields share one shift, becau
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
 
+# Triton compiles this file's functions; their Python types mean nothing.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import triton
@@ -92,8 +96,9 @@ def level(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, A
         text: tl.constexpr = level_assembly(FIELD, BITS, DTYPE)
         bits = tl.inline_asm_elementwise(text, "=r,r", [words], tl.uint16, is_pure=True, pack=2)
         return bits.to(DTYPE, bitcast=True)
-    code = (words >> (BITS * FIELD)) & (2**BITS - 1)
-    return code.to(tl.float32) - (2**BITS - 1) / 2
+    else:  # without this word the compiler goes on after the return
+        code = (words >> (BITS * FIELD)) & (2**BITS - 1)
+        return code.to(tl.float32) - (2**BITS - 1) / 2
 
 
 @triton.jit

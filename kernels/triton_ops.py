@@ -5,6 +5,9 @@ weight is decoded by a kernel, and the vendor's matrix product takes it from the
 groups that are not a multiple of 16 inputs.
 """
 
+# A launch takes plain values where a kernel declares constants.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import math

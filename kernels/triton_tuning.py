@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import triton
@@ -56,7 +56,7 @@ CANDIDATES: dict[int, tuple[Config, ...]] = {
         Config(64, 4, 1, 3),
     ),
     32: (Config(32, 4, 1, 3), Config(16, 8, 1, 2), Config(32, 8, 1, 2), Config(64, 4, 1, 2)),
-    64: (Config(16, 4, 1, 3), Config(16, 8, 1, 2), Config(32, 2, 1, 3), Config(32, 4, 1, 2)),
+    64: (Config(32, 4, 1, 2), Config(16, 4, 1, 3), Config(16, 8, 1, 2), Config(32, 2, 1, 3)),
 }
 MAX_ROWS = max(CANDIDATES)
 _lock = threading.Lock()
@@ -92,7 +92,10 @@ def choose(
 def _seconds(run: Callable[[Config], None], config: Config) -> float:
     """Median time of a run with a cold cache; infinite if the GPU has not the memory or registers for it."""
     try:
-        return triton.testing.do_bench(lambda: run(config), warmup=2, rep=10, return_mode="median")
+        return cast(
+            float,
+            triton.testing.do_bench(lambda: run(config), warmup=2, rep=10, return_mode="median"),
+        )
     except (OutOfResources, PTXASError):
         return float("inf")
 

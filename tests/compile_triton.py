@@ -1,0 +1,80 @@
+"""Compiles the Triton product for an H100, which needs no GPU, and prints what became of it as JSON.
+
+python -m tests.compile_triton
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.triton_kernels import matmul_kernel
+from kernels.triton_tuning import CANDIDATES
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+H100 = GPUTarget("cuda", 90, 32)
+#: (bits, type, columns): integer and subtraction instructions allowed for each weight.
+CASES = {(2, "fp16", 8): 1.5, (2, "bf16", 8): 1.6, (4, "bf16", 16): 2.0, (8, "fp16", 8): 3.7}
+
+
+def compiled(bits: int, dtype: str, columns: int, group: int = 64) -> tuple[Any, int]:
+    """The kernel for one case, and how many weights a lane decodes in one turn of its loop."""
+    config = max(CANDIDATES[columns])  # the widest tile
+    block = 256 // bits
+    constants = {
+        **{"BITS": bits, "GROUP": group, "RUN": math.gcd(group, block) // 16},
+        **{"EVEN": True, "ASM": True, "COLUMNS": columns, "TILE": config.tile},
+        **{"SLICES": config.slices, "UNROLL": config.unroll, "STAGES": config.stages},
+    }
+    pointers = {"inputs": "*" + dtype, "words": "*i16", "scale": "*fp16", "outputs": "*" + dtype}
+    numbers = ("rows", "in_features", "out_features", "padded_out")
+    signature = {
+        **pointers,
+        **dict.fromkeys(numbers, "i32"),
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    names = list(signature)
+    values = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]] for name in names[:8] if name != "rows"
+    }
+    source = ASTSource(matmul_kernel, signature, values, aligned)
+    options = {"num_warps": config.slices}
+    lanes = 32 * config.slices
+    weights = config.tile * block * config.slices * config.unroll // lanes
+    return triton.compile(source, target=H100, options=options), weights
+
+
+def facts(bits: int, dtype: str, columns: int) -> dict[str, float]:
+    """Tensor-core instructions, spilled bytes, and decoding instructions per weight of the main loop."""
+    kernel, weights = compiled(bits, dtype, columns)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        code = _tool("cuobjdump", "-sass", str(binary))
+        usage = _tool("cuobjdump", "-res-usage", str(binary))
+    decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
+    spilled = re.search(r"STACK:(\d+)", usage)
+    return {
+        "mma": code.count("HMMA"),
+        "spilled_bytes": int(spilled.group(1)) if spilled else -1,
+        "decoding_per_weight": decoding / weights,
+        "budget": CASES[bits, dtype, columns],
+    }
+
+
+def _tool(name: str, *arguments: str) -> str:
+    done = subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps({str(case): facts(*case) for case in CASES}, indent=1))
