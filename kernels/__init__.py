@@ -35,6 +35,21 @@ def matmul(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
     return reference.matmul(inputs, packed)
 
 
-def backend() -> str:
-    """Name of the implementation that matmul uses, for people."""
-    return "torch, packed weights"
+def prepare(packed: PackedWeight) -> Prepared:
+    """The weight laid out for the fastest kernels that its device has and that take it, else as `matmul` reads it.
+
+    `packed` need not be kept. `backend` of the result says which it is.
+    """
+    from kernels import build, cpu, reference  # noqa: PLC0415  as above
+
+    if packed.codes.is_cuda:
+        try:
+            from kernels import triton_ops  # noqa: PLC0415  only where there is a GPU
+
+            return triton_ops.TritonWeight(packed)
+        except (ImportError, ValueError):  # no Triton here, or a weight that it does not compute
+            return reference.TorchWeight(packed)
+    library = cpu.library()
+    if library is None or cpu.unsupported(packed):
+        return reference.TorchWeight(packed)
+    return cpu.CpuWeight(packed, library, build.instruction_set())

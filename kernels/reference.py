@@ -1,17 +1,21 @@
 """Plain torch over packed weights: the meaning of every other kernel.
 
 Decoding goes through a table of 256 rows, one per byte value, so that a byte of two or four codes costs one
-look-up; the decoded matrix lives only for the length of one multiplication.
+look-up; the decoded matrix lives only for the length of one multiplication, and never all of a large one.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
 from kernels.packing import PackedWeight, unpack
+
+#: Weights that a CPU decodes at once: the head of a model is much larger than any other layer.
+CHUNK_WEIGHTS = 4_194_304
 
 
 @lru_cache(maxsize=32)
@@ -41,4 +45,27 @@ def _levels(packed: PackedWeight, dtype: torch.dtype) -> torch.Tensor:
 
 def matmul(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
     """inputs (..., in) @ weight.T, accumulated as torch does for the dtype of inputs."""
-    return F.linear(inputs, dequantize(packed, inputs.dtype))
+    rows, columns = packed.shape
+    step = max(1, CHUNK_WEIGHTS // columns) if packed.codes.device.type == "cpu" else max(1, rows)
+    parts = [
+        F.linear(inputs, dequantize(_rows(packed, start, step), inputs.dtype))
+        for start in range(0, max(1, rows), step)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _rows(packed: PackedWeight, start: int, count: int) -> PackedWeight:
+    rows = slice(start, start + count)
+    return replace(packed, codes=packed.codes[rows], scale=packed.scale[rows])
+
+
+class TorchWeight:
+    """A packed weight as it is stored, for where no faster kernel takes it (`kernels.Prepared`)."""
+
+    def __init__(self, packed: PackedWeight) -> None:
+        self.packed, self.size_bytes = packed, packed.size_bytes
+        self.backend = f"torch, packed INT{packed.bits}"
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs (..., in) -> (..., out), in the dtype of inputs."""
+        return matmul(inputs, self.packed)

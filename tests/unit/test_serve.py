@@ -58,8 +58,8 @@ def test_each_precision_is_loaded_once_and_knows_its_size(
     assert served["INT2"].size_bytes == kept.size_bytes
     memory = [one.memory_bytes for one in served.values()]
     assert memory == sorted(memory, reverse=True)
-    assert "packed" in served["INT2"].backend
-    assert "packed" not in served["FP16"].backend
+    assert "INT2" in served["INT2"].backend
+    assert "INT" not in served["FP16"].backend
 
 
 def test_the_one_asked_for_least_recently_makes_room(

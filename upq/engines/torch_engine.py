@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicLayer
 
 from upq.engines.base import Session
 from upq.engines.row_cache import RowCache, bucket
-from upq.layers import memory_bytes, packed_layers
+from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
+from upq.layers import memory_bytes
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")
@@ -25,13 +26,14 @@ LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 class TransformersEngine:
-    """Engine over a transformers model as it is: its device, its dtype, its layers."""
+    """Engine over a transformers model on its device, in its dtype; packed layers are prepared in place."""
 
     def __init__(self, model: Any) -> None:
+        prepare_layers(model)
         self.model = model
         self.config, self.generation_config = model.config, model.generation_config
         self.device: torch.device = model.device
-        self.memory_bytes = memory_bytes(model)
+        self.memory_bytes = memory_bytes(model) + prepared_bytes(model)
         self.by_rows = _has_plain_attention(model)
         self.backend = f"{self._runner()}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
@@ -223,6 +225,4 @@ def _has_plain_attention(model: Any) -> bool:
 
 
 def _kernels(model: Any) -> str:
-    dtype = str(model.dtype).removeprefix("torch.")
-    packed = any(True for _ in packed_layers(model))
-    return f"torch {dtype}, packed weights" if packed else f"torch {dtype}"
+    return " and ".join(prepared_backends(model)) or f"torch {model.dtype}".replace("torch.", "")
