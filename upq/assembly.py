@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from upq.artifact_vet import damaged, vetted_layers
 from upq.config import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
-from upq.layers import PackedEmbedding, PackedLinear, replace_module
+from upq.layers import PackedEmbedding, PackedLinear, place, replace_module
 from upq.model_files import BUILDING
 from upq.models import CONFIG_ERRORS, LoadedModel
 from upq.quantizers import INT8
@@ -137,31 +136,30 @@ def assemble(
     model.generation_config = GenerationConfig.from_dict(
         _json_file(artifact, "generation_config.json")
     )
-    _fill(model, artifact.tensors, packed, torch.device(device), dtype)
-    return model.to(device).eval(), load_tokenizer(artifact.files)
+    _fill(model, artifact.tensors, packed, dtype)
+    place(model, torch.device(device), dtype)
+    return model.eval(), load_tokenizer(artifact.files)
 
 
 def _fill(
     model: nn.Module,
     tensors: dict[str, torch.Tensor],
     packed: dict[str, PackedWeight],
-    device: torch.device,
     dtype: torch.dtype,
 ) -> None:
     """Give an empty model its values. Modules that share a weight share one parameter, or one pair of buffers."""
     users = {}
     for names in parameter_names(model):
         if names[0] in tensors:
-            value = nn.Parameter(tensors[names[0]].to(device, dtype), requires_grad=False)
+            value = nn.Parameter(tensors[names[0]].to(dtype), requires_grad=False)
             for name in names:
                 _set_parameter(model, name, value)
         else:
             sharing = [name.removesuffix(".weight") for name in names]
             users[sharing[0]] = sharing
     for layer, one in packed.items():
-        placed = replace(one, codes=one.codes.to(device), scale=one.scale.to(device))
         for name in users[layer]:
-            replace_module(model, name, _packed_form(model.get_submodule(name), placed, dtype))
+            replace_module(model, name, _packed_form(model.get_submodule(name), one, dtype))
 
 
 def _packed_form(module: Any, packed: PackedWeight, dtype: torch.dtype) -> nn.Module:

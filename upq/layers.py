@@ -137,6 +137,20 @@ def packed_layers(root: nn.Module) -> Iterator[tuple[str, PackedLinear]]:
             yield name, module
 
 
+def place(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a model in place, its parameters to `dtype` as well. What modules share stays shared, buffers too, which
+    Module.to would copy once for each module.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device, dtype)
+    moved = {id(buffer): buffer.to(device) for buffer in model.buffers()}
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, moved[id(buffer)])
+        if isinstance(module, PackedEmbedding):
+            module.dtype = dtype
+
+
 def memory_bytes(model: nn.Module) -> int:
     """Bytes that a model's parameters and buffers really take in memory, shared storage counted once."""
     storages = {}

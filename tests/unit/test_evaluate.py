@@ -12,8 +12,9 @@ from upq import evaluate
 from upq.data import Example
 from upq.errors import UserError
 from upq.evaluate import Reference
+from upq.layers import PackedEmbedding, PackedLinear, memory_bytes
 from upq.models import LoadedModel
-from upq.quantizers import INT4
+from upq.quantizers import INT4, INT8
 from upq.structure import plan_layers
 
 DATA = examples(7, 30)
@@ -101,3 +102,18 @@ def test_a_row_holds_the_measurement_and_what_is_added(tiny: LoadedModel) -> Non
     row = found.row("RTN INT2", "INT2", bits_per_weight=2.25)
     assert row["label"] == "RTN INT2"
     assert (row["precision"], row["bits_per_weight"], row["top1"]) == ("INT2", 2.25, 1.0)
+
+
+def test_8_bit_embeddings_cost_the_bundled_model_next_to_nothing(bundled: LoadedModel) -> None:
+    text = (
+        "The capital of France is Paris. It lies on the Seine, and two million people live there."
+    )
+    data = [Example(tuple(bundled.tokenizer(text)["input_ids"]), 1)]
+    weight = bundled.model.get_input_embeddings().weight.detach()
+    packed = INT8.pack(weight, INT8.fit(weight, 0, "absmax"))
+    twin = copy.deepcopy(bundled.model)
+    twin.model.embed_tokens = PackedEmbedding(packed, weight.dtype)
+    twin.lm_head = PackedLinear(packed)
+    found = Reference(bundled.model, data, check).measure(twin, check)
+    assert 0 < found.kl < 0.005
+    assert memory_bytes(bundled.model) - memory_bytes(twin) == weight.nbytes - packed.size_bytes

@@ -13,6 +13,7 @@ from upq.layers import (
     fake_quant_layers,
     memory_bytes,
     packed_layers,
+    place,
     swap_linears,
 )
 from upq.models import LoadedModel
@@ -97,6 +98,27 @@ def test_layers_are_swapped_and_found_by_name_in_module_order(tiny: LoadedModel)
         swap_linears(tiny.model, [name], lambda _name, _linear, one=layer: PackedLinear(one.pack()))
     assert [name for name, _ in packed_layers(tiny.model)] == sorted(names)
     assert not list(fake_quant_layers(tiny.model))
+
+
+def test_what_modules_share_stays_shared_when_a_model_is_placed(tiny: LoadedModel) -> None:
+    pair = INT8.pack(tiny.model.lm_head.weight, INT8.fit(tiny.model.lm_head.weight, 0, "absmax"))
+    model = tiny.model
+    model.model.embed_tokens = PackedEmbedding(pair, torch.float32)
+    model.lm_head = PackedLinear(pair)
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    size = memory_bytes(model)
+    floats = sum(one.nbytes for one in model.parameters())
+
+    place(model, torch.device("cpu"), torch.bfloat16)
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+    assert memory_bytes(model) == size - floats // 2
+    assert model(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.bfloat16
+    assert model.lm_head.scale.dtype == torch.float16
+
+    pair_alone = nn.ModuleList([model.model.embed_tokens, model.lm_head])
+    place(pair_alone, torch.device("meta"), torch.bfloat16)
+    assert model.lm_head.codes is model.model.embed_tokens.codes
+    assert model.lm_head.codes.is_meta
 
 
 def test_memory_counts_tied_weights_once(tiny: LoadedModel) -> None:

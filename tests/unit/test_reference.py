@@ -67,3 +67,15 @@ def test_inputs_that_are_not_contiguous_give_the_same_product() -> None:
     torch.testing.assert_close(
         reference.matmul(inputs.T, packed), reference.matmul(inputs.T.contiguous(), packed)
     )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("weights", [1, 16, 48, 80, 10_000])
+def test_a_large_weight_is_decoded_in_parts_with_the_same_product(
+    bits: int, weights: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = random_packed(bits, 5, 16, 2)
+    inputs = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.linear(inputs, reference.dequantize(packed))
+    monkeypatch.setattr(reference, "CHUNK_WEIGHTS", weights)
+    torch.testing.assert_close(reference.matmul(inputs, packed), whole)
