@@ -290,14 +290,19 @@ def table(
     numeric: Sequence[int] = (),
     class_: str = "",
 ) -> Html:
-    """A table that scrolls inside its own box; numeric columns are right-aligned."""
+    """A table that scrolls inside its own box; numeric columns are right-aligned.
 
-    def cells(kind: str, values: Sequence[object]) -> list[Html]:
-        return [
-            tag(kind, value, class_="number" if column in numeric else None)
-            for column, value in enumerate(values)
-        ]
+    On a phone each row is a block, and a number carries the name of its column.
+    """
 
-    body = [tag("tr", *cells("td", row)) for row in rows]
-    whole = tag("table", tag("thead", tag("tr", *cells("th", head))), tag("tbody", *body))
+    def cell(kind: str, column: int, value: object) -> Html:
+        if column not in numeric:
+            return tag(kind, value)
+        return tag(kind, value, class_="number", data_label=head[column] if kind == "td" else None)
+
+    def row(kind: str, values: Sequence[object]) -> Html:
+        return tag("tr", *(cell(kind, column, value) for column, value in enumerate(values)))
+
+    body = tag("tbody", *(row("td", values) for values in rows))
+    whole = tag("table", tag("thead", row("th", head)), body)
     return tag("div", whole, class_=f"grid-table {class_}".strip(), tabindex=0)
