@@ -144,6 +144,8 @@ def test_a_check_run_judges_every_prompt_once_and_goes_on_where_it_stopped(
         run_check(config, context, load)
     kept = list(context.verdicts)
     assert {one["precision"] for one in kept} == {"FP16"}
+    whole = RecordingContext(tmp_path)
+    run_check(config, whole, served_by(finished, tiny, []))
 
     context.stop = lambda: None
     run_check(config, context, load)
@@ -151,6 +153,7 @@ def test_a_check_run_judges_every_prompt_once_and_goes_on_where_it_stopped(
     assert context.verdicts[: len(kept)] == kept
     found = sorted((one["precision"], one["position"]) for one in context.verdicts)
     assert found == [(name, at) for name in ("FP16", "INT2") for at in range(3)]
+    assert sorted(map(str, context.verdicts)) == sorted(map(str, whole.verdicts))
     assert context.stages == [("check", 6), ("check", 6)]
     assert context.steps[-1] == ("check", 6)
 
@@ -183,3 +186,16 @@ def test_the_smoke_preset_runs_on_the_bundled_model(bundled: LoadedModel, tmp_pa
     assert rows["INT2"]["kl"] < rows["RTN INT2"]["kl"], "training beats rounding"
     assert 2.0 < rows["INT2"]["bits_per_weight"] < 2.5
     assert bundled.info.files == context.artifacts["INT2"].manifest["base_model"]["files"]
+
+
+def test_8_bit_embeddings_make_the_artifacts_smaller_and_leave_the_layers_alone(
+    finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    packed = run(tiny_config(tiny_model_dir, method="rtn", embedding_bits=8), tmp_path)
+    plain = {row["label"]: row for row in finished.rows}
+    for row in packed.rows[1:]:
+        baseline = plain[f"RTN {row['label']}"]
+        assert row["bits_per_weight"] == baseline["bits_per_weight"]
+        assert row["size_bytes"] < baseline["size_bytes"] - 262 * 64 * 2
+        assert row["memory_bytes"] < baseline["memory_bytes"]
+        assert 0 < abs(row["kl"] - baseline["kl"]) < 0.02
