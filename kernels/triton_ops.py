@@ -133,7 +133,7 @@ class TritonWeight:
         self.words = arrange(packed.codes, packed.bits)
         padding = self.words.shape[1] - out_features
         self.scale = F.pad(packed.scale.T, (0, padding)).contiguous()
-        self.backend = f"Triton, INT{packed.bits}"
+        self.backend = f"INT{packed.bits} kernels, Triton"
         self.size_bytes = self.words.nbytes + self.scale.nbytes
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,182 @@
+"""Tokens per second of decoding on an NVIDIA GPU, through the engine that serves the chat: FP16, INT4 and INT2.
+
+python -m bench.gpu_decode --json decode.json --plot decode.svg
+
+The weights are random, so no model is needed; speed and memory do not depend on their values. A model is built layer by
+layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head
+in 8 bits. Every step is one CUDA graph, in all columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from bench import report
+from kernels.packing import PackedWeight
+from upq.engines.served_linear import ServedLinear
+from upq.engines.torch_engine import TransformersEngine
+from upq.layers import PackedEmbedding, PackedLinear, replace_module
+
+MODELS = {
+    "SmolLM2-135M": LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+    ),
+    "Llama-3.1-8B": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+    ),
+}
+CONTEXTS = (128, 1024, 4096)
+BATCHES = (1, 4, 16)
+PRECISIONS = {"FP16": 16, "INT4": 4, "INT2": 2}
+GROUP = 64
+#: Steps that compile, tune and capture, then steps that are timed; together they stay in one span of the cache.
+WARM_UP, STEPS = 4, 64
+DTYPE = torch.bfloat16
+
+
+def main() -> None:
+    """Measure, print a table, write JSON and a plot."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--plot", type=Path, help="draw batch 1 here, as SVG")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--contexts", nargs="+", type=int, default=CONTEXTS)
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("This benchmark needs an NVIDIA GPU.")
+    rows: list[dict[str, Any]] = []
+    for name in options.models:
+        for precision in PRECISIONS:
+            rows += measure(name, precision, options.contexts, options.batches)
+            torch.cuda.empty_cache()
+    compare(rows)
+    report.show(rows)
+    report.save(options.json, rows, group=GROUP, steps=STEPS)
+    if options.plot:
+        report.draw_bars(
+            options.plot,
+            [row for row in rows if row["batch"] == 1],
+            group=("model", "context"),
+            series="precision",
+            value="tokens/s",
+        )
+
+
+def measure(
+    name: str, precision: str, contexts: list[int], batches: list[int]
+) -> list[dict[str, Any]]:
+    """One row for each context and batch of one model in one precision."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    engine = TransformersEngine(random_model(MODELS[name], PRECISIONS[precision]))
+    weights = torch.cuda.memory_allocated() - before
+    building = torch.cuda.max_memory_allocated() - before
+    rows = []
+    for context in contexts:
+        for batch in batches:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            rows.append(
+                {
+                    "model": name,
+                    "precision": precision,
+                    "backend": engine.backend,
+                    "context": context,
+                    "batch": batch,
+                    "tokens/s": decode(engine, context, batch),
+                    "weights GB": weights / 1e9,
+                    "peak building GB": building / 1e9,
+                    "peak decoding GB": (torch.cuda.max_memory_allocated() - before) / 1e9,
+                }
+            )
+    return rows
+
+
+def decode(engine: TransformersEngine, context: int, batch: int) -> float:
+    """Tokens per second, of all rows together, of greedy decoding behind `context` tokens."""
+    generator = torch.Generator().manual_seed(0)
+    session = engine.session(batch, context + WARM_UP + STEPS)
+    rows, tokens = list(range(batch)), [0] * batch
+    for row in rows:
+        ids = torch.randint(0, engine.config.vocab_size, (context,), generator=generator)
+        tokens[row] = int(session.prefill(row, ids.tolist()).argmax())
+    torch.cuda.reset_peak_memory_stats()
+    start = 0.0
+    for step in range(WARM_UP + STEPS):
+        if step == WARM_UP:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        tokens = session.step(rows, tokens).argmax(dim=-1).tolist()  # waits for the GPU
+    return batch * STEPS / (time.perf_counter() - start)
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Add to each row how many times as fast as FP16 it is, same model, context and batch."""
+    base = {
+        (row["model"], row["context"], row["batch"]): row["tokens/s"]
+        for row in rows
+        if row["precision"] == "FP16"
+    }
+    for row in rows:
+        row["times FP16"] = row["tokens/s"] / base[row["model"], row["context"], row["batch"]]
+
+
+def random_model(config: LlamaConfig, bits: int) -> Any:
+    """A Llama on the GPU with random weights, those of its decoder layers in `bits`; 16: all in bfloat16."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    if bits < 16:
+        _pack(model, bits)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        made = torch.empty(parameter.shape, dtype=DTYPE, device="cuda")
+        made.fill_(1.0) if made.dim() == 1 else made.normal_(std=0.02)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(made, requires_grad=False))
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to("cuda")
+    model.config.dtype = DTYPE
+    return model.eval()
+
+
+def _pack(model: nn.Module, bits: int) -> None:
+    """Put packed random weights in the place of linear layers (head: 8 bits) and the embedding (8 bits)."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            packed = _random_packed(module, 8 if name == "lm_head" else bits)
+            replace_module(model, name, ServedLinear(PackedLinear(packed)))
+        elif isinstance(module, nn.Embedding):
+            replace_module(model, name, PackedEmbedding(_random_packed(module, 8), DTYPE))
+
+
+def _random_packed(module: nn.Linear | nn.Embedding, bits: int) -> PackedWeight:
+    rows, columns = module.weight.shape
+    codes = torch.randint(0, 256, (rows, columns * bits // 8), dtype=torch.uint8, device="cuda")
+    step = 0.02 * 12**0.5 / 2**bits  # uniform codes then have the standard deviation 0.02
+    scale = torch.full((rows, columns // GROUP), step, dtype=torch.float16, device="cuda")
+    return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Products with packed weights on an NVIDIA GPU, cold, against cuBLAS and whatever rival is installed.
+
+python -m bench.gpu_kernels --json kernels.json --plot kernels.svg
+
+Every product is captured many times, each time over another copy of the weight, in one CUDA graph, so that a weight
+never comes out of the cache and no launch waits for Python. One number is the median time of a replay over the copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench import report
+from kernels.packing import PackedWeight, unpack
+from kernels.reference import dequantize
+from kernels.triton_ops import TritonWeight
+
+#: (outputs, inputs): SmolLM2-135M, then Llama of 1B, 8B and 70B.
+SHAPES = (
+    (576, 576),
+    (1536, 576),
+    (2048, 2048),
+    (4096, 4096),
+    (14336, 4096),
+    (28672, 8192),
+    (8192, 28672),
+)
+ROWS = (1, 4, 16, 64)
+GROUP = 64
+REPLAYS = 25
+#: A product of one set of copies: inputs -> outputs.
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def main() -> None:
+    """Measure, print a table, write JSON and a plot."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--plot", type=Path, help="draw the products with one row here, as SVG")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--shapes", nargs="+", metavar="OUTxIN", help="instead of the usual ones")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("This benchmark needs an NVIDIA GPU.")
+    shapes = [one.split("x") for one in options.shapes or ()] or SHAPES
+    bandwidth = copy_bandwidth()
+    sys.stdout.write(f"copy: {bandwidth / 1e9:.0f} GB/s, read and written bytes together\n")
+    rows: list[dict[str, Any]] = []
+    for outputs, inputs in shapes:
+        rows += measure_shape(int(outputs), int(inputs), options.rows, bandwidth)
+    report.show(rows)
+    report.save(options.json, rows, copy_bytes_per_s=bandwidth, group=GROUP)
+    if options.plot:
+        report.draw_bars(
+            options.plot,
+            [row for row in rows if row["rows"] == options.rows[0]],
+            group=("out x in",),
+            series="kernel",
+            value="times FP16",
+        )
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of copying 1 GiB on the GPU."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds([lambda: target.copy_(source)] * 4)
+
+
+def seconds(calls: list[Callable[[], object]]) -> float:
+    """Median time of one call, all of them captured in a graph that is replayed."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # compiles and tunes, which a capture must not
+        calls[0]()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times = []
+    for _ in range(REPLAYS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def copies(size_bytes: int) -> int:
+    """How many copies of a weight of this size the cache cannot hold."""
+    cache = torch.cuda.get_device_properties().L2_cache_size
+    return max(2, -(-3 * cache // size_bytes))
+
+
+def measure_shape(
+    out_features: int, in_features: int, rows: list[int], bandwidth: float
+) -> list[dict[str, Any]]:
+    """One row of the table for each product and number of input rows; times of FP16 come first."""
+    found = []
+    baseline: dict[int, float] = {}
+    for name, bits, make, dtype in contestants():
+        try:
+            products, size = make(out_features, in_features, bits)
+            for count in rows:
+                inputs = torch.randn(count, in_features, device="cuda", dtype=dtype)
+                time = seconds([lambda one=one, x=inputs: one(x) for one in products])
+                baseline.setdefault(count, time)
+                found.append(
+                    {
+                        "kernel": name,
+                        "out x in": f"{out_features} x {in_features}",
+                        "rows": count,
+                        "microseconds": time * 1e6,
+                        "GB/s": size / time / 1e9,
+                        "share of copy": size / time / bandwidth,
+                        "times FP16": baseline[count] / time,
+                    }
+                )
+        except Exception as error:  # a rival may refuse a shape in any way; ours may not
+            if name.startswith("ours"):
+                raise
+            sys.stdout.write(f"{name}, {out_features} x {in_features}: skipped ({error})\n")
+        torch.cuda.empty_cache()
+    return found
+
+
+def contestants() -> list[tuple[str, int, Callable[..., Any], torch.dtype]]:
+    """(name, bits, maker of products, dtype of inputs). The first is what the others are compared with."""
+    found = [
+        ("cuBLAS FP16", 16, cublas, torch.float16),
+        ("ours INT2", 2, ours, torch.float16),
+        ("ours INT4", 4, ours, torch.float16),
+        ("tinygemm INT4 (torchao)", 4, tinygemm, torch.bfloat16),
+    ]
+    if importlib.util.find_spec("gemlite"):
+        found += [("gemlite INT2", 2, gemlite_linear, torch.float16)]
+        found += [("gemlite INT4", 4, gemlite_linear, torch.float16)]
+    else:
+        sys.stdout.write("gemlite is not installed: skipped\n")
+    return found
+
+
+def random_packed(out_features: int, in_features: int, bits: int) -> PackedWeight:
+    """Random codes and scales on the GPU."""
+    codes = torch.randint(
+        0, 256, (out_features, in_features * bits // 8), dtype=torch.uint8, device="cuda"
+    )
+    scale = torch.rand(out_features, in_features // GROUP, device="cuda").add(0.5).mul(0.02).half()
+    return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
+
+
+def cublas(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
+    """torch's own product in 16 bits."""
+    size = out_features * in_features * bits // 8
+    made = [
+        torch.randn(out_features, in_features, device="cuda", dtype=torch.float16)
+        for _ in range(copies(size))
+    ]
+    return [lambda x, w=weight: F.linear(x, w) for weight in made], size
+
+
+def ours(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
+    """kernels.triton_ops, checked against the decoded weight."""
+    packed = random_packed(out_features, in_features, bits)
+    made = [TritonWeight(packed) for _ in range(copies(packed.size_bytes))]
+    _check(made[0], packed)
+    return list(made), packed.size_bytes
+
+
+def tinygemm(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
+    """The INT4 product of torch that torchao's int4 weights on a GPU are multiplied with."""
+    packed = random_packed(out_features, in_features, bits)
+    codes = unpack(packed.codes, bits)
+    pairs = (codes[:, ::2] << 4) | codes[:, 1::2]
+    made = [
+        torch.ops.aten._convert_weight_to_int4pack(pairs, 8)
+        for _ in range(copies(packed.size_bytes))
+    ]
+    scale = packed.scale.bfloat16()  # its weight: scale * (code - 8) + offset
+    grid = torch.stack([scale, scale * 0.5], dim=-1).transpose(0, 1).contiguous()
+    size = made[0].nbytes + grid.nbytes
+    products = [lambda x, w=w: torch.ops.aten._weight_int4pack_mm(x, w, GROUP, grid) for w in made]
+    _check(products[0], packed, torch.bfloat16)
+    return products, size
+
+
+def gemlite_linear(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
+    """gemlite with its own choice of kernel and configuration."""
+    core = importlib.import_module("gemlite.core")
+    packed = random_packed(out_features, in_features, bits)
+    codes = unpack(packed.codes, bits)
+    zeros = torch.full_like(packed.scale, packed.zero)
+    made = []
+    for _ in range(copies(packed.size_bytes)):
+        layer = core.GemLiteLinear(
+            bits,
+            group_size=GROUP,
+            in_features=in_features,
+            out_features=out_features,
+            input_dtype=core.DType.FP16,
+            output_dtype=core.DType.FP16,
+        )
+        layer.pack(codes, packed.scale.clone(), zeros.clone(), None)
+        made.append(layer)
+    _check(made[0], packed)
+    return made, packed.size_bytes
+
+
+def _check(product: Product, packed: PackedWeight, dtype: torch.dtype = torch.float16) -> None:
+    """RuntimeError if a product is not that of the packed weight."""
+    inputs = torch.randn(2, packed.shape[1], device="cuda", dtype=dtype)
+    expected = inputs.float() @ dequantize(packed).T
+    error = (product(inputs).float() - expected).norm() / expected.norm()
+    if not error < 0.02:
+        raise RuntimeError(f"its product is wrong: relative error {error:.3g}")
+
+
+if __name__ == "__main__":
+    main()
