@@ -189,7 +189,9 @@ class RunConfig:
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU where there is one")
     embedding_bits: Literal[16, 8] = setting(
-        16, "bits of the input embedding and the output head; 8: rounded to nearest, no training"
+        16,
+        "bits of the input embedding and the output head; 8, rounded to nearest, saves half of them: 28 MB of "
+        "the bundled model's 87 to 113",
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
