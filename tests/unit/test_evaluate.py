@@ -109,7 +109,7 @@ def test_8_bit_embeddings_cost_the_bundled_model_next_to_nothing(bundled: Loaded
         "The capital of France is Paris. It lies on the Seine, and two million people live there."
     )
     data = [Example(tuple(bundled.tokenizer(text)["input_ids"]), 1)]
-    weight = bundled.model.get_input_embeddings().weight.detach()
+    weight = bundled.model.get_parameter("model.embed_tokens.weight")
     packed = INT8.pack(weight, INT8.fit(weight, 0, "absmax"))
     twin = copy.deepcopy(bundled.model)
     twin.model.embed_tokens = PackedEmbedding(packed, weight.dtype)
