@@ -33,7 +33,7 @@ check: $(DEVELOPMENT)  ## style, types and architecture
 bench: install  ## quality and size of every method on the bundled model
 	$(python) -m bench.quantization
 
-gpu-check: install  ## GPU tests and a quick run on this machine's GPU
+gpu-check: $(DEVELOPMENT)  ## GPU tests, benchmarks and a short training run on this machine's GPU
 	scripts/gpu_check.sh
 
 clean:  ## remove caches and build leftovers; .venv stays, the next install looks at it again

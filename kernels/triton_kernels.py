@@ -101,7 +101,7 @@ def level(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, A
         return code.to(tl.float32) - (2**BITS - 1) / 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one compilation for every number of rows
 def matmul_kernel(
     inputs,  # (rows, in) of any float type
     words,  # (blocks, padded_out, 16) uint16
