@@ -135,27 +135,34 @@ def test_a_check_run_judges_every_prompt_once_and_goes_on_where_it_stopped(
     finished: RecordingContext, tiny: LoadedModel, tmp_path: Path
 ) -> None:
     config = {
-        "suite": "builtin", "path": None, "limit": 3, "max_tokens": 6, "seed": 0,
+        "suite": "builtin", "path": None, "limit": 18, "max_tokens": 4, "seed": 0,
         "precisions": ["FP16", "INT2"], "run_id": 1, "model": "tiny",
     }  # fmt: skip
-    context, loads = RecordingContext(tmp_path, stop_after(10)), []
+    whole = RecordingContext(tmp_path)
+    run_check(config, whole, served_by(finished, tiny, []))
+    found = sorted((one["precision"], one["position"]) for one in whole.verdicts)
+    assert found == [(name, at) for name in ("FP16", "INT2") for at in range(18)]
+    assert whole.stages == [("check", 36)]
+    assert whole.steps == [("check", step) for step in range(37)]
+
+    context, loads = RecordingContext(tmp_path, stop_after(21)), []
     load = served_by(finished, tiny, loads)
     with pytest.raises(Stop):
         run_check(config, context, load)
     kept = list(context.verdicts)
-    assert {one["precision"] for one in kept} == {"FP16"}
-    whole = RecordingContext(tmp_path)
-    run_check(config, whole, served_by(finished, tiny, []))
+    assert 0 < len(kept) < 18, "complete answers are judged before the others are written"
 
     context.stop = lambda: None
     run_check(config, context, load)
-    assert loads == ["FP16", "INT2", "INT2"], "finished precisions are not loaded again"
+    assert loads == ["FP16", "FP16", "INT2"]
     assert context.verdicts[: len(kept)] == kept
-    found = sorted((one["precision"], one["position"]) for one in context.verdicts)
-    assert found == [(name, at) for name in ("FP16", "INT2") for at in range(3)]
-    assert sorted(map(str, context.verdicts)) == sorted(map(str, whole.verdicts))
-    assert context.stages == [("check", 6), ("check", 6)]
-    assert context.steps[-1] == ("check", 6)
+    run_check(config, context, load)
+    assert loads == ["FP16", "FP16", "INT2"], "finished precisions are not loaded again"
+    assert by_prompt(context) == by_prompt(whole)
+
+
+def by_prompt(context: RecordingContext) -> list[dict[str, Any]]:
+    return sorted(context.verdicts, key=lambda one: (one["precision"], one["position"]))
 
 
 def test_a_gpu_that_is_not_there_is_refused(

@@ -1,23 +1,16 @@
 """Engines over transformers: the tokens of `generate`, whatever a model keeps and however rows are mixed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import PlainSession, RowSession, TransformersEngine
 from upq.layers import memory_bytes
 from upq.models import LoadedModel
 
-VOCABULARY = 128
-SHAPE = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
-}  # fmt: skip
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 #: (model type, its settings, whether all rows are computed at once)
 FAMILIES = [
@@ -35,43 +28,6 @@ FAMILIES = [
     ("mamba", {}, False),
     ("openai-gpt", {"n_embd": 32, "n_layer": 2, "n_head": 4}, False),
 ]
-
-
-def random_model(kind: str, settings: dict[str, Any]) -> Any:
-    options = dict(settings)
-    attention = options.pop("attn_implementation", None)
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SHAPE, **options})
-    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    model = model.float().eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:  # large enough that the logits are not flat
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.generation_config.eos_token_id = None
-    return model
-
-
-def random_prompts(*lengths: int) -> list[list[int]]:
-    source = torch.Generator().manual_seed(3)
-    return [
-        torch.randint(2, VOCABULARY, (length,), generator=source).tolist() for length in lengths
-    ]
-
-
-def generated(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
-    """What transformers decodes greedily."""
-    ids = torch.tensor([list(prompt)])
-    mask = torch.ones_like(ids)
-    out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
-    return out[0, len(prompt) :].tolist()
-
-
-def greedy(session: Any, row: int, prompt: Sequence[int], tokens: int) -> list[int]:
-    """One answer, while the other rows rest."""
-    answer = [int(session.prefill(row, prompt).argmax())]
-    while len(answer) < tokens:
-        answer.append(int(session.step([row], answer[-1:])[0].argmax()))
-    return answer
 
 
 @pytest.mark.parametrize(

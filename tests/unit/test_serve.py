@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_config
-from upq import assembly
+from upq import assembly, serve
 from upq.errors import UserError
 from upq.models import LoadedModel
+from upq.models import load as load_model
 from upq.quantizers import GRIDS
 from upq.serve import KEPT, Models
 from upq.store import Store
@@ -82,3 +83,23 @@ def test_what_does_not_exist_is_refused(store: Store, tiny_model_dir: Path) -> N
         with pytest.raises(UserError) as caught:
             models.get(run_id, "INT2", str(tiny_model_dir))
         assert caught.value.code == "artifact_not_found"
+
+
+def test_the_reference_of_a_run_is_the_revision_that_it_quantized(
+    store: Store, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def load(source: str, *, revision: str | None = None) -> LoadedModel:
+        asked.append(revision)
+        return load_model(source)
+
+    monkeypatch.setattr(serve.models, "load", load)
+    source = str(tiny_model_dir)
+    old = store.enqueue(tiny_config(tiny_model_dir, model__revision="v1"))
+    new = store.enqueue(tiny_config(tiny_model_dir))
+    models = Models(store)
+    first = models.get(old, "FP16", source)
+    assert models.get(new, "FP16", source) is not first
+    assert models.get(None, "FP16", source) is models.get(new, "FP16", source)
+    assert asked == ["v1", None]

@@ -7,7 +7,9 @@ step is a CUDA graph. Models that keep another state (sliding windows, recurrent
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from upq.layers import memory_bytes
 STATE_NAMES = ("past_key_values", "cache_params", "state")
 #: Rotary embeddings whose frequencies follow the longest sequence of the batch.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+#: Held while work is given to a GPU: what another thread does there could spoil the capture of a graph.
+GPU_LOCK = threading.Lock()
 
 
 class TransformersEngine:
@@ -34,25 +38,22 @@ class TransformersEngine:
         self.config, self.generation_config = model.config, model.generation_config
         self.device: torch.device = model.device
         self.memory_bytes = memory_bytes(model) + prepared_bytes(model)
+        on_gpu = self.device.type == "cuda"
+        self.lock: AbstractContextManager = GPU_LOCK if on_gpu else nullcontext()
         self.by_rows = _has_plain_attention(model)
-        self.backend = f"{self._runner()}, {_kernels(model)}"
+        runner = "CUDA graph" if on_gpu and self.by_rows else "transformers"
+        self.backend = f"{runner}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in takes
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self.state_name = next((name for name in STATE_NAMES if name in takes), STATE_NAMES[0])
 
-    def _runner(self) -> str:
-        return "CUDA graph" if self.by_rows and self.device.type == "cuda" else "transformers"
-
     def session(self, rows: int, length: int) -> Session:
         """Room for `rows` sequences of at most `length` tokens each; memory is taken as they grow."""
         if not self.by_rows:
             return PlainSession(self, rows)
-        return (
-            GraphSession(self, rows, length)
-            if self.device.type == "cuda"
-            else RowSession(self, rows, length)
-        )
+        kind = GraphSession if self.device.type == "cuda" else RowSession
+        return kind(self, rows, length)
 
     def read(self, ids: Sequence[int], state: Any, start: int = 0) -> tuple[torch.Tensor, Any]:
         """Run tokens from position `start` on, behind `state`: float32 logits (vocabulary,), and the new state."""
@@ -60,7 +61,7 @@ class TransformersEngine:
         if self.takes_positions:
             positions = torch.arange(start, start + len(ids), device=self.device)
             given["position_ids"] = positions.unsqueeze(0)
-        with torch.inference_mode():
+        with self.lock, torch.inference_mode():
             out = self.model(input_ids=torch.tensor([list(ids)], device=self.device), **given)
         return out.logits[0, -1].float(), getattr(out, self.state_name, None)
 
@@ -181,8 +182,9 @@ class GraphSession(RowSession):
         given = [0] * len(self.lengths)
         for row, token in zip(rows, tokens, strict=True):
             given[row] = token
-        self.inputs.copy_(torch.tensor([given, self.lengths]))
-        return self._replay(bucket(span))[list(rows)]
+        with self.engine.lock:
+            self.inputs.copy_(torch.tensor([given, self.lengths]))
+            return self._replay(bucket(span))[list(rows)]
 
     def _replay(self, span: int) -> torch.Tensor:
         here = torch.cuda.current_stream(self.engine.device)
