@@ -26,6 +26,7 @@ from ui.words import (
 )
 from upq.context import STAGES
 from upq.estimate import Estimate
+from upq.generate import ROWS
 from upq.store import Run
 
 STATE_MARKS = {
@@ -83,7 +84,8 @@ def _worker(run: Run | None, waiting: int, worker_alive: bool) -> Html:
     if run is None:
         idle = "idle" if worker_alive else "starting"
         return join([tag("i", class_="pulse off"), idle, queue])
-    left = f", {duration(run.eta_s)} left" if run.eta_s is not None else ""
+    seconds = time_left(run)
+    left = f", {duration(seconds)} left" if seconds is not None else ""
     words = f"run #{run.id}, {_doing(run)}{left}{queue}"
     link = tag("button", words, class_="link", data_action="open", data_run=run.id)
     return join([tag("i", class_="pulse"), link])
@@ -98,6 +100,11 @@ def _doing(run: Run) -> str:
 def stage_share(run: Run) -> float:
     """How much of the current stage is done, 0 to 1."""
     return min(1.0, run.stage_step / run.stage_total) if run.stage_total else 0.0
+
+
+def time_left(run: Run) -> float | None:
+    """Seconds left in the stage; of a check only when a whole batch of answers tells how long they take."""
+    return None if run.kind == "check" and run.stage_step < ROWS else run.eta_s
 
 
 def run_name(run: Run) -> str:
@@ -184,9 +191,12 @@ def _other_state(run: Run, name: str) -> str:
 def _numbers(run: Run, now: float) -> Html:
     if run.state == "running":
         facts = [
-            ("step", f"{run.stage_step:,} / {run.stage_total:,}" if run.stage_total else NO_VALUE),
+            (
+                "answers" if run.kind == "check" else "step",
+                f"{run.stage_step:,} / {run.stage_total:,}" if run.stage_total else NO_VALUE,
+            ),
             ("speed", f"{number(run.tokens_per_s)} tok/s" if run.tokens_per_s else NO_VALUE),
-            ("left in this stage", duration(run.eta_s)),
+            ("left in this stage", duration(time_left(run))),
         ]
     else:
         facts = []

@@ -198,7 +198,7 @@ class _Teacher:
             max_new_tokens=tokens,
             temperature=temperature,
             seed=seed,
-            check=self.context.check,
+            check=lambda _: self.context.check(),
         )
         written: dict[int, list[int]] = {}
         counted, started = 0, time.monotonic()

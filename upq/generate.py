@@ -110,14 +110,14 @@ def answers(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    check: Callable[[], None],
+    check: Callable[[int], None],
     rows: int = ROWS,
 ) -> Iterator[tuple[int, list[int]]]:
     """(index, answer with its end token) for each prompt of token ids, as soon as it is complete, in any order.
 
     Up to `rows` answers are written side by side; a complete one makes room for the next prompt. Each samples by
-    itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is greedy. check() is called
-    once a step and may raise. Raises UserError("prompt_too_long").
+    itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is greedy. check(tokens written
+    so far) is called once a step and may raise. Raises UserError("prompt_too_long").
     """
     if not prompts:
         return
@@ -128,8 +128,9 @@ def answers(
     length = max(len(prompts[index]) + room for index, room in rooms.items())
     session = engine.session(len(free), length)
     working: dict[int, _Open] = {}
+    written = 0
     while waiting or working:
-        check()
+        check(written)
         if waiting and free:
             row, index = free.pop(), waiting.popleft()
             generator = torch.Generator(engine.device).manual_seed(_seed(seed, index))
@@ -139,6 +140,7 @@ def answers(
             busy = sorted(working)
             last = [working[row].ids[-1] for row in busy]
             advanced = dict(zip(busy, session.step(busy, last), strict=True))
+        written += len(advanced)
         for row, logits in advanced.items():
             one = working[row]
             one.ids.append(_pick(logits, temperature, 1.0, one.generator))

@@ -10,7 +10,7 @@ import copy
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,20 +170,34 @@ def run_check(config: dict[str, Any], context: CheckContext, load: Callable[...,
         wanted = [(at, one) for at, one in enumerate(prompts) if (precision, at) not in done]
         if not wanted:
             continue
+        context.progress(len(done), detail=f"{precision}: loading the model")
         served = load(config["run_id"], precision, config["model"])
-        tokens, started = 0, time.monotonic()
-        for at, answer in _check_answers(served, dict(wanted), config, context.check):
+        step = _step(context, precision, done)
+        for at, answer in _check_answers(served, dict(wanted), config, step):
             text = served.tokenizer.decode(answer, skip_special_tokens=True)
             verdict = checks.judge(prompts[at], text, config["seed"])
             context.save_check_result(precision, at, verdict.to_json())
             done.add((precision, at))
-            tokens += len(answer)
-            speed = tokens / (time.monotonic() - started)
-            context.progress(len(done), tokens_per_s=speed, detail=precision)
+    context.progress(len(done))
+
+
+def _step(context: CheckContext, precision: str, done: Sized) -> Callable[[int], None]:
+    """What decoding calls with the tokens written so far: reports speed and complete answers, and may stop it."""
+    started = time.monotonic()
+
+    def step(tokens: int) -> None:
+        context.check()
+        speed = tokens / (time.monotonic() - started) if tokens else None
+        context.progress(len(done), tokens_per_s=speed, detail=precision)
+
+    return step
 
 
 def _check_answers(
-    served: Any, prompts: dict[int, checks.CheckPrompt], config: dict[str, Any], check: Callable
+    served: Any,
+    prompts: dict[int, checks.CheckPrompt],
+    config: dict[str, Any],
+    check: Callable[[int], None],
 ) -> Iterator[tuple[int, list[int]]]:
     ids = {
         at: chat_ids(served.tokenizer, [{"role": "user", "content": one.prompt}])

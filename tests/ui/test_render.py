@@ -257,6 +257,16 @@ def test_every_state_of_a_run_is_drawn(changes: dict[str, Any], sentence: str) -
     assert sentence in Structure(render.run_panel(a_run(**changes), 2, 60.0)).words
 
 
+def test_a_check_counts_answers_and_names_no_time_before_a_batch_is_through() -> None:
+    early = a_run(kind="check", stage="check", stage_step=3, stage_total=180, detail="INT4")
+    words_early = Structure(render.run_panel(early, 0, 60.0)).words
+    assert "answers3 / 180" in words_early
+    assert "118 tok/s" in words_early
+    assert "3 min 10 s" not in words_early + render.status_line("CPU", early, 0, True)
+    later = a_run(kind="check", stage="check", stage_step=40, stage_total=180)
+    assert "3 min 10 s" in Structure(render.run_panel(later, 0, 60.0)).words
+
+
 def test_without_a_run_the_panel_says_what_to_do() -> None:
     assert "press Start" in Structure(render.run_panel(None, 0, 0.0)).words
 

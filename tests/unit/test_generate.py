@@ -159,7 +159,7 @@ def prompts_of(loaded: LoadedModel, *texts: str) -> dict[int, list[int]]:
 def all_answers(
     loaded: LoadedModel, prompts: dict[int, list[int]], ends: set[int], **changes: Any
 ) -> dict[int, list[int]]:
-    settings: dict[str, Any] = {"max_new_tokens": 12, "check": lambda: None, **changes}
+    settings: dict[str, Any] = {"max_new_tokens": 12, "check": lambda written: None, **changes}
     found = list(answers(TransformersEngine(loaded.model), prompts, ends, **settings))
     assert len(found) == len(prompts), "each prompt once"
     return dict(found)
@@ -213,10 +213,11 @@ def test_an_answer_ends_with_its_end_token_and_makes_room(tiny: LoadedModel) -> 
 
 
 def test_a_complete_answer_comes_before_the_others_are(tiny: LoadedModel) -> None:
-    calls = itertools.count(1)
+    seen: list[int] = []
 
-    def check() -> None:
-        if next(calls) > 20:
+    def check(written: int) -> None:
+        seen.append(written)
+        if len(seen) > 20:
             raise KeyboardInterrupt
 
     engine = TransformersEngine(tiny.model)
@@ -225,6 +226,7 @@ def test_a_complete_answer_comes_before_the_others_are(tiny: LoadedModel) -> Non
     assert len({next(coming)[0] for _ in range(4)}) == 4, "two turns of two rows, of 2 + 7 steps"
     with pytest.raises(KeyboardInterrupt):
         next(coming)
+    assert seen[:6] == [0, 1, 2, 4, 6, 8], "two prompts are read, then two rows step"
 
 
 def test_no_prompt_gives_no_answer_and_one_beyond_the_context_is_refused(tiny: LoadedModel) -> None:
