@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from upq.engines import graph_step
 from upq.engines.base import Session
 from upq.engines.row_cache import RowCache, bucket
 from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
@@ -177,6 +178,11 @@ class GraphSession(RowSession):
     def _grow(self, capacity: int) -> None:
         super()._grow(capacity)
         self.graphs.clear()
+
+    def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
+        if graph_step.unsupported(self.engine.model):
+            return super()._forward(inputs, span)
+        return graph_step.step(self.engine.model, inputs[0], inputs[1], self.cache, span)
 
     def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
         given = [0] * len(self.lengths)

@@ -1,0 +1,71 @@
+"""The fused step of the Llama family on an NVIDIA GPU; run by `make gpu-check`."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from upq.engines import graph_step
+from upq.engines.torch_engine import RowSession, TransformersEngine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[1], [3, 200, 700, 1500]])
+def test_replayed_fused_steps_give_the_logits_of_transformers(
+    dtype: torch.dtype, lengths: list[int]
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=3,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    )
+    model = LlamaForCausalLM(config).to("cuda", dtype).eval()
+    assert graph_step.unsupported(model) == ""
+    engine = TransformersEngine(model)
+    fused = engine.session(len(lengths), 2048)
+    plain = RowSession(engine, len(lengths), 2048)
+    generator = torch.Generator().manual_seed(0)
+    for row, length in enumerate(lengths):
+        prompt = torch.randint(0, 500, (length,), generator=generator).tolist()
+        torch.testing.assert_close(fused.prefill(row, prompt), plain.prefill(row, prompt))
+    rows = list(range(len(lengths)))
+    for turn in range(6):
+        tokens = [(7 * turn + row) % 500 for row in rows]
+        found = fused.step(rows, tokens)
+        positions = torch.tensor(plain.lengths, device="cuda")
+        with torch.inference_mode():
+            plain._reserve(max(plain.lengths) + 1)
+            inputs = torch.stack([torch.tensor(tokens, device="cuda"), positions])
+            expected = plain._forward(inputs, max(plain.lengths) + 1)
+        plain.lengths = [length + 1 for length in plain.lengths]
+        error = (found - expected).norm() / expected.norm()
+        assert error < 0.02, turn
+
+
+def test_a_fused_step_repeats_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    engine = TransformersEngine(LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval())
+    answers = []
+    for _ in range(2):
+        session = engine.session(2, 600)
+        for row in range(2):
+            session.prefill(row, list(range(1, 300 + row)))
+        answers.append([session.step([0, 1], [turn, turn + 1]) for turn in range(5)])
+    for first, second in zip(*answers, strict=True):
+        assert torch.equal(first, second)
