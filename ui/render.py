@@ -209,7 +209,8 @@ def _numbers(run: Run, now: float) -> Html:
         "progress", value=f"{stage_share(run):.3f}", max=1, aria_label="progress of the stage"
     )
     running = run.state == "running"
-    detail = tag("p", run.detail or " ", class_="detail") if running else None
+    waiting = "Loading the model." if run.kind == "check" else " "
+    detail = tag("p", run.detail or waiting, class_="detail") if running else None
     rows = tag("dl", *(_fact(name, value) for name, value in facts), class_="facts")
     return join([bar if running else None, detail, rows])
 

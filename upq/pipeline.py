@@ -170,7 +170,6 @@ def run_check(config: dict[str, Any], context: CheckContext, load: Callable[...,
         wanted = [(at, one) for at, one in enumerate(prompts) if (precision, at) not in done]
         if not wanted:
             continue
-        context.progress(len(done), detail=f"{precision}: loading the model")
         served = load(config["run_id"], precision, config["model"])
         step = _step(context, precision, done)
         for at, answer in _check_answers(served, dict(wanted), config, step):
