@@ -12,15 +12,15 @@ import hashlib
 import json
 import os
 import re
+import statistics
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import triton
-import triton.testing
 from triton import knobs
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -59,6 +59,8 @@ CANDIDATES: dict[int, tuple[Config, ...]] = {
     64: (Config(32, 4, 1, 2), Config(16, 4, 1, 3), Config(16, 8, 1, 2), Config(32, 2, 1, 3)),
 }
 MAX_ROWS = max(CANDIDATES)
+TIMINGS = 9
+FLOOD_BYTES = 2**28  # more than any GPU's cache
 _lock = threading.Lock()
 
 
@@ -84,20 +86,33 @@ def choose(
             return default
         with _lock:
             if problem not in known:
-                known[problem] = min(CANDIDATES[columns], key=lambda config: _seconds(run, config))
+                known[problem] = min(
+                    CANDIDATES[columns], key=lambda config: _milliseconds(run, config)
+                )
                 _remember(path, known)
     return known[problem]
 
 
-def _seconds(run: Callable[[Config], None], config: Config) -> float:
-    """Median time of a run with a cold cache; infinite if the GPU has not the memory or registers for it."""
+def _milliseconds(run: Callable[[Config], None], config: Config) -> float:
+    """Median time of a run with a cold cache; infinite if the GPU has not the memory or registers for it.
+
+    Waits for its own stream only, so that another thread may be capturing a graph meanwhile.
+    """
     try:
-        return cast(
-            float,
-            triton.testing.do_bench(lambda: run(config), warmup=2, rep=10, return_mode="median"),
-        )
+        run(config)
     except (OutOfResources, PTXASError):
         return float("inf")
+    flood = torch.empty(FLOOD_BYTES, dtype=torch.uint8, device="cuda")
+    times = []
+    for _ in range(TIMINGS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flood.zero_()  # empties the cache, and keeps the GPU busy until the launch has reached it
+        start.record()
+        run(config)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Compiles the Triton product for an H100, which needs no GPU, and prints what became of it as JSON.
+"""Compiles the Triton kernels for an H100, which needs no GPU, and prints what became of them as JSON.
 
 python -m tests.compile_triton
 """
@@ -16,6 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels import triton_decode
 from kernels.triton_kernels import matmul_kernel
 from kernels.triton_tuning import CANDIDATES
 
@@ -23,6 +24,24 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 H100 = GPUTarget("cuda", 90, 32)
 #: (bits, type, columns): integer and subtraction instructions allowed for each weight.
 CASES = {(2, "fp16", 8): 1.5, (2, "bf16", 8): 1.6, (4, "bf16", 16): 2.0, (8, "fp16", 8): 3.7}
+#: What is compiled of triton_decode, with heads of 128 features and four queries a key, as Llama-3.1-8B has them.
+STEP_CASES: dict[str, dict[str, int]] = {
+    "_add_norm_kernel": {"size": 4096, "WIDTH": 4096},
+    "_gate_kernel": {"WIDTH": 1024},
+    "_rotate_kernel": {"SIZE": 128, "NORM": True},
+    "_attention_kernel": {
+        **{"SIZE": 128, "SHARE": 4, "TILE": 16, "PLAIN": False},
+        **{"SPLIT": triton_decode.SPLIT, "BLOCK": triton_decode.BLOCK},
+    },
+    "_join_kernel": {"SIZE": 128, "WIDTH": 16},
+}
+#: Parameters of these kernels that are not pointers to bfloat16.
+TYPES = {
+    **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "count"), "i32"),
+    **dict.fromkeys(("epsilon", "scaling"), "fp32"),
+    **dict.fromkeys(("sums", "heights"), "*fp32"),
+    "positions": "*i64",
+}
 
 
 def compiled(bits: int, dtype: str, columns: int, group: int = 64) -> tuple[Any, int]:
@@ -76,5 +95,19 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+def shared_bytes(name: str, constants: dict[str, int]) -> int:
+    """Shared memory of a kernel of triton_decode in bfloat16, compiled with these constants."""
+    kernel = getattr(triton_decode, name)
+    signature = {
+        one: "constexpr" if one in constants else TYPES.get(one, "*bf16")
+        for one in kernel.arg_names
+    }
+    names = list(signature)
+    values = {(names.index(one),): value for one, value in constants.items()}
+    return triton.compile(ASTSource(kernel, signature, values, {}), target=H100).metadata.shared
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps({str(case): facts(*case) for case in CASES}, indent=1))
+    products = {str(case): facts(*case) for case in CASES}
+    between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
+    sys.stdout.write(json.dumps({"products": products, "between": between}, indent=1))

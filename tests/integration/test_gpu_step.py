@@ -1,5 +1,7 @@
 """The fused step of the Llama family on an NVIDIA GPU; run by `make gpu-check`."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,7 +29,8 @@ def test_replayed_fused_steps_give_the_logits_of_transformers(
         num_attention_heads=9,
         num_key_value_heads=3,
     )
-    model = LlamaForCausalLM(config).to("cuda", dtype).eval()
+    model: Any = LlamaForCausalLM(config)
+    model = model.to("cuda", dtype).eval()
     assert graph_step.unsupported(model) == ""
     engine = TransformersEngine(model)
     fused = engine.session(len(lengths), 2048)
@@ -60,7 +63,8 @@ def test_a_fused_step_repeats_to_the_last_bit() -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    engine = TransformersEngine(LlamaForCausalLM(config).to("cuda", torch.bfloat16).eval())
+    model: Any = LlamaForCausalLM(config)
+    engine = TransformersEngine(model.to("cuda", torch.bfloat16).eval())
     answers = []
     for _ in range(2):
         session = engine.session(2, 600)
