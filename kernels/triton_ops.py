@@ -23,6 +23,7 @@ from kernels.triton_tuning import MAX_ROWS, Config, choose, columns_for
 #: Rows of a weight are padded to a multiple of this, the widest tile of the kernels.
 ROW_PADDING = 64
 WORDS = 16  # per row and block
+ROWS_AT_A_TIME = 4096  # while a weight is laid out
 
 
 def block_inputs(bits: int) -> int:
@@ -159,16 +160,19 @@ class TritonWeight:
 def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """codes: (out, in * bits / 8) uint8 -> words: (blocks, out padded, 16) int16 (kernels.triton_kernels).
 
-    One field after the other, so that little more memory is needed than codes and words take.
+    Some rows and one field at a time, so that little more memory is needed than codes and words take.
     """
     rows, row_bytes = codes.shape
     blocks = -(-row_bytes // (2 * WORDS))
     padded = -(-rows // ROW_PADDING) * ROW_PADDING
-    blockwise = F.pad(codes, (0, blocks * 2 * WORDS - row_bytes)).view(rows, blocks, 2 * WORDS)
     words = torch.zeros(blocks, padded, WORDS, dtype=torch.int16, device=codes.device)
-    for field, part in enumerate(blockwise.split(2 * bits, dim=2)):
-        shifted = unpack(part.reshape(rows, -1), bits).to(torch.int32) << (bits * field)
-        words[:, :rows] |= shifted.view(rows, blocks, WORDS).transpose(0, 1).to(torch.int16)
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        some = codes[start : start + ROWS_AT_A_TIME]
+        target = words[:, start : start + len(some)]
+        blockwise = F.pad(some, (0, blocks * 2 * WORDS - row_bytes)).view(len(some), blocks, -1)
+        for field, part in enumerate(blockwise.split(2 * bits, dim=2)):
+            values = unpack(part.reshape(len(some), -1), bits).to(torch.int16) << (bits * field)
+            target |= values.view(len(some), blocks, WORDS).transpose(0, 1)
     return words
 
 

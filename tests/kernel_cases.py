@@ -58,10 +58,11 @@ def assert_is_the_product(
 
 
 def check_product(prepared: Prepared, packed: PackedWeight, inputs: torch.Tensor) -> None:
-    """Multiply twice: the product, and the same bits again."""
+    """The product; on a GPU, where programs run in any order, the same bits again."""
     outputs = prepared(inputs)
     groups = packed.scale.shape[1]
     narrow = groups > 1 and packed.shape[1] // groups % 16 != 0
     decoded = narrow or inputs.shape[0] > 64 or inputs.dtype == torch.float32
     assert_is_the_product(outputs, inputs, packed, rounded_weight=decoded)
-    assert torch.equal(prepared(inputs), outputs)
+    if inputs.is_cuda:
+        assert torch.equal(prepared(inputs), outputs)

@@ -114,7 +114,10 @@ def test_decoded_weights_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_a_field_of_the_words_is_sixteen_consecutive_codes(bits: int) -> None:
+def test_a_field_of_the_words_is_sixteen_consecutive_codes(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_ops, "ROWS_AT_A_TIME", 2)
     packed = random_packed(bits, 5, 96, 1)
     words = arrange(packed.codes, bits)
     codes = unpack(packed.codes, bits)
