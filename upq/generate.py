@@ -179,10 +179,17 @@ def _pick(
         return int(logits.argmax())
     probabilities = torch.softmax(logits / temperature, -1)
     if top_p == 1:
-        return int(torch.multinomial(probabilities, 1, generator=generator))
+        return _draw(probabilities, generator)
     ordered, tokens = probabilities.sort(descending=True)
     kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
-    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
+    return int(tokens[_draw(kept, generator)])
+
+
+def _draw(weights: torch.Tensor, generator: torch.Generator) -> int:
+    """An index with the probability of its weight, by one random number; torch.multinomial draws one per weight."""
+    ends = weights.double().cumsum(-1)
+    point = torch.rand(1, dtype=ends.dtype, device=ends.device, generator=generator) * ends[-1]
+    return min(int(torch.searchsorted(ends, point, right=True)), len(weights) - 1)
 
 
 def _finish(answer: list[int], ends: set[int], longest: int) -> Literal["", "stop", "length"]:

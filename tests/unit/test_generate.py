@@ -10,7 +10,7 @@ import torch
 from upq.engines import engine_for
 from upq.engines.torch_engine import TransformersEngine
 from upq.errors import UserError
-from upq.generate import Decoding, Piece, answers, end_ids, stream
+from upq.generate import Decoding, Piece, _pick, answers, end_ids, stream
 from upq.models import LoadedModel, chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -94,6 +94,16 @@ def test_a_tiny_top_p_is_greedy(tiny: LoadedModel) -> None:
     greedy = answer(tiny, Decoding(max_new_tokens=20))
     sampled = answer(tiny, Decoding(max_new_tokens=20, temperature=1.0, top_p=0.01))
     assert sampled.text == greedy.text
+
+
+def test_tokens_are_drawn_with_their_probabilities() -> None:
+    logits = torch.tensor([-torch.inf, 0.0, 2.0, 1.0, -torch.inf])
+    generator = torch.Generator().manual_seed(0)
+    for top_p, expected in ((1.0, logits.softmax(0)), (0.6, torch.tensor([0.0, 0, 1, 0, 0]))):
+        drawn = torch.tensor([_pick(logits, 1.0, top_p, generator) for _ in range(4000)])
+        shares = drawn.bincount(minlength=5) / len(drawn)
+        assert (shares - expected).abs().max() < 0.03
+        assert not shares[expected == 0].any(), "what is impossible is never drawn"
 
 
 def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(
