@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
+from bench import report
 from upq import commands
 from upq.config import METHODS, with_settings
 from upq.jobs import open_store
@@ -60,7 +59,7 @@ def main() -> None:
         )
     if options.json:
         options.json.write_text(
-            json.dumps({"machine": _machine(), "runs": runs}, indent=1), encoding="utf-8"
+            json.dumps({"machine": report.machine(), "runs": runs}, indent=1), encoding="utf-8"
         )
 
 
@@ -83,16 +82,6 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
         "distillation_tokens_per_s": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "peak_bytes": run.peak_bytes,
         "rows": rows,
-    }
-
-
-def _machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "gpu": gpu,
     }
 
 

@@ -1,7 +1,7 @@
 """What a decoding step of the Llama family does between its matrix products, as few launches on a GPU.
 
 A small model is bound by the number of kernels that it launches, not by its weights: transformers' forward takes about
-fifty a layer, these take five. Each rounds where transformers' own modules round, and sums in a fixed order.
+fifty a layer, these are six. Each rounds where transformers' own modules round, and sums in a fixed order.
 """
 
 # Triton compiles the kernels of this file; a launch takes plain values where they declare constants.
