@@ -183,8 +183,9 @@ def tinygemm(out_features: int, in_features: int, bits: int) -> tuple[list[Produ
     packed = random_packed(out_features, in_features, bits)
     codes = unpack(packed.codes, bits)
     pairs = (codes[:, ::2] << 4) | codes[:, 1::2]
+    tiles = 8 if in_features % 128 == 0 else 2
     made = [
-        torch.ops.aten._convert_weight_to_int4pack(pairs, 8)
+        torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)
         for _ in range(copies(packed.size_bytes))
     ]
     scale = packed.scale.bfloat16()  # its weight: scale * (code - 8) + offset
