@@ -59,7 +59,9 @@ def instruction_set() -> str:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: the folder UPQ_CACHE names, else the platform's cache."""
-    return Path(os.environ.get("UPQ_CACHE") or platformdirs.user_cache_dir("upq-studio")) / "kernels"
+    return (
+        Path(os.environ.get("UPQ_CACHE") or platformdirs.user_cache_dir("upq-studio")) / "kernels"
+    )
 
 
 @lru_cache
@@ -114,6 +116,8 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"{compiler} took more than {COMPILE_SECONDS} s.") from error
         if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
+            first = next(
+                (line for line in done.stderr.splitlines() if "error" in line), "no message"
+            )
             raise BuildError(f"{compiler} could not compile the kernels: {first}")
         os.replace(made, library)

@@ -1,6 +1,6 @@
 """Weights laid out for the C kernels, and products with them: 2-, 4- and 8-bit codes times 8-bit activations.
 
-Activations are rounded to 8 bits with one scale per token and `span` (32 or 64) consecutive columns; the product of
+Activations are rounded to 8 bits with one scale per token and SPAN consecutive columns; the product of
 codes and activations is then exact in integers, scaled and summed in float32 (csrc/matrix.h).
 """
 
@@ -17,7 +17,7 @@ from kernels import build
 from kernels.packing import PackedWeight
 
 PANEL = 16  # rows side by side
-STEP = 32  # columns are padded to a multiple of this
+SPAN = 32  # columns that share a scale of the activations; columns are padded to a multiple of it
 HALF = 16  # bits of a matrix of 16-bit floats
 
 _logger = logging.getLogger(__name__)
@@ -71,21 +71,14 @@ def unsupported(packed: PackedWeight) -> str:
         return f"{packed.bits} bits"
     if packed.scale.dtype != torch.float16:
         return f"scales of type {packed.scale.dtype}"
-    if groups > 1 and (columns // groups) % STEP:
-        return f"groups of {columns // groups} columns; {STEP} or a multiple of it is needed"
+    if groups > 1 and (columns // groups) % SPAN:
+        return f"groups of {columns // groups} columns; {SPAN} or a multiple of it is needed"
     return ""
 
 
 def padded(columns: int) -> int:
     """Columns as the kernels count them."""
-    return -(-columns // STEP) * STEP
-
-
-def span_of(packed: PackedWeight) -> int:
-    """Columns that share a scale of the activations."""
-    columns, groups = packed.shape[1], packed.scale.shape[1]
-    group = columns // groups if groups > 1 else padded(columns)
-    return 64 if group % 64 == 0 else 32
+    return -(-columns // SPAN) * SPAN
 
 
 class Arena:
@@ -121,14 +114,17 @@ def _panel_bytes(weight: PackedWeight | torch.Tensor) -> int:
 
 
 class Panels:
-    """A matrix in the layout of the C kernels, with the memory it points to. weight: packed codes or (out, in) floats."""
+    """A matrix in the layout of the C kernels, with the memory it points to.
+
+    weight: packed codes or (out, in) floats. span: SPAN, or 0 for activations as they are.
+    """
 
     def __init__(
         self,
         kernels: ctypes.CDLL,
         weight: PackedWeight | torch.Tensor,
         bias: torch.Tensor | None = None,
-        span: int | None = None,
+        span: int = SPAN,
         arena: Arena | None = None,
     ) -> None:
         rows, columns = weight.shape
@@ -141,19 +137,21 @@ class Panels:
         kernels.lay_out(bits, rows, columns, codes.data_ptr(), self.data.data_ptr())
         self.bias = None if bias is None else bias.detach().float().contiguous()
         self.scale = self.zeros = None
-        self.struct = Matrix(bits, rows, padded(columns), data=self.data.data_ptr())
-        self.struct.group, self.struct.span = padded(columns), span or STEP
+        self.struct = Matrix(bits, rows, padded(columns), padded(columns), span)
+        self.struct.data = self.data.data_ptr()
         if isinstance(weight, PackedWeight):
-            self._add_grid(weight, span)
+            self._add_grid(weight)
         if self.bias is not None:
             self.struct.bias = self.bias.data_ptr()
 
-    def _add_grid(self, packed: PackedWeight, span: int | None) -> None:
+    def _add_grid(self, packed: PackedWeight) -> None:
         groups = packed.scale.shape[1]
         self.scale = _in_panels(packed.scale)
         self.struct.scale, self.struct.zero = self.scale.data_ptr(), packed.zero
         self.struct.group = self.struct.columns // groups
-        self.struct.span = span or span_of(packed)
+        if packed.zeros is not None:
+            self.zeros = _in_panels(packed.zeros)
+            self.struct.zeros = self.zeros.data_ptr()
 
     @property
     def size_bytes(self) -> int:

@@ -14,13 +14,15 @@ import torch
 class PackedWeight:
     """weight = scale * (code - zero), per output row and group of consecutive inputs.
 
-    codes: (out, in * bits / 8) uint8; scale: (out, groups) float16 or float32; zero: the grid's constant.
+    codes: (out, in * bits / 8) uint8; scale: (out, groups) float16 or float32; zero: the grid's constant, or where
+    every group has its own, zeros: (out, groups) uint8.
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     bits: int
     zero: float
+    zeros: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -29,8 +31,9 @@ class PackedWeight:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of codes and scales in memory."""
-        return self.codes.nbytes + self.scale.nbytes
+        """Bytes of codes, scales and zeros in memory."""
+        zeros = 0 if self.zeros is None else self.zeros.nbytes
+        return self.codes.nbytes + self.scale.nbytes + zeros
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

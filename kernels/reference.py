@@ -30,13 +30,17 @@ def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> torc
     """The weight (out, in): scale * (code - zero), the product rounded once to dtype."""
     out_features, in_features = packed.shape
     groups = packed.scale.shape[1]
-    levels = _levels(packed, dtype)
+    levels = _levels(packed, dtype).view(out_features, groups, in_features // groups)
     scale = packed.scale.to(dtype if dtype == torch.float32 else packed.scale.dtype)
-    weight = levels.view(out_features, groups, in_features // groups) * scale.unsqueeze(-1)
+    weight = levels * scale.unsqueeze(-1)
     return weight.to(dtype).view(out_features, in_features)
 
 
 def _levels(packed: PackedWeight, dtype: torch.dtype) -> torch.Tensor:
+    """code - zero, in the order of the weight, exact in every dtype."""
+    if packed.zeros is not None:
+        codes = unpack(packed.codes, packed.bits).view(*packed.zeros.shape, -1)
+        return codes.to(dtype) - packed.zeros.unsqueeze(-1).to(dtype)
     if packed.bits == 8:  # a byte is one code, exact in every dtype: no table is needed
         return packed.codes.to(dtype) - packed.zero
     table = _byte_table(packed.bits, packed.zero, dtype, packed.codes.device)
@@ -56,7 +60,8 @@ def matmul(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
 
 def _rows(packed: PackedWeight, start: int, count: int) -> PackedWeight:
     rows = slice(start, start + count)
-    return replace(packed, codes=packed.codes[rows], scale=packed.scale[rows])
+    zeros = None if packed.zeros is None else packed.zeros[rows]
+    return replace(packed, codes=packed.codes[rows], scale=packed.scale[rows], zeros=zeros)
 
 
 class TorchWeight:

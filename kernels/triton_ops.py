@@ -179,8 +179,9 @@ def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
 def _check(packed: PackedWeight) -> None:
     """ValueError with the difference between `packed` and what the kernels compute."""
     codes, scale, bits = packed.codes, packed.scale, packed.bits
-    if bits not in (2, 4, 8) or packed.zero != (2**bits - 1) / 2:
-        raise ValueError(f"no Triton kernel for {bits} bits with zero {packed.zero}")
+    if bits not in (2, 4, 8) or packed.zero != (2**bits - 1) / 2 or packed.zeros is not None:
+        zero = packed.zero if packed.zeros is None else "of every group"
+        raise ValueError(f"no Triton kernel for {bits} bits with zero {zero}")
     if codes.dtype != torch.uint8 or codes.dim() != 2 or not codes.numel():
         raise ValueError(f"codes must be a uint8 matrix, not {codes.dtype} {tuple(codes.shape)}")
     if scale.dtype not in (torch.float16, torch.float32) or scale.dim() != 2:

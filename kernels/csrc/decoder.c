@@ -8,6 +8,7 @@
 
 #define CHUNK 128  // tokens computed together
 #define TILE 8     // queries that share a pass over the keys
+#define LARGEST_HEAD 256
 
 typedef struct {
     int32_t first, count;  // consecutive tokens of one row
@@ -38,7 +39,7 @@ static size_t cache_at(const Session *s, int block, int row, int kv_head) {
 }
 
 static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
-    const size_t size = (size_t)tokens * columns, spans = size / span;
+    const size_t size = (size_t)tokens * columns, spans = span ? size / span : 1;
     inputs->tokens = tokens;
     inputs->span = span;
     inputs->values = calloc(size, sizeof(float));
@@ -129,9 +130,7 @@ static Inputs *read_inputs(Session *s, Worker me, const float *from, int width, 
     return in;
 }
 
-static int reads_codes(const Matrix *a, const Matrix *b, const Matrix *c) {
-    return a->bits != HALF || b->bits != HALF || c->bits != HALF;
-}
+static int reads_codes(const Matrix *m) { return m->bits != HALF && m->span; }
 
 // Turn pairs (i, i + half) of a head by the angles of its position.
 static void rotate(const Session *s, float *head, int position) {
@@ -188,14 +187,16 @@ static float softmax(float *scores, int begin, int from, int to, int end) {
     return vf_sum(sum);
 }
 
+#define WIDE (LANES == 16 ? 4 : 2)  // vectors of a head at a time
+
 // out (T, D vectors) = weights (T, positions) times values (positions, size).
 INLINE void mix_tile(const int T, const int D, const float *weights, size_t stride, const uint16_t *values, int size, int from, int to,
                      const float *sums, float *out) {
-    vf total[4][2];
+    vf total[4][WIDE];
     for (int t = 0; t < T; t++)
         for (int d = 0; d < D; d++) total[t][d] = vf_set(0);
     for (int p = from; p <= to; p++) {
-        vf value[2];
+        vf value[WIDE];
         for (int d = 0; d < D; d++) value[d] = vf_half(values + (size_t)p * size + d * LANES);
         for (int t = 0; t < T; t++) {
             vf weight = vf_set(weights[t * stride + p]);
@@ -206,20 +207,23 @@ INLINE void mix_tile(const int T, const int D, const float *weights, size_t stri
         for (int d = 0; d < D; d++) vf_store(out + t * size + d * LANES, total[t][d] * (1 / sums[t]));
 }
 
+INLINE void mix_rows(const int T, const float *weights, size_t stride, const uint16_t *values, int size, int from, int to,
+                     const float *sums, float *out) {
+    int d = 0;
+    for (; d + WIDE * LANES <= size; d += WIDE * LANES) mix_tile(T, WIDE, weights, stride, values + d, size, from, to, sums, out + d);
+    for (; d < size; d += LANES) mix_tile(T, 1, weights, stride, values + d, size, from, to, sums, out + d);
+}
+
 static void mix_values(int queries, const float *weights, size_t stride, const uint16_t *values, int size, int from, int to,
                        const float *sums, float *out) {
     for (int q = 0, tile; q < queries; q += tile) {
-        tile = queries - q >= 4 ? 4 : queries - q >= 2 ? 2 : 1;
+        tile = queries - q < 4 ? queries - q : 4;
         const float *w = weights + q * stride;
-        for (int d = 0; d < size; d += 2 * LANES) {
-            const int two = d + 2 * LANES <= size;
-            float *to_ = out + q * size + d;
-            if (tile == 4 && two) mix_tile(4, 2, w, stride, values + d, size, from, to, sums + q, to_);
-            else if (tile == 4) mix_tile(4, 1, w, stride, values + d, size, from, to, sums + q, to_);
-            else if (tile == 2 && two) mix_tile(2, 2, w, stride, values + d, size, from, to, sums + q, to_);
-            else if (tile == 2) mix_tile(2, 1, w, stride, values + d, size, from, to, sums + q, to_);
-            else if (two) mix_tile(1, 2, w, stride, values + d, size, from, to, sums + q, to_);
-            else mix_tile(1, 1, w, stride, values + d, size, from, to, sums + q, to_);
+        switch (tile) {
+            case 1: mix_rows(1, w, stride, values, size, from, to, sums + q, out + q * size); break;
+            case 2: mix_rows(2, w, stride, values, size, from, to, sums + q, out + q * size); break;
+            case 3: mix_rows(3, w, stride, values, size, from, to, sums + q, out + q * size); break;
+            case 4: mix_rows(4, w, stride, values, size, from, to, sums + q, out + q * size); break;
         }
     }
 }
@@ -230,7 +234,7 @@ static void attend(Session *s, Worker me, int block, Run run, int head, int head
     const int size = m->head_size, shared = m->heads / m->kv_heads, window = m->block[block].window;
     const size_t at = cache_at(s, block, s->row[run.first], head / shared);
     float *scores = s->scores + (size_t)me.index * TILE * s->padded;
-    float queries[TILE * 256], mixed[TILE * 256], sums[TILE];
+    float queries[TILE * LARGEST_HEAD], mixed[TILE * LARGEST_HEAD], sums[TILE];
     const int count = run.count * heads, last = s->position[run.first + run.count - 1];
     const int first = window ? largest(0, s->position[run.first] - window + 1) : 0;
     const int begin = first / PANEL * PANEL, end = (last / PANEL + 1) * PANEL;
@@ -238,8 +242,7 @@ static void attend(Session *s, Worker me, int block, Run run, int head, int head
         const float *query = s->query + ((size_t)(run.first + i / heads) * m->heads + head + i % heads) * size;
         for (int k = 0; k < size; k++) queries[i * size + k] = query[k] * m->attention_scale;
     }
-    for (int p = begin; p < end; p += PANEL)
-        half_panel_dots(s->keys + at + (size_t)p * size, size, queries, size, count, scores + p, s->padded);
+    half_dots(s->keys + at + (size_t)begin * size, (end - begin) / PANEL, size, queries, size, count, scores + begin, s->padded);
     for (int i = 0; i < count; i++) {
         const int position = s->position[run.first + i / heads];
         const int from = window ? largest(0, position - window + 1) : 0;
@@ -270,7 +273,7 @@ static void run_block(Session *s, Worker me, int block) {
     const Model *m = s->model;
     const Block *b = &m->block[block];
     const int q = m->heads * m->head_size, kv = m->kv_heads * m->head_size;
-    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->input_norm, s->tokens, reads_codes(&b->query, &b->key, &b->value));
+    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->input_norm, s->tokens, reads_codes(&b->query) || reads_codes(&b->key) || reads_codes(&b->value));
     multiply_share(me, 3, (const Matrix *[]){&b->query, &b->key, &b->value}, in, (float *[]){s->query, s->key, s->value},
                    (int[]){q, kv, kv}, STORE);
     barrier(me);
@@ -278,14 +281,14 @@ static void run_block(Session *s, Worker me, int block) {
     barrier(me);
     attend_share(s, me, block);
     barrier(me);
-    in = read_inputs(s, me, s->mixed, q, NULL, s->tokens, b->output.bits != HALF);
+    in = read_inputs(s, me, s->mixed, q, NULL, s->tokens, reads_codes(&b->output));
     multiply_share(me, 1, (const Matrix *[]){&b->output}, in, &s->hidden, &m->hidden, ADD);
     barrier(me);
-    in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, reads_codes(&b->gate, &b->up, &b->up));
+    in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, reads_codes(&b->gate) || reads_codes(&b->up));
     multiply_share(me, 1, (const Matrix *[]){&b->gate}, in, &s->inner, &m->inner, STORE);
     multiply_share(me, 1, (const Matrix *[]){&b->up}, in, &s->inner, &m->inner, GATE);
     barrier(me);
-    in = read_inputs(s, me, s->inner, m->inner, NULL, s->tokens, b->down.bits != HALF);
+    in = read_inputs(s, me, s->inner, m->inner, NULL, s->tokens, reads_codes(&b->down));
     multiply_share(me, 1, (const Matrix *[]){&b->down}, in, &s->hidden, &m->hidden, ADD);
     barrier(me);
 }
@@ -306,7 +309,7 @@ static void run_chunk(Worker me, void *argument) {
         for (int i = 0; i < s->count; i++)
             memmove(s->hidden + (size_t)i * m->hidden, s->hidden + (size_t)s->wanted[i] * m->hidden, m->hidden * sizeof(float));
     barrier(me);
-    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, m->final_norm, s->count, m->head.bits != HALF);
+    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, m->final_norm, s->count, reads_codes(&m->head));
     multiply_share(me, 1, (const Matrix *[]){&m->head}, in, &s->logits, &m->vocabulary, STORE);
 }
 
@@ -360,7 +363,7 @@ typedef struct {
 
 static void run_product(Worker me, void *argument) {
     Product *p = argument;
-    if (p->matrix->bits != HALF)
+    if (reads_codes(p->matrix))
         for (int t = me.index; t < p->inputs.tokens; t += me.count) quantize_token(&p->inputs, t);
     barrier(me);
     multiply_share(me, 1, &p->matrix, &p->inputs, &p->outputs, &p->matrix->rows, STORE);
@@ -368,7 +371,7 @@ static void run_product(Worker me, void *argument) {
 
 int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room, float *outputs, int32_t threads) {
     if (tokens < 1 || threads < 1 || threads > MAX_THREADS) return -1;
-    const size_t size = (size_t)tokens * matrix->columns, spans = size / matrix->span;
+    const size_t size = (size_t)tokens * matrix->columns, spans = matrix->span ? size / matrix->span : 0;
     float *scale = room, *sum = scale + spans;
     Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, (int8_t *)(sum + spans), scale, sum}, outputs};
     return run_job(threads, run_product, &product) ? -2 : 0;

@@ -5,10 +5,13 @@
 #include "simd.h"
 
 // Tokens at a time: the codes of a line are unpacked once for all of them. As many as the registers hold sums for.
+#define HALF_TILE 4
 #if LANES == 16
-#define TILE 8
+#define CODE_TILE 8
+#define MANY_PANELS 4
 #else
-#define TILE 4
+#define CODE_TILE 4
+#define MANY_PANELS 2
 #endif
 
 void quantize_token(Inputs *inputs, int token) {
@@ -26,7 +29,7 @@ void quantize_token(Inputs *inputs, int token) {
         for (int i = 0; i < span; i += LANES) {
             vi rounded = vi_round(vf_load(values + i) * inverse);
             sum += rounded;
-            for (int j = 0; j < LANES; j++) codes[i + j] = (int8_t)rounded[j];
+            vi_store_bytes(codes + i, rounded);
         }
         inputs->scale[(size_t)token * spans + s] = most / 127;
         inputs->sum[(size_t)token * spans + s] = vf_sum(vf_of(sum));
@@ -42,7 +45,7 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
     const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
     const int8_t *codes = x->codes + (size_t)token * m->columns;
     const float *x_scale = x->scale + (size_t)token * spans, *x_sum = x->sum + (size_t)token * spans;
-    vf total[TILE];
+    vf total[CODE_TILE];
     for (int t = 0; t < T; t++) total[t] = vf_set(0);
     vf row_scale = vf_set(0), row_zero = vf_set(m->zero);
     for (int s = 0; s < spans; s++) {
@@ -50,11 +53,11 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
             row_scale = vf_half(scale);
             scale += PANEL;
             if (zeros) {
-                for (int i = 0; i < LANES; i++) row_zero[i] = zeros[i];
+                row_zero = vf_bytes(zeros);
                 zeros += PANEL;
             }
         }
-        vi sums[TILE][4];
+        vi sums[CODE_TILE][4];
         for (int t = 0; t < T; t++)
             for (int c = 0; c < chains; c++) sums[t][c] = vi_set(0);
         for (int line = 0; line < span / (4 * fields); line++, lines += 64) {
@@ -82,11 +85,35 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
     for (int t = 0; t < T; t++) vf_store(out + t * PANEL, total[t]);
 }
 
+// The same for one token whose activations are not rounded.
+INLINE void exact_tile(const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros, const Inputs *x,
+                       int token, float *out) {
+    const int fields = 8 / bits;
+    const vu mask = (vu)vi_set((1 << bits) - 1);
+    const float *values = x->values + (size_t)token * x->columns;
+    vf total = vf_set(0), row_zero = vf_set(m->zero);
+    for (int group = 0; group < m->columns / m->group; group++, scale += PANEL) {
+        if (zeros) row_zero = vf_bytes(zeros + group * PANEL);
+        vf sums[4] = {vf_set(0), vf_set(0), vf_set(0), vf_set(0)};
+        for (const float *end = values + m->group; values < end; lines += 64) {
+            __builtin_prefetch(lines + 2048);
+            const vu packed = vu_load(lines);
+#pragma GCC unroll 16
+            for (int i = 0; i < 4 * fields; i++, values++) {
+                const vf level = vf_of((vi)(packed >> (i % 4 * 8 + i / 4 * bits) & mask)) - row_zero;
+                sums[i % 4] = vfma(level, vf_set(*values), sums[i % 4]);
+            }
+        }
+        total = vfma((sums[0] + sums[1]) + (sums[2] + sums[3]), vf_half(scale), total);
+    }
+    vf_store(out, total);
+}
+
 // LANES rows of each of P panels of halves, panel_size apart, times T tokens; one sum per row and token, in the order
 // of the columns, whatever T and P are.
 INLINE void half_tile(const int T, const int P, int columns, const uint16_t *lines, size_t panel_size, const float *values, size_t stride,
                       float *out, size_t out_stride) {
-    vf total[TILE][4];
+    vf total[HALF_TILE][4];
     for (int t = 0; t < T; t++)
         for (int p = 0; p < P; p++) total[t][p] = vf_set(0);
     for (int k = 0; k < columns; k++, lines += PANEL) {
@@ -104,40 +131,47 @@ INLINE void half_tile(const int T, const int P, int columns, const uint16_t *lin
         for (int p = 0; p < P; p++) vf_store(out + t * out_stride + p * PANEL, total[t][p]);
 }
 
-static void half_tiles(int tokens, int panels, int columns, const uint16_t *lines, size_t panel_size, const float *values, size_t stride,
-                       float *out, size_t out_stride) {
-    for (int part = 0; part < PANEL; part += LANES) {
-        const uint16_t *from = lines + part;
-        float *to = out + part;
-        switch (tokens * 8 + panels) {
-            case 1 * 8 + 4: half_tile(1, 4, columns, from, panel_size, values, stride, to, out_stride); break;
-            case 1 * 8 + 1: half_tile(1, 1, columns, from, panel_size, values, stride, to, out_stride); break;
-            case 2 * 8 + 1: half_tile(2, 1, columns, from, panel_size, values, stride, to, out_stride); break;
-            case 4 * 8 + 1: half_tile(4, 1, columns, from, panel_size, values, stride, to, out_stride); break;
-#if TILE == 8
-            case 8 * 8 + 1: half_tile(8, 1, columns, from, panel_size, values, stride, to, out_stride); break;
-#endif
-        }
+#define HALF_PANELS(T, P)                                                                                       \
+    for (; panels - p >= P; p += P)                                                                             \
+        half_tile(T, P, columns, lines + p * size, size, values, stride, out + (size_t)p * PANEL, out_stride);
+
+// A tile of tokens times LANES rows of every panel: as many panels at a time as there are registers for sums, because
+// few sums would wait for themselves.
+static void half_rows(int tile, int panels, int columns, const uint16_t *lines, const float *values, size_t stride, float *out,
+                      size_t out_stride) {
+    const size_t size = (size_t)columns * PANEL;
+    int p = 0;
+    switch (tile) {
+        case 1: HALF_PANELS(1, 4) HALF_PANELS(1, 1) break;
+        case 2: HALF_PANELS(2, 4) HALF_PANELS(2, 1) break;
+        case 3: HALF_PANELS(3, MANY_PANELS) HALF_PANELS(3, 1) break;
+        case 4: HALF_PANELS(4, MANY_PANELS) HALF_PANELS(4, 1) break;
     }
 }
 
 // How many of the tokens left go into the next tile.
-INLINE int tile_of(int left) { return left >= TILE ? TILE : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+INLINE int tile_of(int left, int most) { return left >= most ? most : left >= 4 ? 4 : left; }
 
-void half_panel_dots(const uint16_t *panel, int columns, const float *values, int stride, int tokens, float *out, int out_stride) {
+void half_dots(const uint16_t *panel, int panels, int columns, const float *values, int stride, int tokens, float *out, int out_stride) {
     for (int t = 0, tile; t < tokens; t += tile) {
-        tile = tile_of(tokens - t);
-        half_tiles(tile, 1, columns, panel, 0, values + (size_t)t * stride, stride, out + (size_t)t * out_stride, out_stride);
+        tile = tile_of(tokens - t, HALF_TILE);
+        for (int part = 0; part < PANEL; part += LANES)
+            half_rows(tile, panels, columns, panel + part, values + (size_t)t * stride, stride, out + (size_t)t * out_stride + part, out_stride);
     }
 }
 
 INLINE void code_tiles(int tokens, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
                        const Inputs *x, int token, float *out) {
+    if (!m->span) {
+        for (int t = 0; t < tokens; t++) exact_tile(bits, m, lines, scale, zeros, x, token + t, out + t * PANEL);
+        return;
+    }
     switch (tokens) {
         case 1: code_tile(1, bits, m, lines, scale, zeros, x, token, out); break;
         case 2: code_tile(2, bits, m, lines, scale, zeros, x, token, out); break;
+        case 3: code_tile(3, bits, m, lines, scale, zeros, x, token, out); break;
         case 4: code_tile(4, bits, m, lines, scale, zeros, x, token, out); break;
-#if TILE == 8
+#if CODE_TILE == 8
         case 8: code_tile(8, bits, m, lines, scale, zeros, x, token, out); break;
 #endif
     }
@@ -181,19 +215,17 @@ static void finish_panels(const Matrix *m, int panel, int panels, int tokens, co
 }
 
 static void multiply_panels(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
-    float products[TILE * 4 * PANEL];
+    float products[CODE_TILE * 4 * PANEL];
+    const int most = m->bits == HALF ? 4 : 1;
     for (int panel = begin, panels; panel < end; panel += panels) {
-        const int four = m->bits == HALF && x->tokens == 1 && panel + 4 <= end;
-        panels = four ? 4 : 1;
+        panels = end - panel < most ? end - panel : most;
         for (int t = 0, tile; t < x->tokens; t += tile) {
-            tile = tile_of(x->tokens - t);
-            if (m->bits == HALF) {
-                const size_t size = (size_t)m->columns * PANEL;
-                half_tiles(tile, panels, m->columns, (const uint16_t *)m->data + panel * size, size,
-                           x->values + (size_t)t * x->columns, x->columns, products, panels * PANEL);
-            } else {
+            tile = tile_of(x->tokens - t, m->bits == HALF ? HALF_TILE : CODE_TILE);
+            if (m->bits == HALF)
+                half_dots((const uint16_t *)m->data + (size_t)panel * m->columns * PANEL, panels, m->columns,
+                          x->values + (size_t)t * x->columns, x->columns, tile, products, panels * PANEL);
+            else
                 code_panel(m, panel, x, t, tile, products);
-            }
             finish_panels(m, panel, panels, tile, products, panels * PANEL, outputs + (size_t)t * stride, stride, finish);
         }
     }

@@ -19,8 +19,8 @@ enum { HALF = 16 };  // Matrix.bits of a matrix of 16-bit floats
 typedef struct {
     int32_t bits;           // 2, 4, 8, or HALF
     int32_t rows, columns;  // columns: padded to a multiple of 32 for codes; the padding is multiplied by zeros
-    int32_t group;          // columns that share a scale: a multiple of span
-    int32_t span;           // columns that share a scale of the 8-bit activations: 32 or 64
+    int32_t group;          // columns that share a scale: a multiple of 32
+    int32_t span;           // columns that share a scale of the 8-bit activations: 32; 0: activations stay floats
     float zero;             // the same everywhere, unless zeros is given
     const void *data;
     const uint16_t *scale;  // 16-bit floats
@@ -32,7 +32,7 @@ typedef struct {
 typedef struct {
     int tokens, columns, span;
     float *values;   // (tokens, columns)
-    int8_t *codes;   // (tokens, columns): values / scale, rounded
+    int8_t *codes;   // (tokens, columns): values / scale, rounded; like scale and sum only where span is not 0
     float *scale;    // (tokens, columns / span)
     float *sum;      // (tokens, columns / span): sum of the codes
 } Inputs;
@@ -47,8 +47,9 @@ void quantize_token(Inputs *inputs, int token);
 void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
                     const int *strides, Finish finish);
 
-// Dot products of `tokens` vectors, `stride` apart, with the 16 rows of a half-precision panel: out (tokens, 16).
-void half_panel_dots(const uint16_t *panel, int columns, const float *values, int stride, int tokens, float *out, int out_stride);
+// Dot products of `tokens` vectors, `stride` apart, with the rows of half-precision panels that follow each other:
+// out (tokens, 16 * panels), its rows out_stride apart.
+void half_dots(const uint16_t *panel, int panels, int columns, const float *values, int stride, int tokens, float *out, int out_stride);
 
 // Row `row` of a matrix as floats.
 void read_row(const Matrix *matrix, int row, float *out);

@@ -32,6 +32,19 @@ INLINE vf vf_of(vi v) { return __builtin_convertvector(v, vf); }
 INLINE vf vf_pick(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 INLINE vf vf_max(vf a, vf b) { return vf_pick(a > b, a, b); }
 
+typedef int8_t vs __attribute__((vector_size(LANES)));
+
+INLINE void vi_store_bytes(int8_t *p, vi v) {
+    vs bytes = __builtin_convertvector(v, vs);
+    memcpy(p, &bytes, sizeof bytes);
+}
+
+INLINE vf vf_bytes(const uint8_t *p) {
+    vf v;
+    for (int i = 0; i < LANES; i++) v[i] = p[i];
+    return v;
+}
+
 INLINE float vf_sum(vf v) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += v[i];

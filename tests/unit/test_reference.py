@@ -1,5 +1,7 @@
 """The reference kernel means scale * (code - zero), and x @ W.T of that."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -59,6 +61,22 @@ def test_matmul_is_the_product_with_the_transposed_weight(
     expected = (inputs.double() @ naive_weight(packed).double().T).float()
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
     torch.testing.assert_close(outputs.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_every_group_may_have_a_zero_of_its_own(bits: int) -> None:
+    packed = random_packed(bits, 5, 48, 3)
+    zeros = torch.randint(0, 2**bits, (5, 3), dtype=torch.uint8)
+    parts = [
+        reference.dequantize(replace(packed, zero=float(zeros[row, group])))[
+            row, 16 * group : 16 * group + 16
+        ]
+        for row in range(5)
+        for group in range(3)
+    ]
+    own = replace(packed, zeros=zeros)
+    assert torch.equal(reference.dequantize(own), torch.cat(parts).view(5, 48))
+    assert own.size_bytes == packed.size_bytes + 15
 
 
 def test_inputs_that_are_not_contiguous_give_the_same_product() -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from upq.engines import native
 from upq.engines.base import Engine, Session
 from upq.engines.torch_engine import TransformersEngine
+from upq.layers import place
 
 __all__ = ["Engine", "Session", "compute_dtype", "engine_for", "to_compute_dtype"]
 
@@ -15,8 +17,12 @@ __all__ = ["Engine", "Session", "compute_dtype", "engine_for", "to_compute_dtype
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:
     """The fastest engine for a model, which belongs to the engine from here on.
 
-    device: compute there, in the dtype that is fastest there; the model is changed in place. None: as it is.
+    device: compute there, in the dtype that is fastest there; the model is changed in place. None: as it is. On the
+    CPU the Llama family is decoded in C; everything else, and everything on a GPU, by transformers.
     """
+    target = device or model.device
+    if target.type == "cpu" and not native.unsupported(model):
+        return native.NativeEngine(model)
     return TransformersEngine(model if device is None else to_compute_dtype(model, device))
 
 
@@ -31,7 +37,6 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def to_compute_dtype(model: Any, device: torch.device) -> Any:
     """The same model with its parameters in the device's compute dtype; computed buffers keep theirs."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(compute_dtype(device))
+    place(model, device, compute_dtype(device))
     model.config.dtype = compute_dtype(device)
-    return model.to(device).eval()
+    return model.eval()

@@ -106,13 +106,10 @@ def _weight(module: Any) -> PackedWeight | torch.Tensor:
     return packed if isinstance(packed, PackedWeight) else module.weight
 
 
-def _packed_weights(model: Any) -> list[PackedWeight]:
-    return [one for one in map(_weight, _matrices(model)) if isinstance(one, PackedWeight)]
-
-
-def _common_span(model: Any) -> int:
-    """One span for all matrices, so that activations are rounded once for all that read them."""
-    return min(map(cpu.span_of, _packed_weights(model)), default=cpu.STEP)
+def _window(attention: Any, config: Any) -> int:
+    """Positions that a block looks back on; 0: all. Qwen says it for each block, Mistral once for all."""
+    everywhere = getattr(config, "sliding_window", None)
+    return getattr(attention, "sliding_window", everywhere) or 0
 
 
 def _precision(model: Any) -> str:
@@ -126,27 +123,38 @@ def _precision(model: Any) -> str:
 class NativeEngine:
     """A model whose decoding is C (`upq.engines.base.Engine`); the transformers model is not kept.
 
-    instruction_set: one of kernels.build.INSTRUCTION_SETS; None takes the best of this processor.
+    instruction_set: one of kernels.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
+    activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: for the compiler.
     """
 
-    def __init__(self, model: Any, threads: int = 0, instruction_set: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        threads: int = 0,
+        instruction_set: str | None = None,
+        *,
+        exact: bool = False,
+        extra_flags: tuple[str, ...] = (),
+    ) -> None:
         if reason := unsupported(model):
             raise ValueError(f"This model cannot be decoded in C: {reason}.")
         self.config, self.generation_config = model.config, model.generation_config
         self.device = torch.device("cpu")
         self.threads = threads or torch.get_num_threads()
-        self.kernels = cpu.bind(build.load(instruction_set))
+        self.kernels = cpu.bind(build.load(instruction_set, extra_flags))
         self.length = model.config.max_position_embeddings
         self._rotary = model.model.rotary_emb
         self._kept: list[Any] = []  # what the structures point to
         self._panels: dict[
             int, cpu.Panels
         ] = {}  # by the address of the weight that they were made of
-        self._span = _common_span(model)
+        self.span = 0 if exact else cpu.SPAN
         self._arena = cpu.Arena(sum(map(cpu.Arena.room, map(_weight, _matrices(model)))))
         self.struct = self._model(model)
         name = instruction_set or build.instruction_set()
-        self.backend = f"native C, {_precision(model)}, {name}, {self.threads} threads"
+        precision = _precision(model)
+        rounded = "" if exact or precision == "FP16" else ", 8-bit activations"
+        self.backend = f"native C, {precision}{rounded}, {name}, {self.threads} threads"
         self.memory_bytes = sum(one.size_bytes for one in self._panels.values())
         self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
 
@@ -169,7 +177,7 @@ class NativeEngine:
             head_size=first.head_dim,
             inner=config.intermediate_size,
             vocabulary=_weight(model.get_input_embeddings()).shape[0],
-            span=self._span,
+            span=self.span,
             epsilon=config.rms_norm_eps,
             attention_scale=first.scaling,
             block=blocks,
@@ -190,17 +198,18 @@ class NativeEngine:
                 for name, theirs in norms.items()
                 if hasattr(attention, theirs)
             },
-            window=getattr(attention, "sliding_window", None) or 0,
+            window=_window(attention, self.config),
         )
 
     def _matrix(self, module: Any) -> cpu.Matrix:
         """The panels of a module's weight; a shared weight, of a tied head, is laid out once."""
         weight = _weight(module)
+        bias = getattr(module, "bias", None)
         address = (weight.codes if isinstance(weight, PackedWeight) else weight).data_ptr()
-        if address not in self._panels:
-            bias = getattr(module, "bias", None)
-            self._panels[address] = cpu.Panels(self.kernels, weight, bias, self._span, self._arena)
-        return self._panels[address].struct
+        key = (address, bias is not None)
+        if key not in self._panels:
+            self._panels[key] = cpu.Panels(self.kernels, weight, bias, self.span, self._arena)
+        return self._panels[key].struct
 
     def _vector(self, tensor: torch.Tensor) -> int:
         self._kept.append(tensor.detach().float().contiguous())
