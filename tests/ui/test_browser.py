@@ -29,6 +29,7 @@ HOSTILE = (
     "<form action=http://x.invalid/><input name=a></form>${alert(1)}{{alert(1)}}"
 )
 TABS = ("Quantize", "Chat", "Checks", "Results")
+expect.set_options(timeout=20_000)  # the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +105,17 @@ def start_run(page: Page, studio: Studio, settings: dict[str, str]) -> None:
     expect(page.locator("#started")).to_contain_text(re.compile("started|queued #"))
 
 
+def listed_runs(page: Page) -> str:
+    """The history, as soon as the page has filled it."""
+    history = page.locator("#history")
+    expect(history).to_have_text(re.compile(r"\S"), timeout=LOADED_MS)
+    return history.text_content() or ""
+
+
 def finished_run(page: Page, studio: Studio) -> None:
     """Make sure that a finished run with artifacts exists and is chosen in the header."""
     chosen = page.locator("#run-selector input")
-    page.wait_for_timeout(2000)
-    if "no run yet" in chosen.input_value():
+    if "done" not in listed_runs(page):
         start_run(page, studio, {"max rows": "4", "held out": "2"})
         expect(page.locator("#run-summary")).to_contain_text("Done.", timeout=RUN_MS)
     expect(chosen).to_have_value(re.compile("#"), timeout=LOADED_MS)
@@ -244,9 +251,9 @@ def test_stop_is_quick_and_keeps_what_was_said(
     open_page: Callable[..., Page], bundled: LoadedModel, photos: Path
 ) -> None:
     page = open_page()
-    page.wait_for_timeout(2000)
     selector = page.locator("#run-selector input")
-    if "no run yet" not in selector.input_value():
+    if "done" in listed_runs(page):
+        expect(selector).to_have_value(re.compile("#"), timeout=LOADED_MS)
         selector.click()
         page.get_by_role("option", name="FP16 only").click()
     go(page, "Chat")
@@ -329,7 +336,7 @@ def test_no_screen_scrolls_sideways(
     open_page: Callable[..., Page], photos: Path, width: int, theme: str
 ) -> None:
     page = open_page({"width": width, "height": 900 if width > 500 else 844}, theme)
-    page.wait_for_timeout(2500)
+    listed_runs(page)
     for tab in TABS:
         go(page, tab)
         page.wait_for_timeout(700)
