@@ -30,6 +30,7 @@ def _smoke() -> RunConfig:
     )
     return RunConfig(
         preset="smoke",
+        embedding_bits=8,
         data=DataConfig(max_rows=8, held_out=4, answer_tokens=24, sequence_tokens=96),
         int4=Int4Config(blockwise=blockwise),
         int2=Int2Config(
@@ -43,6 +44,7 @@ def _smoke() -> RunConfig:
 def _quick() -> RunConfig:
     return RunConfig(
         preset="quick",
+        embedding_bits=8,
         data=DataConfig(max_rows=208),
         int4=Int4Config(
             blockwise=BlockwiseConfig(
@@ -62,6 +64,7 @@ def _standard() -> RunConfig:
     size = {"tokens": 262_144, "epochs": 2, "batch_tokens": 4096}
     return RunConfig(
         preset="standard",
+        embedding_bits=8,
         data=DataConfig(answers_per_prompt=4, answer_tokens=512, sequence_tokens=1024),
         int4=Int4Config(blockwise=BlockwiseConfig(**size, weight_lr=0.003, scale_lr=0.001)),
         int2=Int2Config(
