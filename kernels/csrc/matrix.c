@@ -19,19 +19,21 @@ void quantize_token(Inputs *inputs, int token) {
     const float *values = inputs->values + (size_t)token * inputs->columns;
     int8_t *codes = inputs->codes + (size_t)token * inputs->columns;
     for (int s = 0; s < spans; s++, values += span, codes += span) {
-        vf largest = vf_set(0);
+        vf largest = vf_set(0), none = vf_set(0);  // none: 0, or NaN where a value is infinite or no number
         for (int i = 0; i < span; i += LANES) {
             vf v = vf_load(values + i);
             largest = vf_max(largest, vf_max(v, -v));
+            none = vfma(v, vf_set(0), none);
         }
-        float most = vf_largest(largest), inverse = most > 0 ? 127 / most : 0;
+        const float most = vf_largest(largest), inverse = most > 0 ? 127 / most : 0;
         vi sum = vi_set(0);
         for (int i = 0; i < span; i += LANES) {
-            vi rounded = vi_round(vf_load(values + i) * inverse);
+            vf v = vf_load(values + i) * inverse;
+            vi rounded = vi_round(vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0)));
             sum += rounded;
             vi_store_bytes(codes + i, rounded);
         }
-        inputs->scale[(size_t)token * spans + s] = most / 127;
+        inputs->scale[(size_t)token * spans + s] = most / 127 + vf_sum(none);
         inputs->sum[(size_t)token * spans + s] = vf_sum(vf_of(sum));
     }
 }

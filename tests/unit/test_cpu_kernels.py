@@ -139,6 +139,7 @@ def test_values_that_are_not_numbers_stay_in_their_token(name: str) -> None:
     inputs[1, 5], inputs[2, 7] = float("nan"), float("inf")
     outputs = weight_on(name, packed)(inputs)
     assert torch.equal(outputs[[0, 3]], clean[[0, 3]])
+    assert outputs[1:3].isnan().all(), "and it is seen there"
 
 
 @pytest.mark.parametrize("name", SETS)
