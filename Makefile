@@ -30,8 +30,9 @@ check: $(DEVELOPMENT)  ## style, types and architecture
 	$(python) -m pyright
 	$(python) -m pytest -q tests/test_architecture.py
 
-bench: install  ## quality and size of every method on the bundled model
-	$(python) -m bench.quantization
+bench: $(DEVELOPMENT)  ## speed of the CPU kernels and of decoding, in under ten minutes; figures in build/bench
+	$(python) -m bench.cpu_kernels --json build/bench/kernels.json --plot build/bench/kernels.svg
+	$(python) -m bench.cpu_decode --json build/bench/decode.json --plot build/bench/decode.svg
 
 gpu-check: $(DEVELOPMENT)  ## GPU tests, benchmarks and a short training run on this machine's GPU
 	scripts/gpu_check.sh
