@@ -158,6 +158,7 @@ def make_runners(folder: Path) -> tuple[dict[str, Runner], list[dict[str, Any]]]
 
 def rounded_to_nearest(folder: Path, embedding_bits: int) -> Store:
     """A store whose run 1 is the bundled model rounded to nearest."""
+    folder.mkdir()
     changes = {"method": "rtn", "embedding_bits": embedding_bits}
     config = with_settings(preset("smoke"), changes)
     run = commands.run_and_wait(folder, lambda store: store.enqueue(config), lambda _: None)
