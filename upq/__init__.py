@@ -4,6 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# Read by OpenMP when torch is imported: threads that have nothing to do give their core away instead of spinning on it
-# for milliseconds. On two cores a chat beside torch decodes at half the speed without this (docs/results.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by OpenMP when torch is imported: its idle threads give their core away after some ten microseconds, not after
+# milliseconds in which the C kernels would have to share it. To do so at once would make training twice as slow.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -1,0 +1,90 @@
+"""What 8-bit activations cost on a CPU: KL to FP16 of a run's models with them and without, token by token.
+
+python -m bench.activations --data-dir DIR --run 1
+
+The tokens are FP16's own greedy answers to the held-out prompts, teacher-forced, as in every other fidelity figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import report
+from upq import assembly, models
+from upq.config import RunConfig
+from upq.conversation import chat_ids
+from upq.engines import Engine
+from upq.engines.native import NativeEngine
+from upq.generate import answers, end_ids
+from upq.jobs import data_dir, open_store
+from upq.sources import read_rows
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir", help="folder of the runs; else UPQ_HOME")
+    parser.add_argument("--run", type=int, required=True)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    options = parser.parse_args()
+    store = open_store(data_dir(options.data_dir))
+    config = RunConfig.from_json(json.dumps(store.run(options.run).config))
+    loaded = models.load(config.model.source, revision=config.model.revision)
+    teacher = NativeEngine(loaded.model)
+    texts = held_out(teacher, loaded.tokenizer, config)
+    rows: list[dict[str, Any]] = []
+    for artifact in store.artifacts(options.run):
+        model, _ = assembly.assemble(store.load_artifact(options.run, artifact.precision))
+        for exact in (True, False):
+            engine = NativeEngine(model, exact=exact)
+            rows.append({"precision": artifact.precision, **compare(teacher, engine, texts)})
+            rows[-1] |= {"activations": "float32" if exact else "8 bits"}
+    report.show(rows)
+    report.save(options.json, rows)
+
+
+def held_out(teacher: Engine, tokenizer: Any, config: RunConfig) -> list[tuple[list[int], int]]:
+    """(token ids, where the answer begins) of each held-out prompt with FP16's answer."""
+    _, questions = read_rows(config.data, config.seed)
+    prompts = {at: chat_ids(tokenizer, list(one.messages)) for at, one in enumerate(questions)}
+    written = answers(
+        teacher,
+        prompts,
+        end_ids(teacher, tokenizer),
+        max_new_tokens=config.measure.answer_tokens,
+        check=lambda _: None,
+    )
+    return [(prompts[at] + ids, len(prompts[at])) for at, ids in written]
+
+
+@torch.inference_mode()
+def compare(teacher: Engine, engine: Engine, texts: list[tuple[list[int], int]]) -> dict[str, Any]:
+    """Mean KL(FP16 || model) in nats and the share of equal most likely tokens over all answer tokens."""
+    divergence, same = [], []
+    for ids, start in texts:
+        theirs, ours = (distributions(one, ids, start) for one in (teacher, engine))
+        divergence.append((theirs.exp() * (theirs - ours)).sum(-1))
+        same.append(theirs.argmax(-1) == ours.argmax(-1))
+    counted = torch.cat(divergence)
+    return {
+        "kl": counted.mean().item(),
+        "top1": torch.cat(same).float().mean().item(),
+        "tokens": len(counted),
+    }
+
+
+def distributions(engine: Engine, ids: list[int], start: int) -> torch.Tensor:
+    """Log-probabilities (answer tokens, vocabulary) of each answer token's place."""
+    session = engine.session(1, len(ids))
+    logits = [session.prefill(0, ids[:start])]
+    logits += [session.step([0], [token])[0] for token in ids[start:-1]]
+    return torch.stack(logits).log_softmax(-1)
+
+
+if __name__ == "__main__":
+    main()
