@@ -1,4 +1,4 @@
-"""The tests of the C kernels and of the decoder once more, compiled with the address and undefined-behaviour sanitizers."""
+"""The tests of the C kernels and of the decoder once more, under the address and undefined-behaviour sanitizers."""
 
 from __future__ import annotations
 

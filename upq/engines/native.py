@@ -153,8 +153,9 @@ class NativeEngine:
         self.struct = self._model(model)
         name = instruction_set or build.instruction_set()
         precision = _precision(model)
+        threads_text = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         rounded = "" if exact or precision == "FP16" else ", 8-bit activations"
-        self.backend = f"native C, {precision}{rounded}, {name}, {self.threads} threads"
+        self.backend = f"native C, {precision}{rounded}, {name}, {threads_text}"
         self.memory_bytes = sum(one.size_bytes for one in self._panels.values())
         self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
 
