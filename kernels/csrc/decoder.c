@@ -255,11 +255,17 @@ static void attend(Session *s, Worker me, int block, Run run, int head, int head
     }
 }
 
+// Whether heads that share keys go together: each further head then costs about a third, because the keys and values
+// are read already, but there are fewer pieces of work to divide.
+static int go_together(const Session *s, int threads) {
+    const int shared = s->model->heads / s->model->kv_heads;
+    const int pieces = s->run_count * s->model->kv_heads, rounds = (pieces + threads - 1) / threads;
+    return rounds * (shared + 2) <= 3 * ((pieces * shared + threads - 1) / threads);
+}
+
 static void attend_share(Session *s, Worker me, int block) {
     const Model *m = s->model;
-    const int shared = m->heads / m->kv_heads;
-    // Heads that share keys go together, unless that leaves threads without work.
-    const int together = s->run_count * m->kv_heads >= 4 * me.count ? shared : 1;
+    const int together = go_together(s, me.count) ? m->heads / m->kv_heads : 1;
     int item = 0;
     for (int r = 0; r < s->run_count; r++)
         for (int head = 0; head < m->heads; head += together, item++) {
