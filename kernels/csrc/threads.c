@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -29,11 +30,34 @@ static struct {
     atomic_int unfinished;
     atomic_int waiting;      // at the barrier
     atomic_uint round;       // of the barrier
+    atomic_llong waited;     // nanoseconds that threads of the present job waited for one that was not running
+    int level;               // jobs take count >> level threads
+    int rest, patience;      // jobs before the next try with more threads, and how many that was the last time
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static void pause_a_little(int turn) {
     if (turn < SPINS) RELAX();
     else sched_yield();
+}
+
+static long long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+// Where other programs take the cores, threads that meet at barriers wait for each other's turn on a core, time and
+// again, and fewer threads are faster by far. Results do not depend on how many there are.
+static void learn(int count, long long took) {
+    if (count > 1 && 4 * atomic_load(&pool.waited) > count * took) {
+        pool.level++;
+        pool.patience = pool.patience < 8 ? 8 : pool.patience < 64 ? 2 * pool.patience : 64;
+        pool.rest = pool.patience;
+    } else if (pool.level && --pool.rest <= 0) {
+        pool.level--;
+    } else if (!pool.level) {
+        pool.patience = 0;
+    }
 }
 
 static unsigned next_job(unsigned seen) {
@@ -88,6 +112,9 @@ int run_job(int count, Job job, void *argument) {
         pthread_mutex_unlock(&pool.caller);
         return -1;
     }
+    count = count >> pool.level > 1 ? count >> pool.level : 1;
+    const long long started = nanoseconds();
+    atomic_store(&pool.waited, 0);
     pool.job = job;
     pool.argument = argument;
     pool.count = count;
@@ -98,6 +125,7 @@ int run_job(int count, Job job, void *argument) {
     pthread_mutex_unlock(&pool.lock);
     job((Worker){0, count}, argument);
     for (int turn = 0; atomic_load_explicit(&pool.unfinished, memory_order_acquire) > 0; turn++) pause_a_little(turn);
+    learn(count, nanoseconds() - started);
     pthread_mutex_unlock(&pool.caller);
     return 0;
 }
@@ -110,5 +138,10 @@ void barrier(Worker worker) {
         atomic_fetch_add_explicit(&pool.round, 1, memory_order_release);
         return;
     }
-    for (int turn = 0; atomic_load_explicit(&pool.round, memory_order_acquire) == round; turn++) pause_a_little(turn);
+    long long since = 0;
+    for (int turn = 0; atomic_load_explicit(&pool.round, memory_order_acquire) == round; turn++) {
+        if (turn == SPINS) since = nanoseconds();
+        pause_a_little(turn);
+    }
+    if (since) atomic_fetch_add(&pool.waited, nanoseconds() - since);
 }
