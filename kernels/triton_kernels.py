@@ -35,13 +35,13 @@ def mantissa_bits(dtype: tl.dtype) -> int:
 @triton.constexpr_function
 def fields_per_shift(bits: int, dtype: tl.dtype) -> int:
     """How many neighbouring fields fit into the mantissa at once, two bits above its end."""
-    return max(1, 1 + (mantissa_bits(dtype) - bits - 2) // bits)
+    return max(1, 1 + (mantissa_bits(dtype) - bits - 2) // bits)  # pyright: ignore
 
 
 @triton.constexpr_function
 def field_shift(field: int, bits: int, dtype: tl.dtype) -> int:
     """Shift to the right (to the left where negative) that brings `field` and its neighbours into the mantissa."""
-    return bits * (field - field % fields_per_shift(bits, dtype)) - 2
+    return bits * (field - field % fields_per_shift(bits, dtype)) - 2  # pyright: ignore
 
 
 @triton.constexpr_function
@@ -51,7 +51,7 @@ def field_constants(field: int, bits: int, dtype: tl.dtype) -> tuple[int, int, i
     With the code at bit p of a mantissa of m bits, magic is 2**(m - p) and magic + code * 2**p (as bits) is the float
     2**(m - p) + code. Its last bit is worth 2**-p <= 1/4, so the zero, a multiple of 1/2, is exact there too.
     """
-    position = 2 + bits * (field % fields_per_shift(bits, dtype))
+    position = 2 + bits * (field % fields_per_shift(bits, dtype))  # pyright: ignore
     mantissa = mantissa_bits(dtype)
     exponent_bias = 15 if dtype == tl.float16 else 127
     mask = (2**bits - 1) << position

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_the_constants_of_the_assembly_decode_every_word(bits: int, dtype: torch
     name = {torch.float16: triton_kernels.tl.float16, torch.bfloat16: triton_kernels.tl.bfloat16}
     words = torch.arange(2**16)
     for field in range(16 // bits):
-        shift = triton_kernels.field_shift(field, bits, name[dtype])
+        shift: Any = triton_kernels.field_shift(field, bits, name[dtype])
         mask, magic, subtrahend = triton_kernels.field_constants(field, bits, name[dtype])
         moved = words >> shift if shift >= 0 else words << -shift
         lifted = ((moved & mask) | magic).to(torch.int16).view(dtype)

@@ -145,9 +145,8 @@ class NativeEngine:
         self.length = model.config.max_position_embeddings
         self._rotary = model.model.rotary_emb
         self._kept: list[Any] = []  # what the structures point to
-        self._panels: dict[
-            int, cpu.Panels
-        ] = {}  # by the address of the weight that they were made of
+        # by the address of the weight, and whether there is a bias
+        self._panels: dict[tuple[int, bool], cpu.Panels] = {}
         self.span = 0 if exact else cpu.SPAN
         self._arena = cpu.Arena(sum(map(cpu.Arena.room, map(_weight, _matrices(model)))))
         self.struct = self._model(model)
