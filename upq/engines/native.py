@@ -142,7 +142,6 @@ class NativeEngine:
         self.device = torch.device("cpu")
         self.threads = threads or torch.get_num_threads()
         self.kernels = cpu.bind(build.load(instruction_set, extra_flags))
-        self.length = model.config.max_position_embeddings
         self._rotary = model.model.rotary_emb
         self._kept: list[Any] = []  # what the structures point to
         # by the address of the weight, and whether there is a bias
