@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.transform import Transform
+
 
 @dataclass(frozen=True)
 class PackedWeight:
     """weight = scale * (code - zero), per output row and group of consecutive inputs.
 
     codes: (out, in * bits / 8) uint8; scale: (out, groups) float16 or float32; zero: the grid's constant, or where
-    every group has its own, zeros: (out, groups) uint8.
+    every group has its own, zeros: (out, groups) uint8. transform: what surrounds the matrix, see kernels.transform.
     """
 
     codes: torch.Tensor
@@ -23,6 +25,7 @@ class PackedWeight:
     bits: int
     zero: float
     zeros: torch.Tensor | None = None
+    transform: Transform | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -31,9 +34,10 @@ class PackedWeight:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of codes, scales and zeros in memory."""
+        """Bytes of codes, scales, zeros and the transform in memory."""
         zeros = 0 if self.zeros is None else self.zeros.nbytes
-        return self.codes.nbytes + self.scale.nbytes + zeros
+        transform = self.transform.size_bytes if self.transform else 0
+        return self.codes.nbytes + self.scale.nbytes + zeros + transform
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

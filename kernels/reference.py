@@ -26,8 +26,14 @@ def _byte_table(bits: int, zero: float, dtype: torch.dtype, device: torch.device
     )  # (256, 8 / bits), exact in every dtype
 
 
+def weight_of(packed: PackedWeight) -> torch.Tensor:
+    """The float32 weight (out, in) that a layer with this packed weight multiplies by, transform included."""
+    matrix = dequantize(packed)
+    return packed.transform.dense(matrix) if packed.transform else matrix
+
+
 def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The weight (out, in): scale * (code - zero), the product rounded once to dtype."""
+    """The packed matrix (out, in): scale * (code - zero), the product rounded once to dtype; no transform."""
     out_features, in_features = packed.shape
     groups = packed.scale.shape[1]
     levels = _levels(packed, dtype).view(out_features, groups, in_features // groups)
@@ -49,6 +55,13 @@ def _levels(packed: PackedWeight, dtype: torch.dtype) -> torch.Tensor:
 
 def matmul(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
     """inputs (..., in) @ weight.T, accumulated as torch does for the dtype of inputs."""
+    if packed.transform is None:
+        return _matrix_product(inputs, packed)
+    values, added = packed.transform.inputs(inputs)
+    return packed.transform.outputs(_matrix_product(values, packed), added)
+
+
+def _matrix_product(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
     rows, columns = packed.shape
     step = max(1, CHUNK_WEIGHTS // columns) if packed.codes.device.type == "cpu" else max(1, rows)
     parts = [
