@@ -152,6 +152,23 @@ class DistillConfig:
     warmup_share: float = setting(0.05, "share of the steps with a rising learning rate", 0.0, 0.9)
     clip_norm: float = setting(1.0, "largest gradient norm; 0: no clipping", 0.0, 1000.0)
     checkpoint_seconds: float = setting(90.0, "time between resumable checkpoints", 0.0, 86_400.0)
+    loss: Literal["jsd", "next_token"] = setting(
+        "jsd", "jsd: towards FP16's distributions, as in UPQ; next_token: towards the text itself"
+    )
+    norm_lr: float = setting(
+        0.0, "peak learning rate of the norms' weights; 0: they stay as they are", 0.0, 1.0
+    )
+    teacher: Literal["live", "cached", "int4"] = setting(
+        "live",
+        "live: FP16 in memory with the student; cached: its hidden states computed first and kept on disk; int4: "
+        "the run's own INT4 model",
+    )
+    checkpointing: bool = setting(
+        False, "compute each block's activations again in the backward pass: less memory, more time"
+    )
+    optimizer_bits: Literal[32, 8] = setting(
+        32, "bits of each of the two moments that AdamW keeps per trained value"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
