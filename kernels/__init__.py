@@ -9,6 +9,7 @@ imports neither torch nor triton and defines no version (docs/architecture.md).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def prepare(packed: PackedWeight) -> Prepared:
     """
     from kernels import build, cpu, reference  # noqa: PLC0415  as above
 
+    if packed.transform:
+        inner = prepare(replace(packed, transform=None))
+        return reference.TransformedWeight(inner, packed.transform)
     if packed.codes.is_cuda:
         try:
             from kernels import triton_ops  # noqa: PLC0415  only where there is a GPU

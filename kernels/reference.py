@@ -12,7 +12,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from kernels import Prepared
 from kernels.packing import PackedWeight, unpack
+from kernels.transform import Transform
 
 #: Weights that a CPU decodes at once: the head of a model is much larger than any other layer.
 CHUNK_WEIGHTS = 4_194_304
@@ -87,3 +89,17 @@ class TorchWeight:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs (..., in) -> (..., out), in the dtype of inputs."""
         return matmul(inputs, self.packed)
+
+
+class TransformedWeight:
+    """A prepared matrix whose kernels know no transform, and torch's transform around it (`kernels.Prepared`)."""
+
+    def __init__(self, matrix: Prepared, transform: Transform) -> None:
+        self.matrix, self.transform = matrix, transform
+        self.backend = matrix.backend
+        self.size_bytes = matrix.size_bytes + transform.size_bytes
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs (..., in) -> (..., out), in the dtype of inputs."""
+        values, added = self.transform.inputs(inputs)
+        return self.transform.outputs(self.matrix(values), added)

@@ -11,9 +11,13 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq.artifact import Artifact
+from kernels.transform import LATTICE, Transform
+from upq.artifact import OPTIONAL_PARTS, Artifact, parts_of
 from upq.errors import UserError
 from upq.structure import parameter_names
+
+#: The largest Hadamard block that the format knows.
+LARGEST_HADAMARD = 4096
 
 
 def damaged(message: str) -> UserError:
@@ -37,12 +41,18 @@ def vetted_layers(artifact: Artifact, model: nn.Module) -> dict[str, PackedWeigh
         if weight is None:
             raise damaged(f"The config describes no layer {name}.")
         users = [model.get_submodule(one.rpartition(".")[0]) for one in shared[f"{name}.weight"]]
-        bits, groups = _grid(name, entry, users, tuple(weight.shape))
-        packed[name] = _packed(artifact, name, tuple(weight.shape), bits, groups)
+        shape = tuple(weight.shape)
+        bits, groups = _grid(name, entry, users, shape)
+        packed[name] = _packed(artifact, name, entry, shape, bits, groups)
+        plain_grid = packed[name].zeros is None and packed[name].transform is None
+        _require(
+            plain_grid or not any(isinstance(user, nn.Embedding) for user in users),
+            f"{name} has zeros or a transform, which an embedding cannot have",
+        )
     for name, parameter in plain.items():
         tensor = _tensor(artifact, name, tuple(parameter.shape))
         _require(tensor.is_floating_point(), f"{name} is {tensor.dtype}; expected a float type")
-    known = plain.keys() | {f"{name}.{part}" for name in packed for part in ("codes", "scale")}
+    known = plain.keys() | {f"{name}.{part}" for name in packed for part in parts_of(packed[name])}
     unknown = sorted(artifact.tensors.keys() - known)
     _require(not unknown, f"The config describes no {', '.join(unknown[:3])}")
     return packed
@@ -68,7 +78,8 @@ def _grid(name: str, entry: Any, users: list[nn.Module], shape: tuple[int, ...])
     _require(entry.get("shape") == list(shape), f"{name} is not of the config's shape {shape}")
     inputs = shape[1]
     _require(inputs * bits % 8 == 0, f"{inputs} codes of {bits} bits do not fill bytes in {name}")
-    _require(zero == (2**bits - 1) / 2, f"{name} has the zero {zero!r}")
+    expected = None if "zero" in _part_names(name, entry) else (2**bits - 1) / 2
+    _require(zero == expected, f"{name} has the zero {zero!r}")
     _require(
         type(groups) is int and groups > 0 and inputs % groups == 0,
         f"{name} has {groups!r} groups for {inputs} inputs",
@@ -83,7 +94,12 @@ def _allowed_bits(module: nn.Module) -> tuple[int, ...]:
 
 
 def _packed(
-    artifact: Artifact, name: str, shape: tuple[int, ...], bits: int, groups: int
+    artifact: Artifact,
+    name: str,
+    entry: dict[str, Any],
+    shape: tuple[int, ...],
+    bits: int,
+    groups: int,
 ) -> PackedWeight:
     rows, inputs = shape
     codes = _tensor(artifact, f"{name}.codes", (rows, inputs * bits // 8))
@@ -91,7 +107,63 @@ def _packed(
     _require(codes.dtype == torch.uint8, f"{name}.codes is {codes.dtype}; expected torch.uint8")
     _require(scale.dtype == torch.float16, f"{name}.scale is {scale.dtype}; expected torch.float16")
     _require(bool((scale >= 0).all()), f"{name}.scale holds negative values")
-    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, (2**bits - 1) / 2)
+    parts = _optional_parts(artifact, name, entry, shape, groups)
+    zeros = parts.pop("zero", None)
+    _require(
+        zeros is None or int(zeros.max()) < 2**bits, f"{name}.zero holds more than {bits} bits"
+    )
+    blocks = [
+        _hadamard(name, entry, side, width)
+        for side, width in (("hadamard_in", inputs), ("hadamard_out", rows))
+    ]
+    around = Transform(*blocks, **parts) if parts or blocks != [1, 1] else None
+    zero = (2**bits - 1) / 2
+    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, zeros, around)
+
+
+def _part_names(name: str, entry: dict[str, Any]) -> list[str]:
+    """The optional tensors that the manifest gives a layer."""
+    parts = entry.get("parts", [])
+    _require(
+        isinstance(parts, list)
+        and all(isinstance(part, str) and part in OPTIONAL_PARTS for part in parts),
+        f"{name} has the parts {parts!r}",
+    )
+    return parts
+
+
+def _optional_parts(
+    artifact: Artifact, name: str, entry: dict[str, Any], shape: tuple[int, ...], groups: int
+) -> dict[str, torch.Tensor]:
+    rows, inputs = shape
+    shapes = {
+        "zero": (rows, groups),
+        "scale_in": (inputs,),
+        "scale_out": (rows,),
+        "affine": (LATTICE, LATTICE),
+        "shift": (LATTICE,),
+    }
+    found = {}
+    for part in _part_names(name, entry):
+        tensor, wanted = _tensor(artifact, f"{name}.{part}", shapes[part]), OPTIONAL_PARTS[part]
+        _require(tensor.dtype == wanted, f"{name}.{part} is {tensor.dtype}; expected {wanted}")
+        found[part] = tensor.contiguous()
+    _require(
+        not found.keys() & {"affine", "shift"} or inputs % LATTICE == 0,
+        f"{name} has a lattice of {LATTICE} inputs, which does not divide {inputs}",
+    )
+    return found
+
+
+def _hadamard(name: str, entry: dict[str, Any], side: str, width: int) -> int:
+    """The size of the Hadamard blocks of the inputs or the outputs, 1 for none."""
+    size = entry.get(side, 1)
+    _require(
+        type(size) is int and 1 <= size <= LARGEST_HADAMARD and size.bit_count() == 1,
+        f"{name} has {side} {size!r}; expected a power of two up to {LARGEST_HADAMARD}",
+    )
+    _require(width % size == 0, f"{name} has {side} {size}, which does not divide {width}")
+    return size
 
 
 def _tensor(artifact: Artifact, name: str, shape: tuple[int, ...]) -> torch.Tensor:

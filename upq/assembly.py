@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 import upq
 from kernels.packing import PackedWeight
-from upq.artifact import FORMAT_VERSIONS, Artifact
+from upq.artifact import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact_vet import damaged, vetted_layers
 from upq.config import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
@@ -31,10 +31,14 @@ def build(
     """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
     embedding and head rounded to 8 bits.
     """
+    packed = {name: as_stored(one) for name, one in packed.items()}
     embeddings = _packed_embeddings(loaded.model) if config.embedding_bits == 8 else {}
     layers = packed | embeddings
-    tensors = {f"{name}.codes": one.codes for name, one in layers.items()}
-    tensors |= {f"{name}.scale": one.scale for name, one in layers.items()}
+    tensors = {
+        f"{name}.{part}": tensor
+        for name, one in layers.items()
+        for part, tensor in parts_of(one).items()
+    }
     replaced = {f"{name}.weight" for name in layers}
     for name, parameter in loaded.model.named_parameters():  # tied weights come once
         if name not in replaced:
@@ -84,7 +88,7 @@ def _manifest(
 ) -> dict[str, Any]:
     weights = sum(one.shape[0] * one.shape[1] for one in packed.values())
     return {
-        "format_version": 2 if embeddings else 1,
+        "format_version": _version(packed, embeddings),
         "precision": precision,
         "method": config.method,
         "config": json.loads(config.to_json()),
@@ -99,20 +103,33 @@ def _manifest(
         },
         "bits_per_weight": sum(one.size_bytes for one in packed.values()) * 8 / weights,
         "quantized_weights": weights,
-        "layers": {
-            name: {
-                "bits": one.bits,
-                "zero": one.zero,
-                "shape": list(one.shape),
-                "groups": one.scale.shape[1],
-            }
-            for name, one in (packed | embeddings).items()
-        },
+        "layers": {name: _entry(one) for name, one in (packed | embeddings).items()},
         "versions": {
             "upq": upq.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+    }
+
+
+def _version(packed: dict[str, PackedWeight], embeddings: dict[str, PackedWeight]) -> int:
+    """The oldest format that holds all of it."""
+    if any(one.transform or one.zeros is not None for one in packed.values()):
+        return 3
+    return 2 if embeddings else 1
+
+
+def _entry(packed: PackedWeight) -> dict[str, Any]:
+    """What the manifest says of a packed layer."""
+    around, parts = packed.transform, sorted(parts_of(packed).keys() & OPTIONAL_PARTS)
+    blocks = {"hadamard_in": around.block_in, "hadamard_out": around.block_out} if around else {}
+    return {
+        "bits": packed.bits,
+        "zero": packed.zero if packed.zeros is None else None,
+        "shape": list(packed.shape),
+        "groups": packed.scale.shape[1],
+        **{name: size for name, size in blocks.items() if size > 1},
+        **({"parts": parts} if parts else {}),
     }
 
 
@@ -128,7 +145,7 @@ def assemble(
     if version not in FORMAT_VERSIONS:
         raise UserError(
             "artifact_version",
-            f"The artifact has format {version}; this program reads {' and '.join(map(str, FORMAT_VERSIONS))}.",
+            f"The artifact has format {version}; this program reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}.",
             "Use the version of UPQ Studio that wrote it.",
         )
     model = _empty_model(_json_file(artifact, "config.json"), dtype)

@@ -17,6 +17,7 @@ from torch import nn
 import kernels
 from kernels.packing import PackedWeight
 from kernels.reference import dequantize
+from kernels.transform import Transform
 from upq.quantizers import Grid, fake_quantize
 
 
@@ -49,22 +50,38 @@ class FakeQuantLinear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """y = x W^T + bias over packed weights. Buffers: codes (out, bytes) uint8, scale (out, groups) float16."""
+    """y = x W^T + bias over packed weights.
+
+    Buffers: codes (out, bytes) uint8, scale (out, groups) float16; zeros (out, groups) uint8 and the tensors of a
+    transform, or None where the packed weight has none.
+    """
 
     codes: torch.Tensor
     scale: torch.Tensor
+    zeros: torch.Tensor | None
+    scale_in: torch.Tensor | None
+    scale_out: torch.Tensor | None
+    affine: torch.Tensor | None
+    shift: torch.Tensor | None
 
     def __init__(self, packed: PackedWeight, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.bits, self.zero = packed.bits, packed.zero
+        self.bits, self.zero, around = packed.bits, packed.zero, packed.transform
+        self.blocks = (around.block_in, around.block_out) if around else None
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scale", packed.scale)
+        self.register_buffer("zeros", packed.zeros)
+        for name in ("scale_in", "scale_out", "affine", "shift"):
+            self.register_buffer(name, getattr(around, name, None))
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
     def packed(self) -> PackedWeight:
         """The buffers as the kernels take them."""
-        return PackedWeight(self.codes, self.scale, self.bits, self.zero)
+        around = None
+        if self.blocks:
+            around = Transform(*self.blocks, self.scale_in, self.scale_out, self.affine, self.shift)
+        return PackedWeight(self.codes, self.scale, self.bits, self.zero, self.zeros, around)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.test_assembly import artifact_of
+from tests.unit.test_assembly import artifact_of, transformed_artifact
 from upq import assembly
 from upq.artifact import Artifact
 from upq.errors import UserError
@@ -33,6 +33,19 @@ def sound(made: Artifact) -> Artifact:
     return dataclasses.replace(made, manifest=copy.deepcopy(made.manifest))
 
 
+@pytest.fixture(scope="module")
+def made_with_transforms(tiny_model_dir: Path) -> Artifact:
+    """An artifact of INT2 layers with zeros and every part of a transform; leave it as it is."""
+    return transformed_artifact(load(str(tiny_model_dir)))
+
+
+@pytest.fixture
+def transformed(made_with_transforms: Artifact) -> Artifact:
+    """The same with a manifest of its own."""
+    manifest = copy.deepcopy(made_with_transforms.manifest)
+    return dataclasses.replace(made_with_transforms, manifest=manifest)
+
+
 def refusal(artifact: Artifact) -> str:
     with pytest.raises(UserError) as caught:
         assembly.assemble(artifact)
@@ -41,8 +54,9 @@ def refusal(artifact: Artifact) -> str:
     return caught.value.message
 
 
-def test_the_undamaged_artifact_is_accepted(sound: Artifact) -> None:
+def test_the_undamaged_artifacts_are_accepted(sound: Artifact, transformed: Artifact) -> None:
     assembly.assemble(sound)
+    assembly.assemble(transformed)
 
 
 def filled(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -50,7 +64,7 @@ def filled(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         changed = tensor.clone()
-        changed[-1, -1] = value
+        changed.view(-1)[-1] = value
         return changed
 
     return change
@@ -88,6 +102,86 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(sound: Artifact, damage: 
     )
     assert message.startswith(f"{name} ")
     assert words in message
+
+
+NAN, INFINITE = float("nan"), float("inf")
+TRANSFORM_CHANGES: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "a row of zeros too few": ("zero", lambda one: one[1:], "(63, 2); expected (64, 2)"),
+    "a group of zeros too few": ("zero", lambda one: one[:, 1:], "(64, 1); expected (64, 2)"),
+    "signed zeros": ("zero", lambda one: one.view(torch.int8), "is torch.int8"),
+    "float zeros": ("zero", lambda one: one.half(), "is torch.float16"),
+    "a zero that is no code": ("zero", filled(4), "holds more than 2 bits"),
+    "inputs too few": ("scale_in", lambda one: one[1:], "(127,); expected (128,)"),
+    "inputs as a matrix": ("scale_in", lambda one: one[None], "(1, 128); expected (128,)"),
+    "wide inputs": ("scale_in", lambda one: one.float(), "is torch.float32"),
+    "inputs of NaN": ("scale_in", filled(NAN), "NaN or infinite"),
+    "outputs too many": ("scale_out", lambda one: one.repeat(2), "(128,); expected (64,)"),
+    "integer outputs": ("scale_out", lambda one: one.view(torch.int16), "is torch.int16"),
+    "infinite outputs": ("scale_out", filled(INFINITE), "NaN or infinite"),
+    "a narrow lattice": ("affine", lambda one: one[:, :3], "(4, 3); expected (4, 4)"),
+    "a lattice of halves": ("affine", lambda one: one.half(), "is torch.float16"),
+    "a lattice of NaN": ("affine", filled(NAN), "NaN or infinite"),
+    "a short shift": ("shift", lambda one: one[:3], "(3,); expected (4,)"),
+    "an infinite shift": ("shift", filled(-INFINITE), "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("damage", TRANSFORM_CHANGES)
+def test_a_part_of_a_transform_that_does_not_fit_is_refused_by_name(
+    transformed: Artifact, damage: str
+) -> None:
+    part, change, words = TRANSFORM_CHANGES[damage]
+    name = f"{LAYER}.{part}"
+    tensors = {**transformed.tensors, name: change(transformed.tensors[name])}
+    message = refusal(dataclasses.replace(transformed, tensors=tensors))
+    assert message.startswith(f"{name} ")
+    assert words in message
+
+
+@pytest.mark.parametrize("part", ["zero", "scale_in", "scale_out", "affine", "shift"])
+def test_a_part_and_the_manifest_agree_on_whether_it_is_there(
+    transformed: Artifact, part: str
+) -> None:
+    name, listed = f"{LAYER}.{part}", transformed.manifest["layers"][LAYER]["parts"]
+    rest = {key: tensor for key, tensor in transformed.tensors.items() if key != name}
+    assert refusal(dataclasses.replace(transformed, tensors=rest)) == (
+        f"The tensor {name} is missing."
+    )
+    listed.remove(part)
+    expected = f"describes no {name}." if part != "zero" else f"{LAYER} has the zero None"
+    assert expected in refusal(transformed)
+
+
+@pytest.mark.parametrize("side", ["hadamard_in", "hadamard_out"])
+@pytest.mark.parametrize("size", [0, -64, 3, 96, 256, 8192, 2**70, 64.0, True, "64", None, [64]])
+def test_a_hadamard_is_a_power_of_two_that_divides_the_width(
+    transformed: Artifact, side: str, size: Any
+) -> None:
+    transformed.manifest["layers"][LAYER][side] = size
+    assert f"{LAYER} has {side} {size!r}" in refusal(transformed)
+
+
+@pytest.mark.parametrize("parts", ["zero", ["codes"], [["zero"]], [None], {"zero": 1}, None, 1])
+def test_parts_of_another_form_are_refused(transformed: Artifact, parts: Any) -> None:
+    transformed.manifest["layers"][LAYER]["parts"] = parts
+    assert f"{LAYER} has the parts" in refusal(transformed)
+
+
+@pytest.mark.parametrize(
+    ("entry", "tensor"),
+    [
+        ({"hadamard_in": 64}, None),
+        ({"parts": ["scale_in"]}, ("scale_in", torch.ones(64, dtype=torch.float16))),
+        ({"parts": ["zero"], "zero": None}, ("zero", torch.ones(262, 1, dtype=torch.uint8))),
+    ],
+)
+def test_an_embedding_has_neither_zeros_nor_a_transform(
+    sound: Artifact, entry: dict[str, Any], tensor: tuple[str, torch.Tensor] | None
+) -> None:
+    sound.manifest["layers"][EMBED] |= entry
+    more = {f"{EMBED}.{tensor[0]}": tensor[1]} if tensor else {}
+    damaged = dataclasses.replace(sound, tensors={**sound.tensors, **more})
+    assert "which an embedding cannot have" in refusal(damaged)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import torch
 from transformers import PhiConfig
 
 from kernels.packing import PackedWeight
+from kernels.reference import weight_of
+from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
 from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
@@ -47,6 +49,33 @@ def artifact_of(
     name = next(name for name, one in GRIDS.items() if one == grid)
     config = RunConfig(embedding_bits=embedding_bits)
     return assembly.build(name, packed_of(loaded.model, grid, group), loaded, config)
+
+
+def surrounded(packed: PackedWeight) -> PackedWeight:
+    """The same codes with random zeros for each group, and every part of a transform."""
+    rows, columns = packed.shape
+    generator = torch.Generator().manual_seed(rows + columns)
+
+    def signs(count: int) -> torch.Tensor:
+        sizes = 1 + 0.1 * torch.randn(count, generator=generator)
+        return torch.where(torch.rand(count, generator=generator) < 0.5, -sizes, sizes).half()
+
+    around = Transform(
+        hadamard_block(columns, 64),
+        hadamard_block(rows, 32),
+        signs(columns),
+        signs(rows),
+        torch.eye(4) + 0.1 * torch.randn(4, 4, generator=generator),
+        0.1 * torch.randn(4, generator=generator),
+    )
+    zeros = torch.randint(0, 2**packed.bits, packed.scale.shape, generator=generator).byte()
+    return dataclasses.replace(packed, zeros=zeros, transform=around)
+
+
+def transformed_artifact(loaded: LoadedModel, group: int = 64) -> Artifact:
+    packed = packed_of(loaded.model, INT2, group)
+    layers = {name: surrounded(one) for name, one in packed.items()}
+    return assembly.build("INT2", layers, loaded, RunConfig(embedding_bits=8))
 
 
 def round_embeddings(model: Any) -> None:
@@ -105,6 +134,42 @@ def test_with_8_bit_embeddings_the_logits_are_those_of_the_dense_twin(
     packed = isinstance(model.get_input_embeddings(), PackedEmbedding)
     assert packed == isinstance(model.get_output_embeddings(), PackedLinear) == (style != "gemma3")
     assert artifact.manifest["format_version"] == (2 if packed else 1)
+
+
+def test_zeros_and_transforms_come_back_as_they_were_stored(tiny: LoadedModel) -> None:
+    artifact = transformed_artifact(tiny)
+    model, _ = assembly.assemble(artifact, dtype=torch.bfloat16)
+    twin = copy.deepcopy(tiny.model)
+    round_embeddings(twin)
+    for name, layer in packed_layers(model):
+        if name != "lm_head":
+            given = surrounded(packed_of(tiny.model, INT2, 64)[name])
+            assert torch.equal(weight_of(layer.packed), weight_of(given))
+            twin.get_submodule(name).weight.data = weight_of(given)
+    model, _ = assembly.assemble(artifact)
+    torch.testing.assert_close(logits(model), logits(twin), atol=1e-4, rtol=1e-4)
+    assert artifact.manifest["format_version"] == 3
+    assert artifact.manifest["layers"]["model.layers.0.mlp.down_proj"] == {
+        "bits": 2, "zero": None, "shape": [64, 128], "groups": 2, "hadamard_in": 64,
+        "hadamard_out": 32, "parts": ["affine", "scale_in", "scale_out", "shift", "zero"],
+    }  # fmt: skip
+
+
+def test_a_transform_is_stored_in_the_types_of_the_format_and_counted(tiny: LoadedModel) -> None:
+    packed = packed_of(tiny.model, INT2)
+    plain = assembly.build("INT2", packed, tiny, RunConfig(embedding_bits=16))
+    name = "model.layers.0.mlp.down_proj"
+    around = Transform(64, 1, torch.ones(128), torch.ones(64), torch.eye(4).half())
+    packed[name] = dataclasses.replace(packed[name], transform=around)
+    artifact = assembly.build("INT2", packed, tiny, RunConfig(embedding_bits=16))
+    types = {part: artifact.tensors[f"{name}.{part}"].dtype for part in around.tensors}
+    assert types == {
+        "scale_in": torch.float16, "scale_out": torch.float16, "affine": torch.float32
+    }  # fmt: skip
+    more = artifact.manifest["bits_per_weight"] - plain.manifest["bits_per_weight"]
+    stored = 2 * 128 + 2 * 64 + 4 * 16
+    assert more * artifact.manifest["quantized_weights"] == pytest.approx(8 * stored)
+    assert (plain.manifest["format_version"], artifact.manifest["format_version"]) == (1, 3)
 
 
 def test_a_tied_pair_holds_one_copy_of_its_8_bit_codes(tiny: LoadedModel) -> None:
@@ -220,11 +285,11 @@ def test_generation_stops_where_the_original_does(tiny: LoadedModel) -> None:
     assert tokenizer.chat_template == tiny.tokenizer.chat_template
 
 
-@pytest.mark.parametrize("version", [0, 3, None, "2"])
+@pytest.mark.parametrize("version", [0, 4, None, "2"])
 def test_another_format_version_is_refused(tiny: LoadedModel, version: object) -> None:
     artifact = artifact_of(tiny, INT2)
     newer = dataclasses.replace(artifact, manifest={**artifact.manifest, "format_version": version})
-    with pytest.raises(UserError, match=f"format {version}; this program reads 1 and 2") as caught:
+    with pytest.raises(UserError, match=f"format {version}; this program reads 1 to 3") as caught:
         assembly.assemble(newer)
     assert caught.value.code == "artifact_version"
 

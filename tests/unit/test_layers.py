@@ -1,10 +1,14 @@
 """The two forms of a quantized linear, and swapping them into a model."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kernels.reference import weight_of
+from kernels.transform import Transform
 from tests.helpers import naive_weight
 from upq.layers import (
     FakeQuantLinear,
@@ -63,6 +67,21 @@ def test_packed_int2_takes_exactly_two_bits_per_weight() -> None:
     assert packed.codes.nbytes * 8 == 2 * 12 * 32
     assert memory_bytes(packed) == 2 * 12 * 32 // 8 + 12 * 4 * 2
     assert "bits=2" in repr(packed)
+
+
+def test_zeros_and_a_transform_are_buffers_that_no_placing_rounds() -> None:
+    torch.manual_seed(0)
+    plain = training_form(INT2, bias=False).pack()
+    around = Transform(16, 4, torch.rand(32), torch.rand(12), torch.rand(4, 4), torch.rand(4))
+    zeros = torch.randint(0, 4, (12, 4), dtype=torch.uint8)
+    layer = PackedLinear(dataclasses.replace(plain, zeros=zeros, transform=around))
+    assert memory_bytes(layer) == plain.size_bytes + 12 * 4 + 4 * (32 + 12 + 16 + 4)
+    weight = weight_of(layer.packed)
+    place(layer, torch.device("cpu"), torch.bfloat16)
+    assert torch.equal(weight_of(layer.packed), weight)
+    inputs = torch.randn(3, 32)
+    torch.testing.assert_close(layer(inputs), inputs @ weight.T, atol=1e-4, rtol=1e-4)
+    assert layer(inputs.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

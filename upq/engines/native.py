@@ -94,7 +94,7 @@ def _matrices(model: Any) -> list[nn.Module]:
 
 def _matrix_problem(module: nn.Module) -> str:
     if isinstance(weight := _weight(module), PackedWeight):
-        return cpu.unsupported(weight)
+        return "transforms around its weights" if weight.transform else cpu.unsupported(weight)
     if not isinstance(module, nn.Linear | nn.Embedding):
         return f"a layer of type {type(module).__name__}"
     return "" if weight.abs().max() <= LARGEST_HALF else "weights beyond the range of float16"
