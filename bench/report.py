@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-ROOT = Path(__file__).resolve().parent.parent
+from upq.provenance import commit, processor
+
 PACKAGES = ("torch", "triton", "transformers", "gemlite", "torchao", "llama-cpp-python")
 
 
@@ -32,34 +32,12 @@ def machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_properties() if torch.cuda.is_available() else None
     return {
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu and f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB",
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
-
-
-def commit() -> str:
-    """The commit that was measured, with "+" behind it where files differ from it; "" outside of git."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return found.stdout.strip()
 
 
 def median_seconds(run: Callable[[], object], repeats: int, warm_up: int = 1) -> float:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from upq.artifact import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.files import sweep
+from upq.provenance import environment
 from upq.store import LostLease, Run, Store
 
 DATABASE_NAME = "upq.db"
@@ -108,7 +109,7 @@ class WorkerContext:
         self._ended = threading.Event()
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._points: list[tuple[str, int, float]] = []
+        self._points: list[tuple[str, int, float, float]] = []  # with the time, monotonic
         self._lines: list[tuple[float, str]] = []
         self._progress: tuple[int, float | None, float | None, int, str] | None = None
         self._stage_total = 0
@@ -165,7 +166,7 @@ class WorkerContext:
         """Record one point of a curve. Raises FloatingPointError if it is not finite."""
         if not math.isfinite(value):
             raise FloatingPointError(f"{series} is {value} at step {step}")
-        self._points.append((series, step, value))
+        self._points.append((series, step, value, time.monotonic()))
         self._flush_if_due()
 
     def log(self, message: str) -> None:
@@ -177,9 +178,9 @@ class WorkerContext:
         """Write what is buffered."""
         points, lines, progress = self._points, self._lines, self._progress
         self._points, self._lines, self._progress = [], [], None
-        self._flushed_at = time.monotonic()
+        self._flushed_at = now = time.monotonic()
         if points:
-            self.lease.metrics(points)
+            self.lease.metrics((name, step, value, now - at) for name, step, value, at in points)
         if lines:
             self.lease.log(lines)
         if progress:
@@ -231,6 +232,7 @@ def execute(context: WorkerContext, engine: Engine) -> None:
     """Run the engine and store how it ended. Writes nothing if the run was taken away meanwhile."""
     with context:
         try:
+            context.lease.environment(environment())
             engine(context)
             context.flush()
             _finish(context, "done")

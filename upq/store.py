@@ -18,12 +18,12 @@ from typing import Any, Literal
 from sqlite_utils import Database
 
 from upq import store_artifacts
-from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.store_artifacts import ArtifactRow
 from upq.store_lease import Lease, LostLease, add_log
+from upq.store_reports import Reports
 from upq.store_schema import Connections, migrate, next_revision
 
 __all__ = ["MAX_CRASHES", "ArtifactRow", "Lease", "LostLease", "Run", "RunState", "Store"]
@@ -58,7 +58,7 @@ class Run:
     tokens_per_s: float | None
     eta_s: float | None
     peak_bytes: int | None
-    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total"}
+    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total", "seconds"}
     cancel_requested: bool
     worker: str | None
     pid: int | None
@@ -70,14 +70,16 @@ class Run:
     error_message: str
     error_hint: str
     revision: int  #: grows with every change of the run, its metrics or its log
+    worked_s: float  #: seconds that workers spent on the run, pauses not counted
+    environments: list[dict[str, Any]]  #: where it was executed: upq.provenance.environment
 
 
-class Store:
+class Store(Reports):
     """The database at `path`, created if absent. Safe to use from several threads."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         """Open and migrate. Raises UserError: newer_database, database_damaged, not_writable."""
-        self._connections = Connections(path)
+        super().__init__(Connections(path))
         self._clock = clock
         migrate(self._connections)
 
@@ -291,63 +293,7 @@ class Store:
             )
             return sorted(row["id"] for row in found)
 
-    # What runs reported
-
-    def metrics(self, run_id: int) -> list[dict[str, Any]]:
-        """The points of all curves: dicts of series, step, value."""
-        sql = "SELECT series, step, value FROM metrics WHERE run_id = ? ORDER BY series, step"
-        return self._list(sql, [run_id])
-
-    def log_lines(self, run_id: int, limit: int = 200) -> list[tuple[float, str]]:
-        """The last lines of the log, oldest first: (unix seconds, line)."""
-        sql = "SELECT at, line FROM log WHERE run_id = ? ORDER BY id DESC LIMIT ?"
-        return [(row["at"], row["line"]) for row in reversed(self._list(sql, [run_id, limit]))]
-
-    def measurements(self, run_id: int | None = None) -> list[dict[str, Any]]:
-        """Fidelity rows of a run, or of all runs."""
-        sql = "SELECT * FROM measurements WHERE run_id = coalesce(?, run_id) ORDER BY rowid"
-        return [{**row, "extra": json.loads(row["extra"])} for row in self._list(sql, [run_id])]
-
-    def artifacts(self, run_id: int | None = None) -> list[ArtifactRow]:
-        """The artifacts of a run, or of all runs, without their tensors."""
-        with self._connections.read() as db:
-            return store_artifacts.rows(db, run_id)
-
-    def load_artifact(self, run_id: int, precision: str) -> Artifact:
-        """Read an artifact, every byte checked.
-
-        Raises UserError: artifact_not_found, artifact_damaged.
-        """
-        return store_artifacts.load(self._connections, run_id, precision)
-
-    def check_results(self, run_id: int) -> list[dict[str, Any]]:
-        """Dicts of precision, position, result, of a check run."""
-        sql = (
-            "SELECT precision, position, result FROM check_results WHERE run_id = ?"
-            " ORDER BY precision, position"
-        )
-        return [{**row, "result": json.loads(row["result"])} for row in self._list(sql, [run_id])]
-
-    def cached_answers(self, key: str) -> dict[str, list[int]]:
-        """Teacher answers under `key`: prompt digest -> token ids."""
-        rows = self._list("SELECT prompt, tokens FROM answers WHERE key = ?", [key])
-        return {row["prompt"]: json.loads(row["tokens"]) for row in rows}
-
-    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None:
-        """Store teacher answers under `key`; existing ones are kept."""
-        rows = [(key, prompt, json.dumps(tokens)) for prompt, tokens in answers.items()]
-        with self._connections.write() as db:
-            db.conn.executemany("INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
-
-    def note(self, key: str) -> Any:
-        """The JSON value stored under `key`, or None."""
-        rows = self._list("SELECT value FROM notes WHERE key = ?", [key])
-        return json.loads(rows[0]["value"]) if rows else None
-
-    def set_note(self, key: str, value: Any) -> None:
-        """Store a small JSON value, such as a speed measured on this machine."""
-        with self._connections.write() as db:
-            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", [key, json.dumps(value)])
+    # The whole
 
     def doctor(self) -> list[str]:
         """Read everything and check it: one line per problem; empty: all is well."""
@@ -360,10 +306,6 @@ class Store:
                 if (run.lease_until or 0) < self._clock():
                     found.append(f"Run {run.id} is marked as running but its worker is silent.")
             return found + store_artifacts.problems(db)
-
-    def _list(self, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
-        with self._connections.read() as db:
-            return list(db.query(sql, parameters))
 
 
 def _run(db: Database, run_id: int) -> Run:
@@ -382,6 +324,7 @@ def _from_row(row: dict[str, Any]) -> Run:
     decoded = {
         "config": json.loads(row["config"]),
         "stages": json.loads(row["stages"]),
+        "environments": json.loads(row["environments"]),
         "cancel_requested": bool(row["cancel_requested"]),
     }
     return Run(**{**row, **decoded})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlite_utils import Database
@@ -50,22 +50,25 @@ class Lease:
     def renew(self, lease_s: float) -> bool:
         """Hold the run for `lease_s` more seconds. Returns whether a person asked to cancel it."""
         with self._connections.write() as db:
-            found = list(
-                db.query(
-                    "UPDATE runs SET lease_s = ?, lease_until = ? WHERE id = ? AND worker = ?"
-                    " AND attempt = ? AND state = 'running' RETURNING cancel_requested",
-                    [lease_s, self._clock() + lease_s, *self._owner()],
-                )
+            self._live(db)
+            (row,) = db.query(
+                "UPDATE runs SET lease_s = ?, lease_until = ? WHERE id = ?"
+                " RETURNING cancel_requested",
+                [lease_s, self._clock() + lease_s, self.run_id],
             )
-        if not found:
-            raise LostLease(f"run {self.run_id}, attempt {self.attempt}")
-        return bool(found[0]["cancel_requested"])
+        return bool(row["cancel_requested"])
 
     def stage(self, name: str, total: int) -> None:
         """Enter a stage of `total` steps; the one before it ends now."""
         with self._fenced() as db:
-            stages = self._ended_stages(db)
-            stages[name] = {"started": self._clock(), "ended": None, "total": total}
+            stages, worked_s = self._ended_stages(db)
+            stages[name] = {
+                "started": self._clock(),
+                "ended": None,
+                "total": total,
+                "seconds": stages.get(name, {}).get("seconds", 0.0),
+                "since": worked_s,
+            }
             db.execute(
                 "UPDATE runs SET stage = ?, stage_step = 0, stage_total = ?, detail = '',"
                 " tokens_per_s = NULL, eta_s = NULL, stages = ? WHERE id = ?",
@@ -88,14 +91,36 @@ class Lease:
                 [step, tokens_per_s, eta_s, clean_text(detail), peak_bytes or 0, self.run_id],
             )
 
-    def metrics(self, points: Iterable[tuple[str, int, float]]) -> None:
-        """Record (series, step, value) points. Raises ValueError if a value is not finite."""
-        rows = [(self.run_id, series, step, float(value)) for series, step, value in points]
-        for _, series, step, value in rows:
+    def metrics(self, points: Iterable[tuple[str, int, float, float]]) -> None:
+        """Record points: series, step, value, and how many seconds ago it was taken.
+
+        Raises ValueError if a value is not finite.
+        """
+        points = list(points)
+        for series, step, value, _ in points:
             if not math.isfinite(value):  # SQLite would store NaN as NULL
                 raise ValueError(f"{series} is {value} at step {step}; expected a finite number")
         with self._fenced() as db:
-            db.conn.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?)", rows)
+            worked_s = self._worked_s(db)
+            db.conn.executemany(
+                "INSERT OR REPLACE INTO metrics (run_id, series, step, value, at_s)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [
+                    (self.run_id, series, step, float(value), max(0.0, worked_s - age_s))
+                    for series, step, value, age_s in points
+                ],
+            )
+
+    def environment(self, facts: dict[str, Any]) -> None:
+        """Note where the run is executed now; a place that is known already is not repeated."""
+        with self._fenced() as db:
+            (row,) = db.query("SELECT environments FROM runs WHERE id = ?", [self.run_id])
+            known = json.loads(row["environments"])
+            if facts not in known:
+                db.execute(
+                    "UPDATE runs SET environments = ? WHERE id = ?",
+                    [json.dumps([*known, facts]), self.run_id],
+                )
 
     def log(self, lines: Iterable[tuple[float, str]]) -> None:
         """Add (unix seconds, line) pairs to the run's log."""
@@ -138,14 +163,14 @@ class Lease:
         """End the run. One that was to be cancelled ends cancelled, not interrupted."""
         with self._fenced() as db:
             add_log(db, self.run_id, [(self._clock(), line) for line in traceback.splitlines()])
-            stages = json.dumps(self._ended_stages(db))
+            stages, _ = self._ended_stages(db)
             db.execute(
                 "UPDATE runs SET"
                 " state = iif(? = 'interrupted' AND cancel_requested, 'cancelled', ?),"
                 " ended_at = ?, stages = ?, eta_s = NULL, tokens_per_s = NULL, lease_until = NULL,"
                 " pid = NULL, error_code = ?, error_message = ?, error_hint = ? WHERE id = ?",
                 [
-                    *(state, state, self._clock(), stages),
+                    *(state, state, self._clock(), json.dumps(stages)),
                     *(error_code, clean_text(error_message), clean_text(error_hint), self.run_id),
                 ],
             )
@@ -157,25 +182,43 @@ class Lease:
     def _fenced(self) -> Iterator[Database]:
         """A write transaction in which the run is ours, seen as a change and as a sign of life."""
         with self._connections.write() as db:
-            found = db.execute(
-                "UPDATE runs SET revision = ? WHERE id = ? AND worker = ? AND attempt = ?"
-                " AND state = 'running'",
-                [next_revision(db), *self._owner()],
-            )
-            if found.rowcount == 0:
-                raise LostLease(f"run {self.run_id}, attempt {self.attempt}")
-            yield db
+            self._live(db)
             db.execute(
-                "UPDATE runs SET lease_until = ? + lease_s WHERE id = ? AND state = 'running'",
-                [self._clock(), self.run_id],
+                "UPDATE runs SET revision = ? WHERE id = ?", [next_revision(db), self.run_id]
             )
+            yield db
+            with suppress(LostLease):  # finish has ended it
+                self._live(db)
 
-    def _ended_stages(self, db: Database) -> dict[str, Any]:
-        (row,) = db.query("SELECT stage, stages FROM runs WHERE id = ?", [self.run_id])
-        stages = json.loads(row["stages"])
-        if row["stage"] in stages:
-            stages[row["stage"]]["ended"] = self._clock()
-        return stages
+    def _live(self, db: Database) -> None:
+        """A sign of life. What passed since the last one was worked, and no more than a lease if the clock jumped."""
+        found = db.execute(
+            "UPDATE runs SET worked_s = worked_s + max(0, min(lease_s, ? - (lease_until - lease_s))),"
+            " lease_until = ? + lease_s"
+            " WHERE id = ? AND worker = ? AND attempt = ? AND state = 'running'",
+            [self._clock(), self._clock(), *self._owner()],
+        )
+        if found.rowcount == 0:
+            raise LostLease(f"run {self.run_id}, attempt {self.attempt}")
+
+    def _worked_s(self, db: Database) -> float:
+        (row,) = db.query("SELECT worked_s FROM runs WHERE id = ?", [self.run_id])
+        return row["worked_s"]
+
+    def _ended_stages(self, db: Database) -> tuple[dict[str, Any], float]:
+        """The stages, none of them going on, and the seconds worked so far.
+
+        A stage's `seconds` are what was worked in it, over all attempts.
+        """
+        (row,) = db.query("SELECT stage, stages, worked_s FROM runs WHERE id = ?", [self.run_id])
+        stages, worked_s = json.loads(row["stages"]), row["worked_s"]
+        current = stages.get(row["stage"])
+        if current and current["ended"] is None:
+            current["ended"] = self._clock()
+            current["seconds"] = (
+                current.get("seconds", 0.0) + worked_s - current.get("since", worked_s)
+            )
+        return stages, worked_s
 
 
 def add_log(db: Database, run_id: int, lines: Iterable[tuple[float, str]]) -> None:

@@ -153,8 +153,16 @@ CREATE TABLE artifact_files (
 CREATE INDEX files_by_blob ON artifact_files (blob_digest);
 """
 
+#: Time is counted while a worker holds the run, so a pause is nobody's training time. Points of older runs have none.
+_WORKED_TIME_AND_ENVIRONMENTS = """
+ALTER TABLE runs ADD COLUMN worked_s REAL NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN environments TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE metrics ADD COLUMN at_s REAL;
+UPDATE runs SET worked_s = max(0, ended_at - started_at) WHERE ended_at > started_at;
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES,)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _WORKED_TIME_AND_ENVIRONMENTS)
 
 
 class Connections:

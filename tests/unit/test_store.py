@@ -61,7 +61,8 @@ WRITES: dict[str, Callable[[Lease], Any]] = {
     "renew": lambda lease: lease.renew(30.0),
     "stage": lambda lease: lease.stage("int4", 5),
     "progress": lambda lease: lease.progress(1, 2.0, 3.0, 4, "block 1"),
-    "metrics": lambda lease: lease.metrics([("jsd", 1, 0.5)]),
+    "metrics": lambda lease: lease.metrics([("jsd", 1, 0.5, 0.0)]),
+    "environment": lambda lease: lease.environment({"commit": "abc"}),
     "log": lambda lease: lease.log([(1.0, "line")]),
     "save_artifact": lambda lease: lease.save_artifact(small_artifact()),
     "save_measurements": lambda lease: lease.save_measurements(
@@ -311,10 +312,10 @@ def test_stages_remember_when_they_began_and_ended(store: Store, clock: Clock) -
     assert (run.stage, run.stage_step, run.stage_total, run.detail) == ("data", 4, 7, "prompt 4")
     assert (run.tokens_per_s, run.eta_s, run.peak_bytes) == (11.0, 3.0, 1000)
     lease.finish("done")
-    assert store.run(run_id).stages == {
-        "load": {"started": start, "ended": start + 5, "total": 1},
-        "data": {"started": start + 5, "ended": start + 10, "total": 7},
-    }
+    stages = store.run(run_id).stages
+    assert [stages[name]["started"] for name in ("load", "data")] == [start, start + 5]
+    assert [stages[name]["ended"] for name in ("load", "data")] == [start + 5, start + 10]
+    assert [stages[name]["seconds"] for name in ("load", "data")] == [5, 5]
 
 
 # What runs report
@@ -325,7 +326,7 @@ def test_numbers_that_are_not_finite_are_refused(store: Store, value: float) -> 
     run_id = store.enqueue(RunConfig())
     lease = store.lease(claimed(store))
     with pytest.raises(ValueError, match=r"jsd is .* at step 2; expected a finite number"):
-        lease.metrics([("jsd", 1, 0.5), ("jsd", 2, value)])
+        lease.metrics([("jsd", 1, 0.5, 0.0), ("jsd", 2, value, 0.0)])
     with pytest.raises(ValueError, match="kl of INT4"):
         lease.save_measurements([{"label": "INT4", "precision": "INT4", "kl": value}])
     assert store.metrics(run_id) == store.measurements(run_id) == []
@@ -334,13 +335,64 @@ def test_numbers_that_are_not_finite_are_refused(store: Store, value: float) -> 
 def test_a_metric_point_written_twice_keeps_the_second_value(store: Store) -> None:
     run_id = store.enqueue(RunConfig())
     lease = store.lease(claimed(store))
-    lease.metrics([("jsd", 2, 0.5), ("jsd", 1, 0.7), ("kl", 1, 3)])
-    lease.metrics([("jsd", 2, 0.4)])
-    assert store.metrics(run_id) == [
-        {"series": "jsd", "step": 1, "value": 0.7},
-        {"series": "jsd", "step": 2, "value": 0.4},
-        {"series": "kl", "step": 1, "value": 3.0},
+    lease.metrics([("jsd", 2, 0.5, 0.0), ("jsd", 1, 0.7, 0.0), ("kl", 1, 3, 0.0)])
+    lease.metrics([("jsd", 2, 0.4, 0.0)])
+    assert [tuple(point.values())[:3] for point in store.metrics(run_id)] == [
+        ("jsd", 1, 0.7),
+        ("jsd", 2, 0.4),
+        ("kl", 1, 3.0),
     ]
+
+
+def test_worked_time_counts_no_pause_and_no_jump_of_the_clock(store: Store, clock: Clock) -> None:
+    run_id = store.enqueue(RunConfig())
+    lease = store.lease(claimed(store, lease_s=30.0))
+    clock.now += 12
+    lease.renew(30.0)
+    clock.now += 8
+    lease.metrics([("jsd", 1, 0.5, 3.0)])
+    lease.finish("interrupted")
+    clock.now += 50_000
+    store.requeue_interrupted()
+    lease = store.lease(claimed(store, lease_s=30.0))
+    clock.now += 5
+    lease.metrics([("jsd", 2, 0.4, 0.0)])
+    clock.now += 50_000  # the clock was set
+    lease.metrics([("jsd", 3, 0.3, 0.0)])
+    clock.now -= 200
+    lease.finish("done")
+    assert [point["at_s"] for point in store.metrics(run_id)] == [17.0, 25.0, 55.0]
+    assert store.run(run_id).worked_s == 55.0
+
+
+def test_the_time_of_a_killed_worker_counts_up_to_its_last_sign_of_life(
+    store: Store, clock: Clock
+) -> None:
+    run_id = store.enqueue(RunConfig())
+    lease = store.lease(claimed(store, lease_s=30.0))
+    lease.stage("int2", 3)
+    clock.now += 10
+    lease.progress(1, None, None, None, "")
+    clock.now += 1000
+    store.reconcile()
+    store.requeue_interrupted()
+    lease = store.lease(claimed(store, lease_s=30.0))
+    lease.stage("load", 1)
+    clock.now += 4
+    lease.stage("int2", 3)
+    clock.now += 6
+    lease.finish("done")
+    run = store.run(run_id)
+    assert run.worked_s == 20.0
+    assert {name: one["seconds"] for name, one in run.stages.items()} == {"int2": 16.0, "load": 4.0}
+
+
+def test_a_run_remembers_every_place_that_it_was_executed_in_once(store: Store) -> None:
+    run_id = store.enqueue(RunConfig())
+    lease = store.lease(claimed(store))
+    for commit in ("a", "a", "b", "a"):
+        lease.environment({"commit": commit})
+    assert store.run(run_id).environments == [{"commit": "a"}, {"commit": "b"}]
 
 
 def test_measurements_keep_unknown_keys_as_extra(store: Store) -> None:
@@ -458,6 +510,28 @@ def test_a_migration_keeps_rows_and_one_that_fails_changes_nothing(
     assert second.run(1).name == "kept"
     assert second.doctor() == []
     second.close()
+
+
+def test_a_run_of_the_first_schema_keeps_its_time_and_its_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "upq.db"
+    with monkeypatch.context() as first:
+        first.setattr(store_schema, "MIGRATIONS", store_schema.MIGRATIONS[:1])
+        Store(path).close()
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute(
+        "INSERT INTO runs (kind, state, name, model, method, preset, config, created_at,"
+        " started_at, ended_at) VALUES ('quantize', 'done', '', 'm', 'upq', 'quick', '{}', 1, 2, 9)"
+    )
+    raw.execute("INSERT INTO metrics VALUES (1, 'jsd', 3, 0.5)")
+    raw.close()
+    store = Store(path)
+    run = store.run(1)
+    assert (run.worked_s, run.environments) == (7.0, [])
+    assert store.metrics(1) == [{"series": "jsd", "step": 3, "value": 0.5, "at_s": None}]
+    assert store.doctor() == []
+    store.close()
 
 
 def test_a_newer_database_is_refused_and_not_touched(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Where a result comes from, and how to have it again: machine, versions, commit, training tokens, one shell line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import upq
+from kernels.build import CPU_INFO, instruction_set
+from upq.config import RunConfig, settings
+from upq.presets import preset
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers")
+GIT_TIMEOUT_S = 10
+#: A series named after a stage and this counts the tokens that the stage was given, every pass over them.
+TOKENS = "_tokens"
+
+
+def environment() -> dict[str, Any]:
+    """What a run is executed on: commit, versions and machine, as JSON-able facts that hold for the whole process."""
+    return {"commit": commit(), "versions": versions(), "machine": machine()}
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" behind it where files differ from it; "" outside of a checkout."""
+    if not (ROOT / ".git").exists():
+        return ""  # git would look in the folders above
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=GIT_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of this program and of the libraries that compute."""
+    return {"upq": upq.__version__, **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, instruction set of the kernels, memory in bytes, and the GPU."""
+    gpu = torch.cuda.get_device_properties() if torch.cuda.is_available() else None
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "instructions": instruction_set(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": gpu.name if gpu else None,
+        "gpu_bytes": gpu.total_memory if gpu else None,
+    }
+
+
+def processor() -> str:
+    """The processor's model name."""
+    lines = CPU_INFO.read_text(errors="replace").splitlines() if CPU_INFO.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def changes(config: RunConfig) -> dict[str, str]:
+    """Dotted setting -> value as text, of the settings in which a config differs from its preset for its method.
+
+    Model, method and preset are not among them. `with_settings` reads the texts back.
+    """
+    start = dict(settings(preset(config.preset)))
+    named = {"model.source", "method", "preset"}
+    return {
+        path: as_text(one["value"])
+        for path, one in settings(config)
+        if path not in named and one["value"] != start[path]["value"]
+    }
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as one writes it behind `--set NAME=`."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def command(config: RunConfig) -> str:
+    """The shell line that repeats a run."""
+    words = ["python", "-m", "upq", "run", "--model", config.model.source]
+    words += ["--method", config.method, "--preset", config.preset]
+    for path, value in changes(config).items():
+        words += ["--set", f"{path}={value}"]
+    return shlex.join(words)
+
+
+def training_tokens(points: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Stage -> tokens that it really used, of the points that Store.metrics gives."""
+    used: dict[str, int] = {}
+    for point in points:
+        if point["series"].endswith(TOKENS):
+            stage = point["series"].removesuffix(TOKENS)
+            used[stage] = used.get(stage, 0) + round(point["value"])
+    return used
