@@ -43,14 +43,13 @@ def prepare(packed: PackedWeight) -> Prepared:
     """
     from kernels import build, cpu, reference  # noqa: PLC0415  as above
 
-    if packed.transform:
-        inner = prepare(replace(packed, transform=None))
-        return reference.TransformedWeight(inner, packed.transform)
     if packed.codes.is_cuda:
         try:
             from kernels import triton_ops  # noqa: PLC0415  only where there is a GPU
 
-            return triton_ops.TritonWeight(packed)
+            matrix = triton_ops.TritonWeight(replace(packed, transform=None))
+            around = packed.transform
+            return reference.TransformedWeight(matrix, around) if around else matrix
         except (ImportError, ValueError):  # no Triton here, or a weight that it does not compute
             return reference.TorchWeight(packed)
     library = cpu.library()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -41,20 +42,36 @@ FLAGS = (
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 
+_logger = logging.getLogger(__name__)
+
 
 class BuildError(Exception):
     """The kernels cannot be had here; the text says why, in one sentence."""
 
 
-def instruction_set() -> str:
-    """The best of INSTRUCTION_SETS that this processor has."""
+def processor_sets() -> list[str]:
+    """Those of INSTRUCTION_SETS that this processor has, the best first."""
     flags: set[str] = set()
     if CPU_INFO.exists() and platform.machine() == "x86_64":
         for line in CPU_INFO.read_text(errors="replace").splitlines():
             if line.startswith("flags"):
                 flags = set(line.split())
                 break
-    return next(name for name, (needed, _) in INSTRUCTION_SETS.items() if needed <= flags)
+    return [name for name, (needed, _) in INSTRUCTION_SETS.items() if needed <= flags]
+
+
+@lru_cache
+def instruction_set() -> str:
+    """The best that this processor has and the compiler knows; where nothing can be compiled, that it has."""
+    found = processor_sets()
+    for name in found:
+        try:
+            load(name)
+        except BuildError as error:
+            _logger.info("No kernels for %s. %s", name, error)
+        else:
+            return name
+    return found[0]
 
 
 def cache_folder() -> Path:
@@ -66,7 +83,7 @@ def cache_folder() -> Path:
 
 @lru_cache
 def load(name: str | None = None, extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """The kernels for an instruction set (None: this processor's best), compiled if need be. Raises BuildError."""
+    """The kernels for an instruction set (None: `instruction_set`), compiled if need be. Raises BuildError."""
     name = name or instruction_set()
     compiler = _compiler()
     flags = (*FLAGS, *INSTRUCTION_SETS[name][1], *extra_flags)

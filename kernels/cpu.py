@@ -7,18 +7,24 @@ codes and activations is then exact in integers, scaled and summed in float32 (c
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
+import math
 import mmap
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from kernels import build
 from kernels.packing import PackedWeight
+from kernels.transform import Transform
 
 PANEL = 16  # rows side by side
 SPAN = 32  # columns that share a scale of the activations; columns are padded to a multiple of it
 HALF = 16  # bits of a matrix of 16-bit floats
+LARGEST_BLOCK = 4096  # outputs that one thread transforms together
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +43,35 @@ class Matrix(ctypes.Structure):
         ("scale", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
     ]
+
+
+class InputTransform(ctypes.Structure):
+    """csrc/transform.h, InputTransform, with the tensors that it points to."""
+
+    _fields_ = [
+        ("block", ctypes.c_int32),
+        ("scale", ctypes.c_void_p),
+        ("affine", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+    ]
+
+    def __init__(self, block: int, **tensors: torch.Tensor | None) -> None:
+        self.tensors = [one for one in tensors.values() if one is not None]
+        pointers = {name: one.data_ptr() for name, one in tensors.items() if one is not None}
+        super().__init__(block, **pointers)
+
+
+class OutputTransform(ctypes.Structure):
+    """csrc/transform.h, OutputTransform, with the tensor that it points to."""
+
+    _fields_ = [("block", ctypes.c_int32), ("scale", ctypes.c_void_p)]
+
+    def __init__(self, block: int, scale: torch.Tensor | None) -> None:
+        self.tensors = [] if scale is None else [scale]
+        super().__init__(block, scale.data_ptr() if scale is not None else None)
 
 
 @lru_cache
@@ -73,6 +107,8 @@ def unsupported(packed: PackedWeight) -> str:
         return f"scales of type {packed.scale.dtype}"
     if groups > 1 and (columns // groups) % SPAN:
         return f"groups of {columns // groups} columns; {SPAN} or a multiple of it is needed"
+    if packed.transform and packed.transform.block_out > LARGEST_BLOCK:
+        return f"Hadamard blocks of {packed.transform.block_out} outputs"
     return ""
 
 
@@ -110,13 +146,14 @@ class Arena:
 def _panel_bytes(weight: PackedWeight | torch.Tensor) -> int:
     bits = weight.bits if isinstance(weight, PackedWeight) else HALF
     rows, columns = weight.shape
-    return -(-rows // PANEL) * PANEL * padded(columns) * bits // 8
+    return _whole(rows) * padded(columns) * bits // 8
 
 
 class Panels:
     """A matrix in the layout of the C kernels, with the memory it points to.
 
-    weight: packed codes or (out, in) floats. span: SPAN, or 0 for activations as they are.
+    weight: packed codes or (out, in) floats. span: SPAN, or 0 for activations as they are. known: the input transforms
+    of other matrices, which this one shares where it has an equal one, and adds to.
     """
 
     def __init__(
@@ -126,6 +163,7 @@ class Panels:
         bias: torch.Tensor | None = None,
         span: int = SPAN,
         arena: Arena | None = None,
+        known: dict[Any, InputTransform] | None = None,
     ) -> None:
         rows, columns = weight.shape
         self.rows, self.columns = rows, columns
@@ -136,11 +174,13 @@ class Panels:
         self.data = (arena or Arena(Arena.room(weight))).take(_panel_bytes(weight))
         kernels.lay_out(bits, rows, columns, codes.data_ptr(), self.data.data_ptr())
         self.bias = None if bias is None else bias.detach().float().contiguous()
-        self.scale = self.zeros = None
+        self.scale = self.zeros = self.inputs = self.outputs = None
         self.struct = Matrix(bits, rows, padded(columns), padded(columns), span)
         self.struct.data = self.data.data_ptr()
         if isinstance(weight, PackedWeight):
             self._add_grid(weight)
+            if weight.transform:
+                self._add_transform(weight.transform, {} if known is None else known)
         if self.bias is not None:
             self.struct.bias = self.bias.data_ptr()
 
@@ -153,17 +193,59 @@ class Panels:
             self.zeros = _in_panels(packed.zeros)
             self.struct.zeros = self.zeros.data_ptr()
 
+    def _add_transform(self, around: Transform, known: dict[Any, InputTransform]) -> None:
+        scale = _with_norm(around.scale_in, around.block_in, self.columns, self.struct.columns)
+        parts = {"scale": scale, "affine": _floats(around.affine), "shift": _floats(around.shift)}
+        if any(part is not None for part in parts.values()):
+            key = around.block_in, *map(_content, parts.values())
+            self.inputs = known.setdefault(key, InputTransform(around.block_in, **parts))
+            self.struct.inputs = ctypes.addressof(self.inputs)
+        scale = _with_norm(around.scale_out, around.block_out, self.rows, _whole(self.rows))
+        if scale is not None:
+            self.outputs = OutputTransform(around.block_out, scale)
+            self.struct.outputs = ctypes.addressof(self.outputs)
+
     @property
-    def size_bytes(self) -> int:
-        """Bytes of codes, scales and zeros in memory."""
-        parts = (self.data, self.scale, self.zeros)
-        return sum(part.nbytes for part in parts if part is not None)
+    def tensors(self) -> list[torch.Tensor]:
+        """Codes, scales, zeros and transforms in memory; those of equal input transforms are the same."""
+        parts = [part for part in (self.data, self.scale, self.zeros) if part is not None]
+        around = [part.tensors for part in (self.inputs, self.outputs) if part is not None]
+        return [*parts, *itertools.chain(*around)]
+
+
+def memory_bytes(matrices: Iterable[Panels]) -> int:
+    """Bytes of the tensors of matrices, shared ones counted once."""
+    tensors = [one for matrix in matrices for one in matrix.tensors]
+    return sum({one.data_ptr(): one.nbytes for one in tensors}.values())
+
+
+def _with_norm(
+    scale: torch.Tensor | None, block: int, size: int, padded_size: int
+) -> torch.Tensor | None:
+    """Factors (padded_size,) of a transform with the factor of its orthonormal Hadamard; None for ones."""
+    if scale is None and block == 1:
+        return None
+    whole = torch.zeros(padded_size)
+    whole[:size] = (1 if scale is None else scale.float()) / math.sqrt(block)
+    return whole
+
+
+def _floats(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.float().contiguous()
+
+
+def _content(tensor: torch.Tensor | None) -> bytes | None:
+    return None if tensor is None else tensor.numpy().tobytes()
+
+
+def _whole(rows: int) -> int:
+    return -(-rows // PANEL) * PANEL
 
 
 def _in_panels(per_group: torch.Tensor) -> torch.Tensor:
     """(rows, groups) -> (panels, groups, 16), the missing rows of the last panel zero."""
     rows, groups = per_group.shape
-    whole = per_group.new_zeros(-(-rows // PANEL) * PANEL, groups)
+    whole = per_group.new_zeros(_whole(rows), groups)
     whole[:rows] = per_group
     return whole.view(-1, PANEL, groups).transpose(1, 2).contiguous()
 
@@ -177,7 +259,7 @@ class CpuWeight:
         self.kernels, self.panels = kernels, Panels(kernels, packed)
         self.threads = threads or torch.get_num_threads()
         self.backend = f"INT{packed.bits} kernels, {instruction_set}"
-        self.size_bytes = self.panels.size_bytes
+        self.size_bytes = memory_bytes([self.panels])
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs (..., in) -> (..., out), in the dtype of inputs."""
@@ -188,9 +270,8 @@ class CpuWeight:
         if tokens:
             values = torch.zeros(tokens, matrix.columns)
             values[:, : self.panels.columns] = rows
-            room = torch.empty(
-                tokens * (matrix.columns + 8 * matrix.columns // matrix.span), dtype=torch.uint8
-            )
+            bytes_a_token = 4 + matrix.columns + 8 * matrix.columns // matrix.span
+            room = torch.empty(tokens * bytes_a_token, dtype=torch.uint8)
             failed = self.kernels.multiply(
                 ctypes.byref(matrix),
                 *(tokens, values.data_ptr(), room.data_ptr(), outputs.data_ptr(), self.threads),

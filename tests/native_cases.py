@@ -1,6 +1,7 @@
 """Activations in 8 bits as the C kernels round them, and a transformers model that computes with them."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels import cpu, reference
+from kernels.transform import Transform, hadamard_block
 from upq.layers import PackedLinear, packed_layers, replace_module, swap_linears
 from upq.quantizers import Grid
 from upq.structure import plan_layers
@@ -28,13 +30,15 @@ class RoundedLinear(nn.Module):
     def __init__(self, layer: PackedLinear, span: int) -> None:
         super().__init__()
         self.weight, self.span = reference.dequantize(layer.packed), span
+        self.around = layer.packed.transform or Transform()
         self.bias = layer.bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        seen = inputs
+        seen, added = self.around.inputs(inputs)
         if self.span:
-            seen = rounded(inputs.flatten(0, -2), self.span).view_as(inputs)
-        return F.linear(seen, self.weight, self.bias)
+            seen = rounded(seen.flatten(0, -2), self.span).view_as(inputs)
+        outputs = self.around.outputs(F.linear(seen, self.weight), added)
+        return outputs if self.bias is None else outputs + self.bias
 
 
 def quantized(model: Any, bits: int, group_size: int = 64) -> Any:
@@ -45,6 +49,47 @@ def quantized(model: Any, bits: int, group_size: int = 64) -> Any:
     def packed(_: str, linear: nn.Linear) -> PackedLinear:
         scale = grid.fit(linear.weight, group_size)
         return PackedLinear(grid.pack(linear.weight, scale), linear.bias)
+
+    swap_linears(model, names, packed)
+    return model
+
+
+def signs(count: int, seed: int, spread: float = 0) -> torch.Tensor:
+    """Random signs (count,) float16, times factors about one where there is a spread."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = 1 + spread * torch.randn(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.5, -factors, factors).half()
+
+
+def around_layer(kind: str, number: int, rows: int, columns: int) -> Transform | None:
+    """A transform for the layer of this number. kind: "input", equal for equal widths; "both" sides, each layer its
+    own; "lattice", both and the affine map; "some", both at every other layer; "none".
+    """
+    if kind == "none" or (kind == "some" and number % 2):
+        return None
+    block_in = hadamard_block(columns, 64)
+    if kind == "input":
+        return Transform(block_in, scale_in=signs(columns, columns))
+    sides = signs(columns, number, 0.1), signs(rows, number + 1, 0.1)
+    around = Transform(block_in, hadamard_block(rows, 32), *sides)
+    if kind != "lattice":
+        return around
+    generator = torch.Generator().manual_seed(number)
+    affine = torch.eye(4) + 0.2 * torch.randn(4, 4, generator=generator)
+    return replace(around, affine=affine, shift=0.02 * torch.randn(4, generator=generator))
+
+
+def surrounded(model: Any, bits: int, kind: str, group_size: int = 64) -> Any:
+    """A copy of a float model, each layer of its blocks rounded where its transform puts it (`around_layer`)."""
+    model, grid = copy.deepcopy(model), Grid(bits)
+    names = [one.name for one in plan_layers(model, group_size) if one.quantize]
+
+    def packed(name: str, linear: nn.Linear) -> PackedLinear:
+        rows, columns = linear.weight.shape
+        around = around_layer(kind, names.index(name), rows, columns)
+        weight = around.rotate(linear.weight) if around else linear.weight
+        made = grid.pack(weight, grid.fit(weight, group_size))
+        return PackedLinear(replace(made, transform=around), linear.bias)
 
     swap_linears(model, names, packed)
     return model

@@ -46,7 +46,8 @@ static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
     inputs->codes = calloc(size, 1);
     inputs->scale = calloc(spans, sizeof(float));
     inputs->sum = calloc(spans, sizeof(float));
-    return inputs->values && inputs->codes && inputs->scale && inputs->sum;
+    inputs->added = calloc(tokens, sizeof(float));
+    return inputs->values && inputs->codes && inputs->scale && inputs->sum && inputs->added;
 }
 
 Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threads, const float *cosine, const float *sine) {
@@ -89,6 +90,7 @@ void session_free(Session *s) {
         free(s->inputs[t].codes);
         free(s->inputs[t].scale);
         free(s->inputs[t].sum);
+        free(s->inputs[t].added);
     }
     void *parts[] = {s->keys, s->values, s->hidden, s->query, s->key, s->value, s->mixed, s->inner, s->scores, s->runs, s->inputs};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) free(parts[i]);
@@ -107,10 +109,16 @@ static void rms_norm(const float *x, const float *weight, int size, float epsilo
     for (; i < size; i++) out[i] = x[i] * scale * weight[i];
 }
 
-// The inputs of the next products: `width` values a token of `from`, normed where a weight is given, in 8 bits where
-// a matrix of codes reads them. For a lone token every thread makes its own, which is quicker than to wait for one.
-static Inputs *read_inputs(Session *s, Worker me, const float *from, int width, const float *norm, int tokens, int as_codes) {
+static int reads_codes(const Matrix *m) { return m->bits != HALF && m->span; }
+
+// The inputs of the next products: `width` values a token of `from`, normed where a weight is given, transformed as the
+// `count` readers want them, in 8 bits where a matrix of codes reads them. For a lone token every thread makes its own, which is
+// quicker than to wait for one.
+static Inputs *read_inputs(Session *s, Worker me, const float *from, int width, const float *norm, int tokens, int count,
+                           const Matrix *const *readers) {
     const int alone = tokens == 1;
+    int as_codes = 0;
+    for (int i = 0; i < count; i++) as_codes |= reads_codes(readers[i]);
     Inputs *in = &s->inputs[alone ? me.index : s->threads];
     const int columns = padded32(width);
     if (alone || me.index == 0) {
@@ -124,13 +132,11 @@ static Inputs *read_inputs(Session *s, Worker me, const float *from, int width, 
         if (norm) rms_norm(x, norm, width, s->model->epsilon, to);
         else memcpy(to, x, width * sizeof(float));
         memset(to + width, 0, (columns - width) * sizeof(float));
-        if (as_codes) quantize_token(in, t);
+        prepare_token(in, t, readers[0], as_codes);
     }
     if (!alone) barrier(me);
     return in;
 }
-
-static int reads_codes(const Matrix *m) { return m->bits != HALF && m->span; }
 
 // Turn pairs (i, i + half) of a head by the angles of its position.
 static void rotate(const Session *s, float *head, int position) {
@@ -275,27 +281,53 @@ static void attend_share(Session *s, Worker me, int block) {
         }
 }
 
+// Queries, keys and values of all tokens; the three read the same inputs unless their transforms differ.
+static void project_heads(Session *s, Worker me, const Block *b) {
+    const Model *m = s->model;
+    const int q = m->heads * m->head_size, kv = m->kv_heads * m->head_size;
+    const Matrix *const matrices[] = {&b->query, &b->key, &b->value};
+    float *const outputs[] = {s->query, s->key, s->value};
+    const int strides[] = {q, kv, kv};
+    for (int first = 0, next; first < 3; first = next) {
+        for (next = first + 1; next < 3 && matrices[next]->in == matrices[first]->in;) next++;
+        Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->input_norm, s->tokens, next - first, matrices + first);
+        multiply_share(me, next - first, matrices + first, in, outputs + first, strides + first, STORE);
+    }
+}
+
+// inner = silu(gate) * up. A thread multiplies what it has stored itself, unless its shares of the two differ.
+static void open_gates(Session *s, Worker me, const Block *b) {
+    const Model *m = s->model;
+    const Matrix *const matrices[] = {&b->gate, &b->up};
+    const int shared = b->gate.in == b->up.in;
+    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, shared ? 2 : 1, matrices);
+    multiply_share(me, 1, matrices, in, &s->inner, &m->inner, STORE);
+    if (!shared) in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, 1, matrices + 1);
+    if (panels_together(&b->gate) != panels_together(&b->up)) barrier(me);
+    multiply_share(me, 1, matrices + 1, in, &s->inner, &m->inner, GATE);
+}
+
+// outputs (tokens, stride) = or += one matrix times `width` values a token of `from`.
+static void project(Session *s, Worker me, const Matrix *matrix, const float *from, int width, const float *norm, int tokens,
+                    float *outputs, int stride, Finish finish) {
+    Inputs *in = read_inputs(s, me, from, width, norm, tokens, 1, &matrix);
+    multiply_share(me, 1, &matrix, in, &outputs, &stride, finish);
+}
+
 static void run_block(Session *s, Worker me, int block) {
     const Model *m = s->model;
     const Block *b = &m->block[block];
-    const int q = m->heads * m->head_size, kv = m->kv_heads * m->head_size;
-    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, b->input_norm, s->tokens, reads_codes(&b->query) || reads_codes(&b->key) || reads_codes(&b->value));
-    multiply_share(me, 3, (const Matrix *[]){&b->query, &b->key, &b->value}, in, (float *[]){s->query, s->key, s->value},
-                   (int[]){q, kv, kv}, STORE);
+    project_heads(s, me, b);
     barrier(me);
     store_heads(s, me, block);
     barrier(me);
     attend_share(s, me, block);
     barrier(me);
-    in = read_inputs(s, me, s->mixed, q, NULL, s->tokens, reads_codes(&b->output));
-    multiply_share(me, 1, (const Matrix *[]){&b->output}, in, &s->hidden, &m->hidden, ADD);
+    project(s, me, &b->output, s->mixed, m->heads * m->head_size, NULL, s->tokens, s->hidden, m->hidden, ADD);
     barrier(me);
-    in = read_inputs(s, me, s->hidden, m->hidden, b->post_norm, s->tokens, reads_codes(&b->gate) || reads_codes(&b->up));
-    multiply_share(me, 1, (const Matrix *[]){&b->gate}, in, &s->inner, &m->inner, STORE);
-    multiply_share(me, 1, (const Matrix *[]){&b->up}, in, &s->inner, &m->inner, GATE);
+    open_gates(s, me, b);
     barrier(me);
-    in = read_inputs(s, me, s->inner, m->inner, NULL, s->tokens, reads_codes(&b->down));
-    multiply_share(me, 1, (const Matrix *[]){&b->down}, in, &s->hidden, &m->hidden, ADD);
+    project(s, me, &b->down, s->inner, m->inner, NULL, s->tokens, s->hidden, m->hidden, ADD);
     barrier(me);
 }
 
@@ -315,8 +347,7 @@ static void run_chunk(Worker me, void *argument) {
         for (int i = 0; i < s->count; i++)
             memmove(s->hidden + (size_t)i * m->hidden, s->hidden + (size_t)s->wanted[i] * m->hidden, m->hidden * sizeof(float));
     barrier(me);
-    Inputs *in = read_inputs(s, me, s->hidden, m->hidden, m->final_norm, s->count, reads_codes(&m->head));
-    multiply_share(me, 1, (const Matrix *[]){&m->head}, in, &s->logits, &m->vocabulary, STORE);
+    project(s, me, &m->head, s->hidden, m->hidden, m->final_norm, s->count, s->logits, m->vocabulary, STORE);
 }
 
 // Cut the chunk into runs of tokens of one row, so that a run's queries fill a tile.
@@ -369,8 +400,7 @@ typedef struct {
 
 static void run_product(Worker me, void *argument) {
     Product *p = argument;
-    if (reads_codes(p->matrix))
-        for (int t = me.index; t < p->inputs.tokens; t += me.count) quantize_token(&p->inputs, t);
+    for (int t = me.index; t < p->inputs.tokens; t += me.count) prepare_token(&p->inputs, t, p->matrix, reads_codes(p->matrix));
     barrier(me);
     multiply_share(me, 1, &p->matrix, &p->inputs, &p->outputs, &p->matrix->rows, STORE);
 }
@@ -378,8 +408,8 @@ static void run_product(Worker me, void *argument) {
 int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room, float *outputs, int32_t threads) {
     if (tokens < 1 || threads < 1 || threads > MAX_THREADS) return -1;
     const size_t size = (size_t)tokens * matrix->columns, spans = matrix->span ? size / matrix->span : 0;
-    float *scale = room, *sum = scale + spans;
-    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, (int8_t *)(sum + spans), scale, sum}, outputs};
+    float *added = room, *scale = added + (matrix->in ? tokens : 0), *sum = scale + spans;
+    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, (int8_t *)(sum + spans), scale, sum, added}, outputs};
     return run_job(threads, run_product, &product) ? -2 : 0;
 }
 

@@ -14,7 +14,7 @@
 #define MANY_PANELS 2
 #endif
 
-void quantize_token(Inputs *inputs, int token) {
+static void quantize_token(Inputs *inputs, int token) {
     const int span = inputs->span, spans = inputs->columns / span;
     const float *values = inputs->values + (size_t)token * inputs->columns;
     int8_t *codes = inputs->codes + (size_t)token * inputs->columns;
@@ -38,10 +38,15 @@ void quantize_token(Inputs *inputs, int token) {
     }
 }
 
+void prepare_token(Inputs *inputs, int token, const Matrix *m, int as_codes) {
+    if (m->in) inputs->added[token] = transform_inputs(m->in, inputs->values + (size_t)token * inputs->columns, inputs->columns);
+    if (as_codes) quantize_token(inputs, token);
+}
+
 // LANES rows of a panel of codes times T tokens. lines: the panel's first line, already at these rows; scale and
-// zeros likewise. T and bits are constants wherever this is inlined.
+// zeros likewise. out: the tokens' products, stride apart. T and bits are constants wherever this is inlined.
 INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
-                      const Inputs *x, int token, float *out) {
+                      const Inputs *x, int token, float *out, int stride) {
     const int fields = 8 / bits, chains = T == 1 ? fields : 1;  // one token alone would wait for its own sums
     const int span = m->span, spans = m->columns / span, per_group = m->group / span;
     const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
@@ -84,7 +89,7 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
             total[t] = vfma(product, row_scale * x_scale[at], total[t]);
         }
     }
-    for (int t = 0; t < T; t++) vf_store(out + t * PANEL, total[t]);
+    for (int t = 0; t < T; t++) vf_store(out + t * stride, total[t]);
 }
 
 // The same for one token whose activations are not rounded.
@@ -163,33 +168,45 @@ void half_dots(const uint16_t *panel, int panels, int columns, const float *valu
 }
 
 INLINE void code_tiles(int tokens, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
-                       const Inputs *x, int token, float *out) {
+                       const Inputs *x, int token, float *out, int stride) {
     if (!m->span) {
-        for (int t = 0; t < tokens; t++) exact_tile(bits, m, lines, scale, zeros, x, token + t, out + t * PANEL);
+        for (int t = 0; t < tokens; t++) exact_tile(bits, m, lines, scale, zeros, x, token + t, out + t * stride);
         return;
     }
     switch (tokens) {
-        case 1: code_tile(1, bits, m, lines, scale, zeros, x, token, out); break;
-        case 2: code_tile(2, bits, m, lines, scale, zeros, x, token, out); break;
-        case 3: code_tile(3, bits, m, lines, scale, zeros, x, token, out); break;
-        case 4: code_tile(4, bits, m, lines, scale, zeros, x, token, out); break;
+        case 1: code_tile(1, bits, m, lines, scale, zeros, x, token, out, stride); break;
+        case 2: code_tile(2, bits, m, lines, scale, zeros, x, token, out, stride); break;
+        case 3: code_tile(3, bits, m, lines, scale, zeros, x, token, out, stride); break;
+        case 4: code_tile(4, bits, m, lines, scale, zeros, x, token, out, stride); break;
 #if CODE_TILE == 8
-        case 8: code_tile(8, bits, m, lines, scale, zeros, x, token, out); break;
+        case 8: code_tile(8, bits, m, lines, scale, zeros, x, token, out, stride); break;
 #endif
     }
 }
 
-static void code_panel(const Matrix *m, int panel, const Inputs *x, int token, int tokens, float *out) {
+static void code_panel(const Matrix *m, int panel, const Inputs *x, int token, int tokens, float *out, int stride) {
     const size_t groups = m->columns / m->group;
     for (int part = 0; part < PANEL; part += LANES) {
         const uint8_t *lines = (const uint8_t *)m->data + (size_t)panel * m->columns * PANEL * m->bits / 8 + 4 * part;
         const uint16_t *scale = m->scale + panel * groups * PANEL + part;
         const uint8_t *zeros = m->zeros ? m->zeros + panel * groups * PANEL + part : NULL;
         switch (m->bits) {
-            case 2: code_tiles(tokens, 2, m, lines, scale, zeros, x, token, out + part); break;
-            case 4: code_tiles(tokens, 4, m, lines, scale, zeros, x, token, out + part); break;
-            case 8: code_tiles(tokens, 8, m, lines, scale, zeros, x, token, out + part); break;
+            case 2: code_tiles(tokens, 2, m, lines, scale, zeros, x, token, out + part, stride); break;
+            case 4: code_tiles(tokens, 4, m, lines, scale, zeros, x, token, out + part, stride); break;
+            case 8: code_tiles(tokens, 8, m, lines, scale, zeros, x, token, out + part, stride); break;
         }
+    }
+}
+
+// Panels of codes that are transformed together, with what surrounds them.
+static void code_panels(const Matrix *m, int panel, int panels, const Inputs *x, int token, int tokens, float *products) {
+    const int rows = panels * PANEL;
+    for (int p = 0; p < panels; p++) code_panel(m, panel + p, x, token, tokens, products + p * PANEL, rows);
+    for (int t = 0; t < tokens; t++) {
+        float *product = products + t * rows;
+        if (m->in && m->in->shift)
+            for (int r = 0; r < rows; r++) product[r] += x->added[token + t];
+        if (m->out) transform_outputs(m->out, product, panel * PANEL, rows);
     }
 }
 
@@ -216,9 +233,11 @@ static void finish_panels(const Matrix *m, int panel, int panels, int tokens, co
     }
 }
 
+int panels_together(const Matrix *m) { return m->out && m->out->block > PANEL ? m->out->block / PANEL : 1; }
+
 static void multiply_panels(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
-    float products[CODE_TILE * 4 * PANEL];
-    const int most = m->bits == HALF ? 4 : 1;
+    const int most = m->bits == HALF ? 4 : panels_together(m);
+    float products[CODE_TILE * most * PANEL];
     for (int panel = begin, panels; panel < end; panel += panels) {
         panels = end - panel < most ? end - panel : most;
         for (int t = 0, tile; t < x->tokens; t += tile) {
@@ -227,10 +246,17 @@ static void multiply_panels(const Matrix *m, int begin, int end, const Inputs *x
                 half_dots((const uint16_t *)m->data + (size_t)panel * m->columns * PANEL, panels, m->columns,
                           x->values + (size_t)t * x->columns, x->columns, tile, products, panels * PANEL);
             else
-                code_panel(m, panel, x, t, tile, products);
+                code_panels(m, panel, panels, x, t, tile, products);
             finish_panels(m, panel, panels, tile, products, panels * PANEL, outputs + (size_t)t * stride, stride, finish);
         }
     }
+}
+
+// Where a thread's share begins that would begin at panel `at`: between panels that belong together.
+static int share_begin(const Matrix *m, int at, int panels) {
+    const int together = panels_together(m);
+    at = at < 0 ? 0 : at > panels ? panels : at;
+    return (at + together / 2) / together * together;
 }
 
 void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
@@ -240,7 +266,7 @@ void multiply_share(Worker worker, int count, const Matrix *const *matrices, con
     const int from = (int)((long)total * worker.index / worker.count), to = (int)((long)total * (worker.index + 1) / worker.count);
     for (int i = 0; i < count; i++) {
         const int panels = (matrices[i]->rows + PANEL - 1) / PANEL;
-        const int begin = from - before > 0 ? from - before : 0, end = to - before < panels ? to - before : panels;
+        const int begin = share_begin(matrices[i], from - before, panels), end = share_begin(matrices[i], to - before, panels);
         if (begin < end) multiply_panels(matrices[i], begin, end, inputs, outputs[i], strides[i], finish);
         before += panels;
     }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "threads.h"
+#include "transform.h"
 
 #define PANEL 16
 
@@ -25,7 +26,9 @@ typedef struct {
     const void *data;
     const uint16_t *scale;  // 16-bit floats
     const uint8_t *zeros;   // laid out as scale, or NULL
-    const float *bias;      // (rows), or NULL
+    const float *bias;      // (rows), or NULL; added to what the output transform gives
+    const InputTransform *in;    // of a matrix of codes, or NULL; matrices with equal ones have the same one
+    const OutputTransform *out;  // of a matrix of codes, or NULL
 } Matrix;
 
 // Activations of `tokens` tokens, as both kinds of matrix read them.
@@ -35,15 +38,21 @@ typedef struct {
     int8_t *codes;   // (tokens, columns): values / scale, rounded; like scale and sum only where span is not 0
     float *scale;    // (tokens, columns / span)
     float *sum;      // (tokens, columns / span): sum of the codes
+    float *added;    // (tokens): what is added to every product, where the input transform has a shift
 } Inputs;
 
 // What becomes of a product p in the place y: y = p, y = y + p, or y = silu(y) * p.
 typedef enum { STORE, ADD, GATE } Finish;
 
-// Fill codes, scale and sum of one token from its values, the padding behind `columns` values being zero.
-void quantize_token(Inputs *inputs, int token);
+// Transform the values of one token as the matrix wants them, and fill its codes, scale and sum where it is asked for. The padding
+// behind the values of a token is zero.
+void prepare_token(Inputs *inputs, int token, const Matrix *matrix, int as_codes);
 
-// This thread's share of outputs (tokens, stride) = inputs times the matrix, for `count` matrices at once.
+// Panels whose rows one thread computes together.
+int panels_together(const Matrix *matrix);
+
+// This thread's share of outputs (tokens, stride) = inputs times the matrix, for `count` matrices at once, whose input transform
+// the inputs have.
 void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
                     const int *strides, Finish finish);
 

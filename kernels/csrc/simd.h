@@ -13,10 +13,13 @@
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512F__)
 #define LANES 16
+#define LANE_NUMBERS (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define LANES 8
+#define LANE_NUMBERS (vi){0, 1, 2, 3, 4, 5, 6, 7}
 #else
 #define LANES 4
+#define LANE_NUMBERS (vi){0, 1, 2, 3}
 #endif
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
@@ -89,6 +92,7 @@ INLINE void vf_store_half(uint16_t *p, vf v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
 INLINE vi vi_round(vf v) { return (vi)_mm512_cvtps_epi32((__m512)v); }
+INLINE vf vf_lanes(vf v, vi from) { return (vf)_mm512_permutexvar_ps((__m512i)from, (__m512)v); }  // lane i: v[from[i]]
 // acc += the four products of each lane: unsigned bytes of codes times the four signed bytes of x.
 INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     (void)bits;
@@ -101,6 +105,7 @@ INLINE void vf_store_half(uint16_t *p, vf v) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 INLINE vi vi_round(vf v) { return (vi)_mm256_cvtps_epi32((__m256)v); }
+INLINE vf vf_lanes(vf v, vi from) { return (vf)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from); }
 #if defined(__AVXVNNI__)
 INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     (void)bits;
@@ -127,6 +132,11 @@ INLINE vf vf_half(const uint16_t *p) {
 }
 INLINE void vf_store_half(uint16_t *p, vf v) {
     for (int i = 0; i < LANES; i++) p[i] = float_to_half(v[i]);
+}
+INLINE vf vf_lanes(vf v, vi from) {
+    vf moved;
+    for (int i = 0; i < LANES; i++) moved[i] = v[from[i]];
+    return moved;
 }
 INLINE vi vi_round(vf v) {  // to nearest, ties to even: adding 1.5 * 2^23 leaves the integer in the low bits
     vf magic = vf_set(12582912.0f);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ LOAD = "from kernels import build; build.load('portable C')"
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache, and nothing loaded before."""
     monkeypatch.setenv("UPQ_CACHE", str(tmp_path))
-    build.load.cache_clear()
-    cpu.library.cache_clear()
+    for cached in (build.load, build.instruction_set, cpu.library):
+        cached.cache_clear()
     yield tmp_path / "kernels"
-    build.load.cache_clear()
-    cpu.library.cache_clear()
+    for cached in (build.load, build.instruction_set, cpu.library):
+        cached.cache_clear()
 
 
 def test_a_second_start_compiles_nothing(fresh: Path) -> None:
@@ -104,4 +105,24 @@ def test_the_instruction_set_follows_the_processor(
     info.write_text(f"processor : 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(build, "CPU_INFO", info)
     monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
-    assert build.instruction_set() == expected
+    assert build.processor_sets()[0] == expected
+    assert build.processor_sets()[-1] == "portable C"
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the sets are those of x86")
+def test_a_compiler_that_is_too_old_for_the_best_set_compiles_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, old = tmp_path / "cpuinfo", tmp_path / "old-cc"
+    needed = {flag for flags, _ in build.INSTRUCTION_SETS.values() for flag in flags}
+    info.write_text(f"flags : {' '.join(needed)}\n")
+    monkeypatch.setattr(build, "CPU_INFO", info)
+    old.write_text(
+        '#!/bin/sh\ncase "$*" in *vnni*) echo "error: unrecognized option" >&2; exit 1;; esac\n'
+        'exec gcc "$@"\n'
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    assert build.instruction_set() == "AVX2"
+    assert build.load() is build.load("AVX2")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CHECKED = ("test_cpu_kernels.py", "test_native_engine.py")
+CHECKED = ("test_cpu_kernels.py", "test_native_engine.py", "test_native_transforms.py")
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from kernels import build, cpu
 from kernels.packing import PackedWeight
+from upq.engines.base import check_rewind
 from upq.errors import UserError
 
 FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -94,7 +95,7 @@ def _matrices(model: Any) -> list[nn.Module]:
 
 def _matrix_problem(module: nn.Module) -> str:
     if isinstance(weight := _weight(module), PackedWeight):
-        return "transforms around its weights" if weight.transform else cpu.unsupported(weight)
+        return cpu.unsupported(weight)
     if not isinstance(module, nn.Linear | nn.Embedding):
         return f"a layer of type {type(module).__name__}"
     return "" if weight.abs().max() <= LARGEST_HALF else "weights beyond the range of float16"
@@ -146,6 +147,7 @@ class NativeEngine:
         self._kept: list[Any] = []  # what the structures point to
         # by the address of the weight, and whether there is a bias
         self._panels: dict[tuple[int, bool], cpu.Panels] = {}
+        self._transforms: dict[Any, cpu.InputTransform] = {}  # by content
         self.span = 0 if exact else cpu.SPAN
         self._arena = cpu.Arena(sum(map(cpu.Arena.room, map(_weight, _matrices(model)))))
         self.struct = self._model(model)
@@ -154,7 +156,7 @@ class NativeEngine:
         threads_text = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         rounded = "" if exact or precision == "FP16" else ", 8-bit activations"
         self.backend = f"native C, {precision}{rounded}, {name}, {threads_text}"
-        self.memory_bytes = sum(one.size_bytes for one in self._panels.values())
+        self.memory_bytes = cpu.memory_bytes(self._panels.values())
         self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
 
     def session(self, rows: int, length: int) -> NativeSession:
@@ -207,7 +209,9 @@ class NativeEngine:
         address = (weight.codes if isinstance(weight, PackedWeight) else weight).data_ptr()
         key = (address, bias is not None)
         if key not in self._panels:
-            self._panels[key] = cpu.Panels(self.kernels, weight, bias, self.span, self._arena)
+            self._panels[key] = cpu.Panels(
+                self.kernels, weight, bias, self.span, self._arena, self._transforms
+            )
         return self._panels[key].struct
 
     def _vector(self, tensor: torch.Tensor) -> int:
@@ -237,8 +241,21 @@ class NativeSession:
 
     def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
         """Forget what the row held and read a prompt: float32 logits (vocabulary,) of the token after it."""
-        self.lengths[row] = len(ids)
-        return self._forward(list(ids), [row] * len(ids), list(range(len(ids))), [len(ids) - 1])[0]
+        self.rewind(row, 0)
+        return self.extend(row, ids)[0]
+
+    def extend(self, row: int, ids: Sequence[int], wanted: int = 1) -> torch.Tensor:
+        """Append tokens to a row: float32 logits (wanted, vocabulary) after each of the last `wanted` of them."""
+        start, count = self.lengths[row], len(ids)
+        positions, last = list(range(start, start + count)), list(range(count - wanted, count))
+        logits = self._forward(list(ids), [row] * count, positions, last)
+        self.lengths[row] += count
+        return logits
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what the row holds behind its first `length` tokens. ValueError if it holds fewer."""
+        check_rewind(self.lengths[row], length)
+        self.lengths[row] = length
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
