@@ -56,6 +56,37 @@ def test_rows_of_any_length_get_the_tokens_of_transformers(
         assert answer == generated(model, prompt, len(answer))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "by_rows"), FAMILIES, ids=lambda value: str(value).replace(" ", "")
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_prefix_is_read_once_and_continued_many_times(
+    kind: str, settings: dict[str, Any], by_rows: bool
+) -> None:
+    model = random_model(kind, settings)
+    prefix, *endings = random_prompts(20, 5, 9, 1)
+    session = TransformersEngine(model).session(2, 64)
+    session.prefill(0, prefix)
+    for ending in [*endings, endings[0]]:
+        session.rewind(0, len(prefix))
+        found = session.extend(0, ending, wanted=len(ending))
+        ids = torch.tensor([prefix + ending])
+        with torch.no_grad():
+            expected = model(input_ids=ids).logits[0, len(prefix) :].float()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert greedy_from(session, 0, found[-1], 6) == generated(model, prefix + endings[0], 6)
+    with pytest.raises(ValueError, match="cannot be rewound to 99"):
+        session.rewind(0, 99)
+
+
+def greedy_from(session: Any, row: int, logits: torch.Tensor, tokens: int) -> list[int]:
+    answer = [int(logits.argmax())]
+    while len(answer) < tokens:
+        answer.append(int(session.step([row], answer[-1:])[0].argmax()))
+    return answer
+
+
 def test_a_row_is_refilled_while_its_neighbours_go_on() -> None:
     engine = TransformersEngine(random_model("llama", {}))
     first, second, third = random_prompts(30, 12, 5)

@@ -198,6 +198,22 @@ def test_what_is_out_of_range_is_refused_before_anything_is_read(
     assert session.prefill(0, [1, 2]).isfinite().all()
 
 
+def test_a_prefix_is_read_once_and_continued_to_the_same_bits() -> None:
+    prefix, *endings = [prompt(length, length) for length in (40, 7, 30, 1)]
+    engine = native_engine(quantized(random_model("Llama"), 4, 32))
+    session = engine.session(2, 96)
+    session.prefill(1, prefix)
+    for ending in [*endings, endings[0]]:
+        session.rewind(1, len(prefix))
+        found = session.extend(1, ending, wanted=min(3, len(ending)))
+        alone = engine.session(1, 96)
+        alone.prefill(0, [5])
+        alone.rewind(0, 0)
+        assert torch.equal(found, alone.extend(0, prefix + ending, wanted=len(found)))
+    with pytest.raises(ValueError, match="47 tokens cannot be rewound to 48"):
+        session.rewind(1, 48)
+
+
 def test_a_session_is_full_at_its_length() -> None:
     session = native_engine(random_model("Llama")).session(1, 4)
     session.prefill(0, [1, 2, 3])

@@ -19,6 +19,14 @@ class Session(Protocol):
         """Forget what the row held and read a prompt: float32 logits (vocabulary,) of the token after it."""
         ...
 
+    def extend(self, row: int, ids: Sequence[int], wanted: int = 1) -> torch.Tensor:
+        """Append tokens to a row: float32 logits (wanted, vocabulary) after each of the last `wanted` of them."""
+        ...
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what the row holds behind its first `length` tokens. ValueError if it holds fewer."""
+        ...
+
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
         ...
@@ -40,3 +48,9 @@ class Engine(Protocol):
     def session(self, rows: int, length: int) -> Session:
         """Room for `rows` sequences of at most `length` tokens each, prompt included."""
         ...
+
+
+def check_rewind(held: int, length: int) -> None:
+    """ValueError unless a row that holds `held` tokens can be rewound to `length`."""
+    if not 0 <= length <= held:
+        raise ValueError(f"a row of {held} tokens cannot be rewound to {length}")

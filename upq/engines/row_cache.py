@@ -50,6 +50,12 @@ class RowCache(Cache):
             for mine, theirs in ((self.keys, layer.keys), (self.values, layer.values)):
                 mine[index][row, :, : theirs.shape[2]] = theirs[0]
 
+    def copy_row(self, row: int, length: int, empty: Any) -> None:
+        """Put the first `length` tokens of a row into `empty`, a DynamicCache."""
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            if length:
+                empty.update(keys[row, None, :, :length], values[row, None, :, :length], layer)
+
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         # Zeros, because a masked NaN would still reach the result.
         return like.new_zeros(self.count, like.shape[1], self.capacity, like.shape[3])

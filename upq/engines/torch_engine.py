@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from upq.engines import graph_step
-from upq.engines.base import Session
+from upq.engines.base import Session, check_rewind
 from upq.engines.row_cache import RowCache, bucket
 from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers import memory_bytes
@@ -46,7 +46,7 @@ class TransformersEngine:
         self.backend = f"{runner}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in takes
-        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self.takes_wanted = "logits_to_keep" in takes
         self.state_name = next((name for name in STATE_NAMES if name in takes), STATE_NAMES[0])
 
     def session(self, rows: int, length: int) -> Session:
@@ -56,15 +56,21 @@ class TransformersEngine:
         kind = GraphSession if self.device.type == "cuda" else RowSession
         return kind(self, rows, length)
 
-    def read(self, ids: Sequence[int], state: Any, start: int = 0) -> tuple[torch.Tensor, Any]:
-        """Run tokens from position `start` on, behind `state`: float32 logits (vocabulary,), and the new state."""
-        given = {self.state_name: state, "use_cache": True, **self.last_only}
+    def read(
+        self, ids: Sequence[int], state: Any, start: int = 0, wanted: int = 1
+    ) -> tuple[torch.Tensor, Any]:
+        """Run tokens from position `start` on, behind `state`: float32 logits (wanted, vocabulary) after each of the
+        last `wanted` of them, and the new state.
+        """
+        given = {self.state_name: state, "use_cache": True}
+        if self.takes_wanted:
+            given["logits_to_keep"] = wanted
         if self.takes_positions:
             positions = torch.arange(start, start + len(ids), device=self.device)
             given["position_ids"] = positions.unsqueeze(0)
         with self.lock, torch.inference_mode():
             out = self.model(input_ids=torch.tensor([list(ids)], device=self.device), **given)
-        return out.logits[0, -1].float(), getattr(out, self.state_name, None)
+        return out.logits[0, -wanted:].float(), getattr(out, self.state_name, None)
 
 
 class PlainSession:
@@ -80,19 +86,25 @@ class PlainSession:
 
     def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
         """Forget what the row held and read a prompt: float32 logits (vocabulary,)."""
-        self.ids[row], self.states[row] = [], None
-        return self._read(row, ids)
+        self.rewind(row, 0)
+        return self.extend(row, ids)[0]
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what the row holds behind its first `length` tokens; they are read again by the next call."""
+        check_rewind(len(self.ids[row]), length)
+        self.ids[row], self.states[row] = self.ids[row][:length], None
 
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each row: float32 logits (len(rows), vocabulary)."""
         given = zip(rows, tokens, strict=True)
-        return torch.stack([self._read(row, [token]) for row, token in given])
+        return torch.cat([self.extend(row, [token]) for row, token in given])
 
-    def _read(self, row: int, ids: Sequence[int]) -> torch.Tensor:
+    def extend(self, row: int, ids: Sequence[int], wanted: int = 1) -> torch.Tensor:
+        """Append tokens to a row: float32 logits (wanted, vocabulary) after each of the last `wanted` of them."""
         self.ids[row].extend(ids)
         unread = self.ids[row] if self.states[row] is None else ids
         start = len(self.ids[row]) - len(unread)
-        logits, self.states[row] = self.engine.read(unread, self.states[row], start)
+        logits, self.states[row] = self.engine.read(unread, self.states[row], start, wanted)
         return logits
 
 
@@ -106,12 +118,26 @@ class RowSession:
 
     def prefill(self, row: int, ids: Sequence[int]) -> torch.Tensor:
         """Forget what the row held and read a prompt: float32 logits (vocabulary,). ValueError if it is too long."""
-        self._reserve(len(ids))
-        logits, filled = self.engine.read(ids, DynamicCache(config=self.engine.config))
+        self.rewind(row, 0)
+        return self.extend(row, ids)[0]
+
+    def extend(self, row: int, ids: Sequence[int], wanted: int = 1) -> torch.Tensor:
+        """Append tokens to a row: float32 logits (wanted, vocabulary) after each of the last `wanted` of them."""
+        start = self.lengths[row]
+        self._reserve(start + len(ids))
+        with torch.inference_mode():
+            held = DynamicCache(config=self.engine.config)
+            self.cache.copy_row(row, start, held)
+        logits, filled = self.engine.read(ids, held, start, wanted)
         with torch.inference_mode():
             self.cache.load(row, filled)
-        self.lengths[row] = len(ids)
+        self.lengths[row] += len(ids)
         return logits
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what the row holds behind its first `length` tokens. ValueError if it holds fewer."""
+        check_rewind(self.lengths[row], length)
+        self.lengths[row] = length
 
     @torch.inference_mode()
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
