@@ -47,8 +47,8 @@ def quantized(model: Any, bits: int, group_size: int = 64) -> Any:
     names = [one.name for one in plan_layers(model, group_size) if one.quantize]
 
     def packed(_: str, linear: nn.Linear) -> PackedLinear:
-        scale = grid.fit(linear.weight, group_size)
-        return PackedLinear(grid.pack(linear.weight, scale), linear.bias)
+        fitted = grid.fit(linear.weight, group_size)
+        return PackedLinear(grid.pack(linear.weight, *fitted), linear.bias)
 
     swap_linears(model, names, packed)
     return model
@@ -88,7 +88,7 @@ def surrounded(model: Any, bits: int, kind: str, group_size: int = 64) -> Any:
         rows, columns = linear.weight.shape
         around = around_layer(kind, names.index(name), rows, columns)
         weight = around.rotate(linear.weight) if around else linear.weight
-        made = grid.pack(weight, grid.fit(weight, group_size))
+        made = grid.pack(weight, *grid.fit(weight, group_size))
         return PackedLinear(replace(made, transform=around), linear.bias)
 
     swap_linears(model, names, packed)

@@ -70,7 +70,7 @@ def test_packed_layers_decode_in_a_graph_as_in_a_whole_forward(
     swap_linears(
         tiny.model,
         names,
-        lambda _, one: PackedLinear(grid.pack(one.weight, grid.fit(one.weight, 32))),
+        lambda _, one: PackedLinear(grid.pack(one.weight, *grid.fit(one.weight, 32))),
     )
     engine = engine_for(tiny.model, torch.device("cuda"))
     assert "CUDA graph" in engine.backend

@@ -31,7 +31,7 @@ def packed_of(model: Any, grid: Grid, group: int = 16) -> dict[str, PackedWeight
     weights = {
         one.name: model.get_parameter(f"{one.name}.weight") for one in plan_layers(model, group)
     }
-    return {name: grid.pack(one, grid.fit(one, group)) for name, one in weights.items()}
+    return {name: grid.pack(one, *grid.fit(one, group)) for name, one in weights.items()}
 
 
 def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
@@ -39,7 +39,7 @@ def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
     twin = copy.deepcopy(model)
     for one in plan_layers(model, group):
         weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = grid.round_trip(weight.data, grid.fit(weight.data, group))
+        weight.data = grid.round_trip(weight.data, *grid.fit(weight.data, group))
     return twin
 
 
@@ -83,7 +83,7 @@ def round_embeddings(model: Any) -> None:
     for one in plan_embeddings(model):
         if one.quantize:
             weight = model.get_parameter(f"{one.name}.weight")
-            weight.data = INT8.round_trip(weight.data, INT8.fit(weight.data, 0, "absmax"))
+            weight.data = INT8.round_trip(weight.data, *INT8.fit(weight.data, 0, "absmax"))
 
 
 @torch.no_grad()
