@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,10 +28,14 @@ from upq.structure import parameter_names, plan_embeddings
 
 
 def build(
-    precision: str, packed: dict[str, PackedWeight], loaded: LoadedModel, config: RunConfig
+    precision: str,
+    packed: dict[str, PackedWeight],
+    loaded: LoadedModel,
+    config: RunConfig,
+    plain: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> Artifact:
     """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
-    embedding and head rounded to 8 bits.
+    embedding and head rounded to 8 bits. plain: other parameters that were trained, in float32; kept in float16.
     """
     packed = {name: as_stored(one) for name, one in packed.items()}
     embeddings = _packed_embeddings(loaded.model) if config.embedding_bits == 8 else {}
@@ -41,7 +47,9 @@ def build(
     }
     replaced = {f"{name}.weight" for name in layers}
     for name, parameter in loaded.model.named_parameters():  # tied weights come once
-        if name not in replaced:
+        if name in plain:
+            tensors[name] = plain[name].to(torch.float16).cpu().contiguous()
+        elif name not in replaced:
             tensors[name] = _smallest(parameter.detach())
     files = tokenizer_files(loaded.tokenizer)
     files["config.json"] = _json(_config(loaded.model))
@@ -57,7 +65,7 @@ def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
         for one in plan_embeddings(model)
         if one.quantize
     }
-    return {name: INT8.pack(one, INT8.fit(one, 0, "absmax")) for name, one in weights.items()}
+    return {name: INT8.pack(one, INT8.fit(one, 0, "absmax")[0]) for name, one in weights.items()}
 
 
 def _config(model: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Engine 1: block-wise reconstruction, one decoder block at a time (UPQ section 3.1; EfficientQAT's Block-AP).
 
 Two streams of hidden states run through the model side by side. The FP16 stream gives every block its target; the
-quantized stream, made by the blocks that are already quantized, gives it its input. Within a block the weights
-and scales of all its linears learn together to reproduce the target.
+quantized stream, made by the blocks that are already quantized, gives it its input. Within a block everything that
+has a learning rate learns together to reproduce the target.
 """
 
 from __future__ import annotations
@@ -10,147 +10,122 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from upq.config import BlockwiseConfig
+from kernels.reference import weight_of
+from upq.config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
 from upq.data import Batch
 from upq.errors import UserError
-from upq.forward import BlockCall, block_calls
-from upq.layers import FakeQuantLinear, fake_quant_layers, swap_linears
+from upq.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
+from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.offload import on_device
+from upq.optimizer import norms, settle_norms, trainables
 from upq.quantizers import Grid
+from upq.streams import Stream, Streams
 from upq.structure import decoder_blocks
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05
-#: Batches that a mean over activations or errors is taken from; more would change it little.
-MEASURED_BATCHES = 3
+#: Hidden states of all calibration batches stay in memory up to this many bytes, and in a file above.
+STREAM_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What a block's training leaves: layer name inside the block -> (weight (out, in), scale (out, groups))."""
+    """What a block's training leaves, by name inside the block (or, of a whole model, by full name).
 
-    layers: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    error_before: float
-    error_after: float
+    layers: the latents of the linears; plain: weights of norms that were trained, float32.
+    """
 
-
-@dataclass
-class _Stream:
-    """One calibration batch on its way through the model; hidden states (rows, tokens, hidden)."""
-
-    reference: torch.Tensor
-    quantized: torch.Tensor
-    calls: list[BlockCall]
-    weight: torch.Tensor
+    layers: dict[str, Latent] = field(default_factory=dict)
+    plain: dict[str, torch.Tensor] = field(default_factory=dict)
+    error_before: float = 0.0
+    error_after: float = 0.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to reconstruct: grid, group size, initial scales, and the weights to start from.
+    """What to reconstruct. name: of its metrics; seed: of rotations.
 
-    start: full layer name -> (out, in) float32 weight that training starts at; its keys are the layers to quantize.
+    start: full layer name -> (out, in) float32 weight to start from; its keys are the layers to quantize.
     """
 
     name: str
     grid: Grid
-    group_size: int
-    scale_init: Any
-    config: BlockwiseConfig
+    config: PrecisionConfig
     start: dict[str, torch.Tensor]
+    seed: int = 0
 
 
 def reconstruct(
-    model: Any,
+    model: nn.Module,
     task: Task,
     batches: list[Batch],
     context: RunContext,
     load: Callable[[int], BlockResult | None],
     save: Callable[[int, BlockResult], None],
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Quantize all blocks of `model`, which stays as it is. Returns full layer name -> (weight, scale).
+    device: torch.device | None = None,
+) -> BlockResult:
+    """Quantize all blocks of `model`, which stays as it is. Returns the layers and norms by full name.
 
-    load(i) gives the saved result of block i or None, save(i, result) keeps it: finished blocks are not trained
-    again, only run, so a resumed run continues bit by bit. Without batches scales are only fitted.
+    device: where blocks are computed, one at a time; None: where the model is. load(i) gives the saved result of
+    block i or None, save(i, result) keeps it: finished blocks are not trained again, only run, so a resumed run
+    continues bit by bit. Without batches scales are only fitted.
     """
     prefix, blocks = decoder_blocks(model)
-    streams = _enter(model, batches)
-    layers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for index, block in enumerate(blocks):
+    device = device or next(blocks.parameters()).device
+    folder = context.checkpoint_dir / "streams"
+    streams = Streams.enter(model, batches, device, folder, STREAM_BYTES)
+    whole = BlockResult()
+    for index, kept in enumerate(blocks):
         context.check()
-        here = f"{prefix}.{index}."
+        here, block = f"{prefix}.{index}.", on_device(kept, device)
         names = [name.removeprefix(here) for name in task.start if name.startswith(here)]
-        targets = [stream.calls[index].run(block, stream.reference).detach() for stream in streams]
         result = load(index)
         if result is None:
             student = _student(block, names, task, here, streams, index)
-            result = _train(student, streams, targets, index, task, context)
+            _reach_targets(block, streams, index)
+            result = _train(student, streams, index, task, context)
             save(index, result)
-        quantized = _quantized(block, result, task.grid)
-        for stream, target in zip(streams, targets, strict=True):
-            stream.quantized = _advance(quantized, stream, index)
-            stream.reference = target
-        layers |= {here + name: pair for name, pair in result.layers.items()}
+        else:
+            _reach_targets(block, streams, index)
+        _advance(block, result, streams, index, task)
+        whole.layers.update({here + name: latent for name, latent in result.layers.items()})
+        whole.plain.update({here + name: weight for name, weight in result.plain.items()})
         context.metric(f"{task.name}_block_before", index, result.error_before)
         context.metric(f"{task.name}_block_after", index, result.error_after)
         context.progress(index + 1, detail=f"block {index + 1} of {len(blocks)}")
-    return layers
-
-
-@torch.no_grad()
-def _enter(model: Any, batches: list[Batch]) -> list[_Stream]:
-    streams = []
-    for batch in batches:
-        hidden, calls = block_calls(model, batch.ids)
-        weight = batch.real.float().unsqueeze(-1)
-        streams.append(_Stream(hidden, hidden.clone(), calls, weight))
-    return streams
+    return whole
 
 
 def _student(
-    block: nn.Module, names: list[str], task: Task, here: str, streams: list[_Stream], index: int
+    block: nn.Module, names: list[str], task: Task, here: str, streams: Streams, index: int
 ) -> nn.Module:
     """A copy of the block whose linears are in training form."""
     student = copy.deepcopy(block)
-    importance = _input_powers(block, names, streams, index) if task.scale_init == "search" else {}
-
-    def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
-        weight = task.start[here + name].to(linear.weight.device)
-        scale = task.grid.fit(weight, task.group_size, task.scale_init, importance.get(name))
-        return FakeQuantLinear(weight, linear.bias, scale, task.grid)
-
-    swap_linears(student, names, make)
+    device = next(block.parameters()).device
+    weights = {name: task.start[here + name].to(device).float() for name in names}
+    searched = task.config.scale_init == "search" or task.config.rounding == "ldlq"
+    shared = shared_inputs(
+        block, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"
+    )
+    seed = task.seed * 4096 + index
+    latents = initial_latents(weights, shared, task.grid, task.config, seed)
+    swap_linears(
+        student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)
+    )
     return student
 
 
 @torch.no_grad()
-def _input_powers(
-    block: nn.Module, names: list[str], streams: list[_Stream], index: int
-) -> dict[str, torch.Tensor]:
-    """Mean square of every linear's inputs (in,), over the FP16 stream's real tokens."""
-    sums: dict[str, torch.Tensor] = {}
-
-    def record(name: str, weight: torch.Tensor) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            power = (inputs[0].float().square() * weight).sum((0, 1))
-            sums[name] = sums.get(name, 0) + power
-
-        return hook
-
-    for stream in streams[:MEASURED_BATCHES]:
-        handles = [
-            block.get_submodule(name).register_forward_pre_hook(record(name, stream.weight))
-            for name in names
-        ]
-        stream.calls[index].run(block, stream.reference)
-        for handle in handles:
-            handle.remove()
-    return sums
+def _reach_targets(block: nn.Module, streams: Streams, index: int) -> None:
+    """Move the FP16 stream behind the block: it is what the student has to give."""
+    for stream in streams:
+        stream.reference = stream.calls[index].run(block, stream.reference)
 
 
 def _loss(output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -164,91 +139,80 @@ def _loss(output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> t
     return (error / power.clamp_min(1e-12) * weight).sum() / weight.sum()
 
 
+def _stream_loss(student: nn.Module, stream: Stream, index: int) -> torch.Tensor:
+    output = stream.calls[index].run(student, stream.inputs)
+    return _loss(output, stream.reference, stream.weight)
+
+
 def _train(
-    student: nn.Module,
-    streams: list[_Stream],
-    targets: list[torch.Tensor],
-    index: int,
-    task: Task,
-    context: RunContext,
+    student: nn.Module, streams: Streams, index: int, task: Task, context: RunContext
 ) -> BlockResult:
-    before = _error(student, streams, targets, index)
-    config = task.config
-    if streams and config.tokens:
-        steps = config.epochs * len(streams)
-        optimizer = _optimizer(student, config)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step / steps))
-        for _ in range(config.epochs):
-            for stream, target in zip(streams, targets, strict=True):
-                context.check()
-                loss = _loss(
-                    stream.calls[index].run(student, stream.quantized), target, stream.weight
-                )
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                schedule.step()
-    layers = {
-        name: (layer.weight.detach().to("cpu", copy=True), layer.log_scale.detach().exp().cpu())
-        for name, layer in fake_quant_layers(student)
-    }
-    after = _error(student, streams, targets, index)
+    before = _error(student, streams, index)
+    _optimize(student, streams, index, task.config.blockwise, context)
+    after = _error(student, streams, index)
     if not math.isfinite(after):
         raise UserError(
             "diverged",
             f"Block {index} gave a non-finite error in the {task.name} stage.",
-            f"Lower {task.name} weight_lr and scale_lr.",
+            f"Lower the learning rates of {task.name}.blockwise.",
         )
-    return BlockResult(layers, before, after)
+    layers = {name: layer.latent() for name, layer in fake_quant_layers(student)}
+    plain = {}
+    if task.config.blockwise.norm_lr:
+        plain = {
+            f"{name}.weight": weight.detach().float().to("cpu", copy=True)
+            for name, weight in norms(student)
+        }
+    return BlockResult(layers, plain, before, after)
+
+
+def _optimize(
+    student: nn.Module, streams: Streams, index: int, config: BlockwiseConfig, context: RunContext
+) -> None:
+    """Train what has a learning rate; does nothing where nothing has one."""
+    groups = trainables(student, config)
+    steps = config.epochs * len(streams)
+    if not groups or not steps:
+        return
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step / steps))
+    for _ in range(config.epochs):
+        for stream in streams:
+            context.check()
+            _stream_loss(student, stream, index).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+    settle_norms(student)
 
 
 def _cosine(share: float) -> float:
     return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def _optimizer(student: nn.Module, config: BlockwiseConfig) -> torch.optim.AdamW:
-    """Weights move in units of their layer's mean step, scales in units of themselves (they are logarithms)."""
-    for parameter in student.parameters():
-        parameter.requires_grad_(False)
-    return torch.optim.AdamW(
-        trainable_groups(student, config.weight_lr, config.scale_lr), weight_decay=0.0, fused=True
-    )
-
-
-def trainable_groups(root: nn.Module, weight_lr: float, scale_lr: float) -> list[dict[str, Any]]:
-    """Optimizer groups for every training-form layer below root; turns on their gradients."""
-    groups: list[dict[str, Any]] = []
-    scales: list[torch.Tensor] = []
-    for _, layer in fake_quant_layers(root):
-        step = layer.log_scale.detach().exp().mean().item()
-        groups.append({"params": [layer.weight.requires_grad_()], "lr": weight_lr * step})
-        scales.append(layer.log_scale.requires_grad_())
-    return [*groups, {"params": scales, "lr": scale_lr}]
-
-
 @torch.no_grad()
-def _error(
-    student: nn.Module, streams: list[_Stream], targets: list[torch.Tensor], index: int
-) -> float:
+def _error(student: nn.Module, streams: Streams, index: int) -> float:
     """Mean relative squared error over the first batches; 0 where there is no data."""
-    pairs = list(zip(streams, targets, strict=True))[:MEASURED_BATCHES]
     losses = [
-        _loss(stream.calls[index].run(student, stream.quantized), target, stream.weight).item()
-        for stream, target in pairs
+        _stream_loss(student, stream, index).item() for stream in list(streams)[:MEASURED_BATCHES]
     ]
     return sum(losses) / len(losses) if losses else 0.0
 
 
 @torch.no_grad()
-def _quantized(block: nn.Module, result: BlockResult, grid: Grid) -> nn.Module:
-    """A copy of the block whose linears hold exactly what will be stored."""
+def _advance(
+    block: nn.Module, result: BlockResult, streams: Streams, index: int, task: Task
+) -> None:
+    """Move the quantized stream behind the block, through exactly what will be stored; or take FP16's."""
+    if task.config.blockwise.inputs == "fp16":
+        for stream in streams:
+            stream.inputs = stream.reference
+        return
     twin = copy.deepcopy(block)
-    for name, (weight, scale) in result.layers.items():
+    for name, latent in result.layers.items():
         stored = twin.get_parameter(f"{name}.weight")
-        stored.copy_(grid.round_trip(weight, scale))
-    return twin
-
-
-@torch.no_grad()
-def _advance(block: nn.Module, stream: _Stream, index: int) -> torch.Tensor:
-    return stream.calls[index].run(block, stream.quantized)
+        stored.copy_(weight_of(latent.pack(task.grid)))
+    for name, weight in result.plain.items():
+        twin.get_parameter(name).copy_(weight)
+    for stream in streams:
+        stream.inputs = stream.calls[index].run(twin, stream.inputs)

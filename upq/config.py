@@ -1,60 +1,22 @@
-"""Every setting of a run: frozen dataclasses, four presets, JSON with a version.
+"""Every setting of a run: frozen dataclasses, JSON with a version.
 
-A field's help text, unit and range stand in its metadata: the app's advanced form, the docs and the checks
-of a whole RunConfig all read that one place. Settings that the UPQ paper leaves open say so in their help.
+INT4 and INT2 are made by the same steps, so they have the same settings; a method is a name for a choice of them
+(upq.presets). Settings that a paper leaves open say so in their help.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from upq.errors import UserError
+from upq.settings import build, check_fields, nearest, parse, setting, walk
 
-CONFIG_VERSION = 1
-METHODS = ("upq", "rtn")
-PRESETS = ("smoke", "quick", "standard", "paper")
-
-
-def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
-    """A dataclass field with its help text and, for numbers, the closed range of allowed values."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
-def _check_fields(config: Any, prefix: str) -> None:
-    """Check every field of a config and of the configs in it, so that a message has the whole dotted name."""
-    hints = typing.get_type_hints(type(config))
-    for spec in dataclasses.fields(config):
-        name, value = f"{prefix}{spec.name}", getattr(config, spec.name)
-        _check_type(name, value, hints[spec.name])
-        if dataclasses.is_dataclass(value):
-            _check_fields(value, f"{name}.")
-        if not spec.metadata:
-            continue
-        low, high = spec.metadata["low"], spec.metadata["high"]
-        if low is not None and not low <= value <= high:
-            raise UserError("bad_config", f"{name} is {value}; expected {low:g} to {high:g}.")
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            choices = ", ".join(map(str, typing.get_args(hint)))
-            raise UserError("bad_config", f"{name} is {value!r}; expected one of {choices}.")
-        return
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in allowed and type(value) in (int, float):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError("bad_config", f"{name} is {value}; expected a finite number.")
-    elif type(value) not in allowed:
-        names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
-        raise UserError("bad_config", f"{name} is {value!r}; expected {names}.")
+CONFIG_VERSION = 2
+METHODS = ("rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn")
+PRESETS = ("smoke", "quick", "overnight", "standard", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,37 +60,45 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseConfig:
-    """Block-wise reconstruction (UPQ stage 1; Block-AP in EfficientQAT). tokens 0 turns it off."""
+    """Block-wise reconstruction (UPQ stage 1; Block-AP in EfficientQAT). A learning rate of 0 trains nothing."""
 
     tokens: int = setting(
-        24_000, "calibration tokens; 0: no training, scales by search only", 0, 10**9
+        24_000,
+        "calibration tokens, for statistics and training; 0: none, scales by search only",
+        0,
+        10**9,
     )
-    epochs: int = setting(2, "passes over the calibration tokens per block", 1, 100)
+    epochs: int = setting(
+        2, "passes over the calibration tokens per block; 0: statistics only, no training", 0, 100
+    )
     batch_tokens: int = setting(2048, "tokens per optimizer step", 16, 1_000_000)
+    inputs: Literal["quantized", "fp16"] = setting(
+        "quantized",
+        "what a block reads: the quantized blocks' outputs, or FP16's, as in UniSVQ's code",
+    )
     weight_lr: float = setting(
         0.005, "learning rate of the weights (AdamW), in units of the layer's mean step", 0.0, 1.0
     )
     scale_lr: float = setting(
         0.003, "learning rate of the scales, relative to their size", 0.0, 1.0
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Int4Config:
-    """Stage 1: FP16 -> INT4 on the zero-free odd grid."""
-
-    group_size: int = setting(
-        64, "inputs that share a scale; 0: one scale per output channel, as in the paper", 0, 65_536
+    zero_lr: float = setting(
+        0.0, "learning rate of the zeros of grid integer_zero, in codes", 0.0, 1.0
     )
-    scale_init: Literal["search", "absmax"] = setting(
-        "search", "initial scale: least squared error by search, or the largest weight"
+    norm_lr: float = setting(
+        0.0, "learning rate of the norms' weights, relative to their mean size", 0.0, 1.0
     )
-    blockwise: BlockwiseConfig = field(default_factory=BlockwiseConfig)
+    vector_lr: float = setting(
+        0.0, "learning rate of the vectors around rotated weights (UniSVQ's SU and SV)", 0.0, 1.0
+    )
+    lattice_lr: float = setting(
+        0.0, "learning rate of UniSVQ's lattice, A and B of codebook lattice", 0.0, 1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """Distillation QAT against the frozen FP16 teacher (UPQ stage 2)."""
+    """End-to-end training against the frozen FP16 teacher (UPQ stage 2; E2E-QP in EfficientQAT). tokens 0: none."""
 
     tokens: int = setting(60_000, "training tokens in all, prompts included", 0, 10**12)
     batch_tokens: int = setting(512, "tokens per forward and backward pass", 16, 1_000_000)
@@ -143,7 +113,10 @@ class DistillConfig:
         1.0, "softmax temperature of both models in the loss; not public in the paper", 0.05, 20.0
     )
     weight_lr: float = setting(
-        3e-4, "peak learning rate of the weights, in units of the layer's mean step", 0.0, 1.0
+        3e-4,
+        "peak learning rate of the weights, in units of the layer's mean step; 0: they stay as they are",
+        0.0,
+        1.0,
     )
     scale_lr: float = setting(
         1e-3, "peak learning rate of the scales, relative to their size", 0.0, 1.0
@@ -172,17 +145,58 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int2Config:
-    """Stage 2: INT4 -> INT2 on the SEQ grid."""
+class PrecisionConfig:
+    """How one precision is made: grid, rotation, rounding, block-wise training, end-to-end training."""
 
     group_size: int = setting(
-        64, "inputs that share a scale; 0: one scale per output channel, as in the paper", 0, 65_536
+        64, "inputs that share a scale; 0: one scale per output channel", 0, 65_536
+    )
+    grid: Literal["odd", "integer_zero"] = setting(
+        "odd",
+        "odd: levels at odd multiples of half a step, none of them 0 (UPQ); integer_zero: a zero per group "
+        "(EfficientQAT)",
     )
     scale_init: Literal["search", "absmax"] = setting(
-        "search", "initial scale on the INT4 weights: error search, or the largest weight (ParetoQ)"
+        "search",
+        "initial scale: least squared error by search, or from the largest weight (of integer_zero: its range)",
     )
-    warm_start: BlockwiseConfig = field(default_factory=BlockwiseConfig)
+    rotation: Literal["none", "input", "both"] = setting(
+        "none",
+        "random signs and a Hadamard transform on a layer's inputs, or on inputs and outputs as in UniSVQ; applied "
+        "to the activations while chatting",
+    )
+    rotation_block: int = setting(
+        64, "largest block of the Hadamard transform; the width's power of two bounds it", 2, 4096
+    )
+    rounding: Literal["nearest", "ldlq"] = setting(
+        "nearest",
+        "nearest level, or LDLQ: errors are carried on to later inputs by the Hessian (GPTQ, UniSVQ)",
+    )
+    descent_passes: int = setting(
+        0, "passes of coordinate descent over the codes after LDLQ, scales refitted in each", 0, 100
+    )
+    codebook: Literal["scalar", "lattice"] = setting(
+        "scalar",
+        "lattice: four codes z stand for A z + B, as in UniSVQ; its code has A = c I: scalar",
+    )
+    blockwise: BlockwiseConfig = field(default_factory=BlockwiseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int4Config(PrecisionConfig):
+    """FP16 -> INT4."""
+
+    distill: DistillConfig = field(default_factory=lambda: DistillConfig(tokens=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int2Config(PrecisionConfig):
+    """FP16 or INT4 -> INT2."""
+
+    start: Literal["int4", "fp16"] = setting(
+        "int4", "weights that INT2 starts from: those of INT4 (UPQ's progressive step), or FP16's"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +213,9 @@ class RunConfig:
 
     version: int = CONFIG_VERSION
     preset: str = setting("quick", "preset that the other fields started from")
-    method: Literal["upq", "rtn"] = setting("upq", "UPQ, or the round-to-nearest baseline")
+    method: Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"] = setting(
+        "upq", "the method whose defaults the settings below started from"
+    )
     seed: int = setting(0, "seed of every random draw", 0, 2**31 - 1)
     threads: int = setting(
         0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024
@@ -217,13 +233,15 @@ class RunConfig:
     measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def __post_init__(self) -> None:
-        _check_fields(self, "")
+        check_fields(self, "")
         if self.version != CONFIG_VERSION:
             raise UserError(
                 "bad_config",
                 f"This config has version {self.version}; this program reads version {CONFIG_VERSION}.",
                 "Use the version of UPQ Studio that wrote it.",
             )
+        for name, one in (("int4", self.int4), ("int2", self.int2)):
+            _check_precision(name, one)
         if self.preset not in PRESETS:
             raise UserError(
                 "bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}."
@@ -241,61 +259,47 @@ class RunConfig:
     def from_json(text: str) -> RunConfig:
         """Read what to_json wrote. Raises UserError("bad_config")."""
         try:
-            return _build(RunConfig, json.loads(text), "")
+            return _read(_upgraded(json.loads(text)))
         except (ValueError, RecursionError) as error:
             raise UserError("bad_config", f"The config is not JSON: {error}.") from error
 
 
-def _build(kind: type, values: Any, prefix: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError("bad_config", f"{prefix or 'config'} is {values!r}; expected an object.")
-    hints = typing.get_type_hints(kind)
-    for unknown in sorted(set(values) - set(hints)):
-        path = f"{prefix}{unknown}"
-        raise UserError("bad_config", f"Unknown setting {path}.", _nearest(path))
-    parts = {
-        name: _build(hints[name], value, f"{prefix}{name}.")
-        if dataclasses.is_dataclass(hints[name])
-        else value
-        for name, value in values.items()
-    }
-    return kind(**parts)
+def _check_precision(name: str, config: PrecisionConfig) -> None:
+    """Raise UserError("bad_config") for settings that exclude each other."""
+    if config.rounding == "ldlq" and not config.blockwise.tokens:
+        raise UserError(
+            "bad_config",
+            f"{name}.rounding is ldlq, which needs calibration tokens; {name}.blockwise.tokens is 0.",
+        )
+    if config.codebook == "lattice" and (config.rounding != "ldlq" or config.grid != "odd"):
+        raise UserError(
+            "bad_config",
+            f"{name}.codebook is lattice; expected {name}.rounding=ldlq and {name}.grid=odd with it.",
+        )
 
 
-def _nearest(name: str) -> str:
-    """A hint that names the most similar setting; one with the same last part goes first."""
-    paths = [path for path, _ in settings()]
-    leaf = name.rpartition(".")[2]
-    same_leaf = [path for path in paths if path.rpartition(".")[2] == leaf]
-    leaves = {path.rpartition(".")[2]: path for path in paths}
-    alike = (
-        difflib.get_close_matches(name, same_leaf, 1, 0.0)
-        or difflib.get_close_matches(name, paths, 1, 0.7)
-        or [leaves[one] for one in difflib.get_close_matches(leaf, leaves, 1, 0.7)]
-    )
-    return (
-        f"Did you mean {alike[0]}?"
-        if alike
-        else "`python -m upq run --help-settings` lists them all."
-    )
+def _read(values: Any) -> RunConfig:
+    return build(RunConfig, values, "", [path for path, _ in settings()])
+
+
+def _upgraded(values: Any) -> Any:
+    """Values of version 1, whose INT2 had its block-wise training under the name warm_start, as version 2."""
+    if not isinstance(values, dict) or values.get("version") != 1:
+        return values
+    values = {**values, "version": CONFIG_VERSION}
+    if "warm_start" in (int2 := values.get("int2", {})):
+        values["int2"] = {name: one for name, one in int2.items() if name != "warm_start"}
+        values["int2"]["blockwise"] = int2["warm_start"]
+    if values.get("method") == "rtn":  # trained nothing, whatever its settings said
+        for name in ("int4", "int2"):
+            parts = {**values.get(name, {}), "blockwise": {"tokens": 0}, "distill": {"tokens": 0}}
+            values[name] = parts
+    return values
 
 
 def settings(config: RunConfig | None = None) -> list[tuple[str, dict[str, Any]]]:
     """Every setting as (dotted path, {value, type, help, low, high}), in the order of the dataclasses."""
-    return list(_walk(config or RunConfig(), ""))
-
-
-def _walk(config: Any, prefix: str) -> typing.Iterator[tuple[str, dict[str, Any]]]:
-    hints = typing.get_type_hints(type(config))
-    for spec in dataclasses.fields(config):
-        value = getattr(config, spec.name)
-        if dataclasses.is_dataclass(value):
-            yield from _walk(value, f"{prefix}{spec.name}.")
-        elif spec.metadata:
-            yield (
-                f"{prefix}{spec.name}",
-                {"value": value, "type": hints[spec.name], **spec.metadata},
-            )
+    return list(walk(config or RunConfig()))
 
 
 def with_settings(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
@@ -307,28 +311,10 @@ def with_settings(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     known = dict(settings(config))
     for path, raw in changes.items():
         if path not in known:
-            raise UserError("bad_config", f"Unknown setting {path}.", _nearest(path))
+            raise UserError("bad_config", f"Unknown setting {path}.", nearest(path, list(known)))
         *parents, leaf = path.split(".")
         target = values
         for parent in parents:
             target = target[parent]
-        target[leaf] = _parse(path, raw, known[path]["type"])
-    return _build(RunConfig, values, "")
-
-
-def _parse(path: str, raw: Any, hint: Any) -> Any:
-    if not isinstance(raw, str):
-        return int(raw) if hint is int and isinstance(raw, float) and raw.is_integer() else raw
-    text = raw.strip()
-    if isinstance(hint, types.UnionType):
-        return text or None
-    if typing.get_origin(hint) is Literal:
-        return {str(choice): choice for choice in typing.get_args(hint)}.get(text, text)
-    if hint is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if hint in (int, float):
-        try:
-            return hint(text.replace("_", ""))
-        except ValueError:
-            raise UserError("bad_config", f"{path} is {raw!r}; expected a number.") from None
-    return text
+        target[leaf] = parse(path, raw, known[path]["type"])
+    return _read(values)

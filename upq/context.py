@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from upq.artifact import Artifact
 
 #: Stages of a quantization run in order; the app draws its stepper from this.
-STAGES = ("load", "data", "int4", "warm", "int2", "pack", "measure")
+STAGES = ("load", "data", "int4", "int4_distill", "int2", "int2_distill", "pack", "measure")
 
 
 class RunContext(Protocol):

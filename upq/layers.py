@@ -8,6 +8,7 @@ the rows that it is asked for. An embedding and a head with one weight hold the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -20,33 +21,108 @@ from kernels.reference import dequantize
 from kernels.transform import Transform
 from upq.quantizers import Grid, fake_quantize
 
+#: The vectors and matrices of a Transform.
+AROUND = ("scale_in", "scale_out", "affine", "shift")
 
-class FakeQuantLinear(nn.Module):
-    """y = x fake_quantize(weight)^T + bias.
 
-    weight: (out, in) float32 parameter; log_scale: (out, groups) float32 parameter; computes in the dtype of x.
+@dataclass(frozen=True)
+class Latent:
+    """A layer between two stages: not yet rounded, in the space that its transform leads to.
+
+    weight: (out, in) float32; scale: (out, groups) float32; zero: (out, groups) float32 where groups have their own.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor, grid: Grid
-    ) -> None:
+    weight: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None = None
+    transform: Transform | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it as named tensors, for a checkpoint."""
+        named = {"weight": self.weight, "scale": self.scale}
+        if self.zero is not None:
+            named["zero"] = self.zero
+        if self.transform:
+            named |= self.transform.tensors
+            named["blocks"] = torch.tensor([self.transform.block_in, self.transform.block_out])
+        return named
+
+    @staticmethod
+    def of_tensors(named: dict[str, torch.Tensor]) -> Latent:
+        """What `tensors` gave."""
+        around = None
+        if "blocks" in named:
+            vectors = {name: named.get(name) for name in AROUND}
+            around = Transform(*named["blocks"].tolist(), **vectors)
+        return Latent(named["weight"], named["scale"], named.get("zero"), around)
+
+    def pack(self, grid: Grid) -> PackedWeight:
+        """Codes and scales as stored; the scale is rounded to float16 before the weight is encoded."""
+        return replace(grid.pack(self.weight, self.scale, self.zero), transform=self.transform)
+
+
+class FakeQuantLinear(nn.Module):
+    """y = x fake_quantize(weight)^T + bias, between the transforms of activations where the latent has them.
+
+    Parameters, all float32: weight (out, in), log_scale (out, groups), and where there are any, zero (out, groups),
+    scale_in (in,), scale_out (out,), affine (4, 4), shift (4,). Computes in the dtype of x.
+    """
+
+    zero: nn.Parameter | None
+    scale_in: nn.Parameter | None
+    scale_out: nn.Parameter | None
+    affine: nn.Parameter | None
+    shift: nn.Parameter | None
+
+    def __init__(self, latent: Latent, bias: torch.Tensor | None, grid: Grid) -> None:
         super().__init__()
-        self.grid = grid
-        self.weight = nn.Parameter(weight.detach().float().clone())
-        self.log_scale = nn.Parameter(scale.detach().float().log())
+        self.grid, around = grid, latent.transform
+        self.blocks = (around.block_in, around.block_out) if around else None
+        self.weight = nn.Parameter(latent.weight.detach().float().clone())
+        self.log_scale = nn.Parameter(latent.scale.detach().float().log())
+        self.register_parameter("zero", _parameter(latent.zero))
+        for name in AROUND:
+            self.register_parameter(name, _parameter(getattr(around, name, None)))
         self.bias = (
             None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         )
 
+    @property
+    def transform(self) -> Transform | None:
+        """What surrounds the weight, made of the parameters."""
+        if self.blocks is None:
+            return None
+        return Transform(*self.blocks, self.scale_in, self.scale_out, self.affine, self.shift)
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""
-        weight = fake_quantize(self.weight, self.log_scale, self.grid, inputs.dtype)
-        return F.linear(inputs, weight, self.bias)
+        weight = fake_quantize(self.weight, self.log_scale, self.grid, inputs.dtype, self.zero)
+        if (around := self.transform) is None:
+            return F.linear(inputs, weight, self.bias)
+        values, added = around.inputs(inputs)
+        outputs = around.outputs(F.linear(values, weight), added)
+        return outputs if self.bias is None else outputs + self.bias
 
-    @torch.no_grad()
+    def latent(self) -> Latent:
+        """A copy of the present state on the CPU."""
+        kept = {name: _copied(getattr(self, name)) for name in ("weight", "zero", *AROUND)}
+        around = None
+        if self.blocks:
+            around = Transform(*self.blocks, **{name: kept[name] for name in AROUND})
+        scale = self.log_scale.detach().exp().cpu()
+        return Latent(self.weight.detach().to("cpu", copy=True), scale, kept["zero"], around)
+
     def pack(self) -> PackedWeight:
-        """Codes and scales as stored; the scale is rounded to float16 before the weight is encoded."""
-        return self.grid.pack(self.weight, self.log_scale.exp())
+        """Codes and scales as stored."""
+        return self.latent().pack(self.grid)
+
+
+def _parameter(tensor: torch.Tensor | None) -> nn.Parameter | None:
+    return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
+
+
+def _copied(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().to("cpu", copy=True)
 
 
 class PackedLinear(nn.Module):
@@ -71,7 +147,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scale", packed.scale)
         self.register_buffer("zeros", packed.zeros)
-        for name in ("scale_in", "scale_out", "affine", "shift"):
+        for name in AROUND:
             self.register_buffer(name, getattr(around, name, None))
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 

@@ -1,13 +1,14 @@
-"""Each method is a short list of stages over the two engines and the one-shot fit; all end in packed weights.
+"""How a run gets from FP16 to packed weights: for each precision block by block, then, where asked for, end to end.
 
-A stage's result is kept as a checkpoint, so a resumed run passes over finished stages.
+A method is a choice of settings (upq.presets), so there is one story for all of them. A stage's result is kept as a
+checkpoint, so a resumed run passes over finished stages.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,25 +16,30 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from kernels.reference import dequantize
+from kernels.reference import weight_of
 from upq import checkpoint
 from upq.blockwise import BlockResult, Task, reconstruct
-from upq.config import BlockwiseConfig, Int2Config, Int4Config, RunConfig
+from upq.config import BlockwiseConfig, Int2Config, Int4Config, PrecisionConfig, RunConfig
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
 from upq.evaluate import Reference
-from upq.layers import FakeQuantLinear, fake_quant_layers, swap_linears
+from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
-from upq.quantizers import INT2, INT4, Grid
+from upq.optimizer import norms
+from upq.quantizers import Grid
 from upq.structure import decoder_blocks
 
-#: Held-out answers that the KL curve of the distillation is drawn from; the table uses all of them.
+#: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8
 
-Packed = dict[str, PackedWeight]
-#: Layer name -> (weight (out, in), scale (out, groups)), float32, not yet rounded.
-Latent = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+@dataclass(frozen=True)
+class Quantized:
+    """One precision of a model: packed linears, and the norms' weights where they were trained, by full name."""
+
+    packed: dict[str, PackedWeight]
+    plain: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,92 +60,70 @@ class Work:
         return self.loaded.model.get_parameter(f"{name}.weight").detach()
 
 
-def upq(work: Work, finished: Callable[[str, Packed], None]) -> None:
-    """UPQ (section 3): FP16 -> INT4 block by block -> INT2 by distillation.
+def quantize(work: Work, finished: Callable[[str, Quantized], None]) -> None:
+    """Make INT4, then INT2, which starts from INT4 or from FP16.
 
-    finished(precision, packed) is called as soon as a precision is ready, so INT4 chats while INT2 trains.
+    finished(precision, quantized) is called as soon as a precision is ready, so INT4 chats while INT2 trains.
     """
-    int4 = _int4(work)
+    fp16 = {name: work.weight(name) for name in work.layers}
+    int4 = _precision(work, "int4", work.config.int4, fp16)
     finished("INT4", int4)
-    finished("INT2", _int2(work, int4))
+    if work.config.int2.start == "int4":
+        fp16 = {name: weight_of(packed) for name, packed in int4.packed.items()}
+    finished("INT2", _precision(work, "int2", work.config.int2, fp16))
 
 
-def rtn(work: Work, finished: Callable[[str, Packed], None]) -> None:
-    """Round to nearest, no training: the baseline."""
-    for stage, label, grid, config in (
-        ("int4", "INT4", INT4, work.config.int4),
-        ("int2", "INT2", INT2, work.config.int2),
-    ):
-        work.context.stage(stage, len(work.layers))
-        finished(label, round_to_nearest(work, grid, config, work.context.progress))
-
-
-def round_to_nearest(
-    work: Work,
-    grid: Grid,
-    config: Int4Config | Int2Config,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Packed:
-    """Every layer rounded to its nearest levels at the config's group size and initial scales."""
+def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
+    """The baseline: every layer rounded to its nearest levels, at the config's group size, on the odd grid."""
+    grid = Grid(4 if isinstance(config, Int4Config) else 2)
     packed = {}
-    for done, name in enumerate(work.layers, 1):
+    for name in work.layers:
         work.context.check()
         weight = work.weight(name)
-        packed[name] = grid.pack(weight, grid.fit(weight, config.group_size, config.scale_init))
-        progress(done)
-    return packed
+        packed[name] = grid.pack(weight, *grid.fit(weight, config.group_size))
+    return Quantized(packed, {})
 
 
-METHODS = {"upq": upq, "rtn": rtn}
-
-
-def _int4(work: Work) -> Packed:
-    work.context.stage("int4", len(decoder_blocks(work.teacher)[1]))
-    config = work.config.int4
-    start = {name: work.weight(name) for name in work.layers}
-    latent = _reconstruct(work, "int4", INT4, config, config.blockwise, start)
-    return {name: INT4.pack(weight, scale) for name, (weight, scale) in latent.items()}
-
-
-def _int2(work: Work, int4: Packed) -> Packed:
-    blocks = len(decoder_blocks(work.teacher)[1])
-    work.context.stage("warm", blocks)
-    config = work.config.int2
-    start = {name: dequantize(packed) for name, packed in int4.items()}
-    latent = _reconstruct(work, "int2", INT2, config, config.warm_start, start)
+def _precision(
+    work: Work, name: str, config: PrecisionConfig, start: dict[str, torch.Tensor]
+) -> Quantized:
+    """One precision from weights to start from. name: "int4" or "int2"."""
+    grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
+    work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
+    result = _reconstructed(work, Task(name, grid, config, start, work.config.seed))
     if config.distill.tokens:
-        latent = _distilled(work, latent)
-    return {name: INT2.pack(weight, scale) for name, (weight, scale) in latent.items()}
+        result = _distilled(work, name, grid, config, result)
+    packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
+    return Quantized(packed, result.plain)
 
 
-def _reconstruct(
-    work: Work,
-    name: str,
-    grid: Grid,
-    config: Int4Config | Int2Config,
-    training: BlockwiseConfig,
-    start: dict[str, torch.Tensor],
-) -> Latent:
-    folder = work.context.checkpoint_dir / name
+def _reconstructed(work: Work, task: Task) -> BlockResult:
+    folder = work.context.checkpoint_dir / task.name
     kept = checkpoint.load(folder / "latent")
     if kept is not None:
-        work.context.log(f"{name}: block-wise result taken from the checkpoint")
-        return _paired(kept[0])
-    task = Task(name, grid, config.group_size, config.scale_init, training, start)
+        work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
+        return _unflattened(kept[0])
 
     def load(index: int) -> BlockResult | None:
         found = checkpoint.load(folder / f"block-{index:04d}")
-        return found and BlockResult(_paired(found[0]), found[1]["before"], found[1]["after"])
+        if found is None:
+            return None
+        before, after = found[1]["before"], found[1]["after"]
+        return replace(_unflattened(found[0]), error_before=before, error_after=after)
 
     def save(index: int, result: BlockResult) -> None:
         errors = {"before": result.error_before, "after": result.error_after}
-        checkpoint.save(folder / f"block-{index:04d}", _flat(result.layers), errors)
+        checkpoint.save(folder / f"block-{index:04d}", _flat(result), errors)
 
-    latent = reconstruct(work.teacher, task, _calibration(work, training), work.context, load, save)
+    batches = _calibration(work, task.config.blockwise)
+    tokens = sum(int(batch.real.sum()) for batch in batches)
+    passes = max(1, task.config.blockwise.epochs)
+    work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
+    result = reconstruct(work.teacher, task, batches, work.context, load, save)
     work.context.flush()
-    checkpoint.save(folder / "latent", _flat(latent), {})
+    checkpoint.save(folder / "latent", _flat(result), {})
     checkpoint.forget(folder, "block-*")
-    return latent
+    return result
 
 
 def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
@@ -152,43 +136,55 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
     ]
 
 
-def _distilled(work: Work, latent: Latent) -> Latent:
+def _distilled(
+    work: Work, name: str, grid: Grid, config: PrecisionConfig, start: BlockResult
+) -> BlockResult:
     student = copy.deepcopy(work.teacher)
 
-    def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
-        weight, scale = latent[name]
-        return FakeQuantLinear(weight, linear.bias, scale, INT2).to(linear.weight.device)
+    def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
+        return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(linear.weight.device)
 
-    swap_linears(student, list(latent), make)
-    folder = work.context.checkpoint_dir / "distill"
+    swap_linears(student, list(start.layers), make)
+    with torch.no_grad():
+        for layer, weight in start.plain.items():
+            student.get_parameter(layer).copy_(weight)
+    folder = work.context.checkpoint_dir / f"{name}-distill"
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
-        work.context.metric("held_out_kl_int2", step, kl)
+        work.context.metric(f"held_out_kl_{name}", step, kl)
 
     distill(
         student,
         work.teacher,
         work.dataset.train,
-        work.config.int2.distill,
+        config.distill,
         work.config.seed + 2,
         work.context,
         save=partial(checkpoint.save_step, folder),
         load=partial(checkpoint.load_newest_step, folder),
         probe=probe,
+        precision=name,
     )
-    return {
-        name: (layer.weight.detach().cpu(), layer.log_scale.detach().exp().cpu())
-        for name, layer in fake_quant_layers(student)
-    }
+    layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
+    trained = {f"{layer}.weight": weight.float().cpu() for layer, weight in norms(student)}
+    plain = {layer: weight.detach() for layer, weight in trained.items()}
+    return BlockResult(layers, plain if config.distill.norm_lr else start.plain)
 
 
-def _flat(layers: Latent) -> dict[str, torch.Tensor]:
-    pairs = {f"{name}:weight": weight for name, (weight, _) in layers.items()}
-    return pairs | {f"{name}:scale": scale for name, (_, scale) in layers.items()}
+def _flat(result: BlockResult) -> dict[str, torch.Tensor]:
+    tensors = {f"plain:{name}": weight for name, weight in result.plain.items()}
+    for name, latent in result.layers.items():
+        tensors |= {f"{name}:{part}": tensor for part, tensor in latent.tensors().items()}
+    return tensors
 
 
-def _paired(tensors: dict[str, torch.Tensor]) -> Latent:
-    names = [key.removesuffix(":weight") for key in tensors if key.endswith(":weight")]
-    return {name: (tensors[f"{name}:weight"], tensors[f"{name}:scale"]) for name in names}
+def _unflattened(tensors: dict[str, torch.Tensor]) -> BlockResult:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        if not key.startswith("plain:"):
+            name, _, part = key.rpartition(":")
+            parts.setdefault(name, {})[part] = tensor
+    plain = {key.removeprefix("plain:"): one for key, one in tensors.items() if key[:6] == "plain:"}
+    return BlockResult({name: Latent.of_tensors(one) for name, one in parts.items()}, plain)

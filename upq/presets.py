@@ -1,113 +1,222 @@
-"""The four presets: how large a run is, from a proof that everything works to the published budget."""
+"""Which settings a method and a preset stand for: the method says how, the preset how much.
+
+Learning rates of weights count in steps of a layer's grid (upq.optimizer), so they fit models of any size; those of
+preset `paper` are the published ones at a step of 0.03, common from 1B on.
+"""
 
 from __future__ import annotations
 
-from upq.config import (
-    PRESETS,
-    BlockwiseConfig,
-    DataConfig,
-    DistillConfig,
-    Int2Config,
-    Int4Config,
-    MeasureConfig,
-    RunConfig,
-)
+from typing import Any
+
+from upq.config import METHODS, PRESETS, RunConfig, with_settings
 from upq.errors import UserError
 
+Settings = dict[str, Any]
+DEFAULT_METHOD = "rotated_upq"
 
-def preset(name: str) -> RunConfig:
-    """The RunConfig of a preset. smoke: under 60 s on 2 cores; quick: under 12 minutes on 2 cores for the
-    bundled model; standard: about an hour on one GPU for 1B; paper: the published budget (30B tokens).
+
+def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
+    """The RunConfig of a preset and method.
+
+    smoke: under 60 s on 2 cores; quick: under 12 minutes on 2 cores for the bundled model; overnight: up to 2 hours
+    there; standard: about an hour on one GPU for 1B; paper: the published budget.
+    Raises UserError("bad_config") for an unknown name.
     """
-    if name not in PRESETS:
-        raise UserError("bad_config", f"preset is {name!r}; expected one of {', '.join(PRESETS)}.")
-    return {"smoke": _smoke, "quick": _quick, "standard": _standard, "paper": _paper}[name]()
-
-
-def _smoke() -> RunConfig:
-    blockwise = BlockwiseConfig(
-        tokens=256, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005
-    )
-    return RunConfig(
-        preset="smoke",
-        embedding_bits=8,
-        data=DataConfig(max_rows=8, held_out=4, answer_tokens=24, sequence_tokens=96),
-        int4=Int4Config(blockwise=blockwise),
-        int2=Int2Config(
-            warm_start=blockwise,
-            distill=DistillConfig(tokens=512, batch_tokens=256, checkpoint_seconds=5.0),
-        ),
-        measure=MeasureConfig(answer_tokens=24),
-    )
-
-
-def _quick() -> RunConfig:
-    return RunConfig(
-        preset="quick",
-        embedding_bits=8,
-        data=DataConfig(max_rows=208),
-        int4=Int4Config(
-            blockwise=BlockwiseConfig(
-                tokens=8000, epochs=1, batch_tokens=512, weight_lr=0.01, scale_lr=0.003
+    for what, given, known in (("preset", name, PRESETS), ("method", method, METHODS)):
+        if given not in known:
+            raise UserError(
+                "bad_config", f"{what} is {given!r}; expected one of {', '.join(known)}."
             )
-        ),
-        int2=Int2Config(
-            warm_start=BlockwiseConfig(
-                tokens=10_000, epochs=2, batch_tokens=512, weight_lr=0.03, scale_lr=0.01
-            ),
-            distill=DistillConfig(tokens=32_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3),
-        ),
+    chosen = COMMON[name] | BUDGET[name] | HOW[method] | AMOUNT.get((name, method), {})
+    return with_settings(RunConfig(preset=name, method=method), chosen)
+
+
+def _both(settings: Settings) -> Settings:
+    """The settings of one precision, for both of them."""
+    return {f"{one}.{path}": value for one in ("int4", "int2") for path, value in settings.items()}
+
+
+_NO_TRAINING: Settings = {"blockwise.epochs": 0, "distill.tokens": 0}
+_LDLQ: Settings = {"rounding": "ldlq", "blockwise.batch_tokens": 2048}
+
+#: What a method does, whatever the budget.
+HOW: dict[str, Settings] = {
+    "rtn": _both({"blockwise.tokens": 0, "distill.tokens": 0}) | {"int2.start": "fp16"},
+    "gptq": _both(_LDLQ | _NO_TRAINING) | {"int2.start": "fp16"},
+    "upq": {"int2.start": "int4"},
+    "efficientqat": _both(
+        {
+            "grid": "integer_zero",
+            "scale_init": "absmax",
+            "distill.loss": "next_token",
+            "distill.weight_lr": 0.0,
+        }
     )
-
-
-def _standard() -> RunConfig:
-    size = {"tokens": 262_144, "epochs": 2, "batch_tokens": 4096}
-    return RunConfig(
-        preset="standard",
-        embedding_bits=8,
-        data=DataConfig(answers_per_prompt=4, answer_tokens=512, sequence_tokens=1024),
-        int4=Int4Config(blockwise=BlockwiseConfig(**size, weight_lr=0.003, scale_lr=0.001)),
-        int2=Int2Config(
-            warm_start=BlockwiseConfig(**size, weight_lr=0.01, scale_lr=0.005),
-            distill=DistillConfig(
-                tokens=4_000_000,
-                batch_tokens=8192,
-                weight_lr=3e-4,
-                scale_lr=1e-3,
-                checkpoint_seconds=600.0,
-            ),
-        ),
+    | {"int2.start": "fp16"},
+    "unisvq": _both(
+        _LDLQ
+        | {
+            "group_size": 0,
+            "rotation": "both",
+            "rotation_block": 128,
+            "blockwise.inputs": "fp16",
+            "blockwise.weight_lr": 0.0,
+            "blockwise.scale_lr": 0.0,
+            "distill.tokens": 0,
+        }
     )
+    | {"int2.start": "fp16"},
+    "rotated_upq": _both({"rotation": "input", "rounding": "ldlq", "descent_passes": 1})
+    | {"int2.start": "fp16", "int4.blockwise.epochs": 0, "int4.blockwise.batch_tokens": 2048},
+}
+
+#: Data and measurements.
+COMMON: dict[str, Settings] = {
+    "smoke": {
+        "embedding_bits": 8,
+        "data.max_rows": 8,
+        "data.held_out": 4,
+        "data.answer_tokens": 24,
+        "data.sequence_tokens": 96,
+        "measure.answer_tokens": 24,
+    },
+    "quick": {"embedding_bits": 8, "data.max_rows": 208},
+    "overnight": {"embedding_bits": 8, "data.answers_per_prompt": 4, "data.answer_tokens": 192},
+    "standard": {
+        "embedding_bits": 8,
+        "data.answers_per_prompt": 4,
+        "data.answer_tokens": 512,
+        "data.sequence_tokens": 1024,
+    },
+    "paper": {
+        "data.source": "hub",
+        "data.path": "HuggingFaceTB/dclm-edu",
+        "data.text_column": "text",
+        "data.max_rows": 10_000_000,
+        "data.sequence_tokens": 2048,
+    },
+}
 
 
-def _paper() -> RunConfig:
-    return RunConfig(
-        preset="paper",
-        data=DataConfig(
-            source="hub",
-            path="HuggingFaceTB/dclm-edu",
-            text_column="text",
-            max_rows=10_000_000,
-            sequence_tokens=2048,
-        ),
-        int4=Int4Config(
-            group_size=0,
-            blockwise=BlockwiseConfig(
-                tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=1e-3, scale_lr=1e-3
-            ),
-        ),
-        int2=Int2Config(
-            group_size=0,
-            scale_init="absmax",
-            warm_start=BlockwiseConfig(tokens=0),
-            distill=DistillConfig(
-                tokens=30_000_000_000,
-                batch_tokens=16_384,
-                accumulation=16,
-                weight_lr=1e-3,  # ParetoQ's 2e-5 at a step of 0.02, common from 1B on
-                scale_lr=1e-3,
-                warmup_share=0.0,
-                checkpoint_seconds=1800.0,
-            ),
-        ),
+def _blockwise(
+    tokens: int, epochs: int, batch: int, weight: float, scale: float, **others: float
+) -> Settings:
+    rates = {"weight_lr": weight, "scale_lr": scale, **others}
+    size = {"tokens": tokens, "epochs": epochs, "batch_tokens": batch}
+    return {f"blockwise.{name}": value for name, value in (size | rates).items()}
+
+
+def _distill(tokens: int, batch: int, weight: float, scale: float, **others: Any) -> Settings:
+    values = {"tokens": tokens, "batch_tokens": batch, "weight_lr": weight, "scale_lr": scale}
+    return {f"distill.{name}": value for name, value in (values | others).items()}
+
+
+def _int4(settings: Settings) -> Settings:
+    return {f"int4.{path}": value for path, value in settings.items()}
+
+
+def _int2(settings: Settings) -> Settings:
+    return {f"int2.{path}": value for path, value in settings.items()}
+
+
+_SMOKE = _blockwise(256, 1, 256, 0.01, 0.005)
+#: How much each preset trains unless its method says otherwise.
+BUDGET: dict[str, Settings] = {
+    "smoke": _int4(_SMOKE) | _int2(_SMOKE | _distill(512, 256, 3e-4, 1e-3, checkpoint_seconds=5.0)),
+    "quick": _int4(_blockwise(8000, 1, 512, 0.01, 0.003))
+    | _int2(_blockwise(10_000, 2, 512, 0.03, 0.01) | _distill(32_000, 512, 3e-4, 1e-3)),
+    "overnight": _int4(_blockwise(24_000, 2, 512, 0.01, 0.003))
+    | _int2(_blockwise(48_000, 2, 512, 0.02, 0.01) | _distill(500_000, 1024, 3e-4, 1e-3)),
+    "standard": _int4(_blockwise(262_144, 2, 4096, 0.003, 0.001))
+    | _int2(
+        _blockwise(262_144, 2, 4096, 0.01, 0.005)
+        | _distill(4_000_000, 8192, 3e-4, 1e-3, checkpoint_seconds=600.0)
+    ),
+    "paper": _int4(_blockwise(2_000_000, 2, 4096, 1e-3, 1e-3) | {"group_size": 0})
+    | _int2(
+        _blockwise(0, 0, 4096, 0.0, 0.0)
+        | {"group_size": 0, "scale_init": "absmax"}
+        | _distill(
+            30_000_000_000,
+            16_384,
+            1e-3,  # ParetoQ's 2e-5
+            1e-3,
+            accumulation=16,
+            warmup_share=0.0,
+            checkpoint_seconds=1800.0,
+        )
+    ),
+}
+_ROTATED_TRAINING = {"weight": 0.01, "scale": 0.003, "norm_lr": 0.003}
+_UNISVQ_RATES = {"vector_lr": 5e-4, "norm_lr": 5e-5}
+
+#: Where a method needs other amounts than its preset's.
+AMOUNT: dict[tuple[str, str], Settings] = {
+    ("smoke", "efficientqat"): _int4(_distill(256, 256, 0.0, 1e-3)),
+    ("smoke", "unisvq"): _both({"blockwise.batch_tokens": 256, "blockwise.vector_lr": 5e-3}),
+    ("smoke", "rotated_upq"): _int2(_blockwise(256, 1, 256, **_ROTATED_TRAINING))
+    | {"int4.blockwise.tokens": 256},
+    ("quick", "gptq"): _both({"blockwise.tokens": 24_000}),
+    ("quick", "efficientqat"): _int4(
+        _blockwise(6000, 1, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
+        | _distill(6000, 512, 0.0, 1e-3)
     )
+    | _int2(
+        _blockwise(10_000, 2, 512, 0.03, 0.01, zero_lr=0.02, norm_lr=0.001)
+        | _distill(28_000, 512, 0.0, 2e-3)
+    ),
+    ("quick", "unisvq"): _both(
+        _blockwise(8000, 1, 512, 0.0, 0.0, **_UNISVQ_RATES)
+        | {"blockwise.vector_lr": 3e-3, "descent_passes": 3}
+    ),
+    ("quick", "rotated_upq"): _int2(
+        _blockwise(8000, 1, 256, **_ROTATED_TRAINING)
+        | _distill(24_000, 512, 3e-4, 1e-3, norm_lr=1e-3)
+    ),
+    ("overnight", "gptq"): _both({"blockwise.tokens": 65_536}),
+    ("overnight", "efficientqat"): _both(
+        {"blockwise.zero_lr": 0.01, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
+    )
+    | {"int4.distill.tokens": 60_000},
+    ("overnight", "unisvq"): _both(
+        _blockwise(48_000, 2, 512, 0.0, 0.0, **_UNISVQ_RATES)
+        | {"blockwise.vector_lr": 2e-3, "descent_passes": 10}
+    ),
+    ("overnight", "rotated_upq"): _int2(
+        _blockwise(32_000, 2, 256, **_ROTATED_TRAINING)
+        | _distill(400_000, 1024, 3e-4, 1e-3, norm_lr=1e-3)
+    )
+    | {"int4.blockwise.tokens": 24_000, "int4.descent_passes": 3, "int2.descent_passes": 2},
+    ("standard", "gptq"): _both({"blockwise.tokens": 262_144, "blockwise.batch_tokens": 8192}),
+    ("standard", "efficientqat"): _both(
+        {"blockwise.zero_lr": 0.005, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
+    )
+    | {"int4.distill.tokens": 1_000_000},
+    ("standard", "unisvq"): _both(
+        _blockwise(262_144, 2, 4096, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
+    ),
+    ("standard", "rotated_upq"): _int2(
+        _blockwise(262_144, 2, 2048, **_ROTATED_TRAINING)
+        | _distill(4_000_000, 8192, 3e-4, 1e-3, norm_lr=1e-3, checkpoint_seconds=600.0)
+    )
+    | {"int4.blockwise.tokens": 131_072, "int4.descent_passes": 3, "int2.descent_passes": 3},
+    ("paper", "gptq"): _both({"blockwise.tokens": 262_144, "group_size": 128}),
+    ("paper", "efficientqat"): _both({"group_size": 64, "scale_init": "absmax"})
+    | _int4(
+        _blockwise(8_388_608, 2, 4096, 3e-4, 3e-3, zero_lr=1e-4, norm_lr=1e-5)
+        | _distill(16_777_216, 16_384, 0.0, 3e-4, accumulation=8, warmup_share=0.03, clip_norm=0.3)
+    )
+    | _int2(
+        _blockwise(8_388_608, 2, 4096, 7e-4, 3e-3, zero_lr=1e-4, norm_lr=2e-5)
+        | _distill(16_777_216, 16_384, 0.0, 7e-4, accumulation=8, warmup_share=0.03, clip_norm=0.3)
+    ),
+    ("paper", "unisvq"): _both(
+        _blockwise(4_194_304, 1, 16_384, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
+    ),
+    ("paper", "rotated_upq"): _int2(
+        {"scale_init": "search"}
+        | _blockwise(2_000_000, 2, 2048, **_ROTATED_TRAINING)
+        | {"distill.norm_lr": 1e-3}
+    )
+    | {"int4.blockwise.tokens": 262_144},
+}

@@ -20,39 +20,60 @@ CLIP_SHARE = 0.99
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, weight: torch.Tensor, log_scale: torch.Tensor, grid: Grid, dtype: torch.dtype
+        context: Any,
+        weight: torch.Tensor,
+        log_scale: torch.Tensor,
+        zero: torch.Tensor | None,
+        grid: Grid,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        scale = _scale(log_scale)
-        half = grid.levels // 2
+        scale, zeros = _scale(log_scale), _zeros(zero, grid)
         quantized = torch.empty_like(weight, dtype=dtype)
         for rows in row_chunks(weight):
             groups = _grouped(weight[rows], log_scale)
-            steps = (groups / scale[rows]).floor_().clamp_(-half, half - 1)
-            quantized[rows] = steps.add_(0.5).mul_(scale[rows]).flatten(1)
-        context.save_for_backward(weight, log_scale, quantized)
-        context.half = half
+            quantized[rows] = grid.round(groups, scale[rows], _part(zeros, rows)).flatten(1)
+        context.save_for_backward(weight, log_scale, zero, quantized)
+        context.grid = grid
         return quantized
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, log_scale, quantized = context.saved_tensors
-        gradient = gradient.contiguous()
-        limit = _scale(log_scale) * (context.half * CLIP_SHARE)
+        weight, log_scale, zero, quantized = context.saved_tensors
+        gradient, scale = gradient.contiguous(), _scale(log_scale)
+        middle = _middle(scale, _zeros(zero, context.grid), context.grid)
+        limit = scale * (context.grid.levels / 2 * (CLIP_SHARE if zero is None else 1.0))
         weight_gradient = torch.empty_like(weight)
         scale_gradient = torch.empty_like(log_scale)
+        zero_gradient = None if zero is None else torch.empty_like(zero)
         for rows in row_chunks(weight):
             groups = _grouped(weight[rows], log_scale)
             arriving = _grouped(gradient[rows].float(), log_scale)
             # scale * d/dscale of the quantized weight: (quantized - weight) inside, quantized where clipped.
             by_scale = arriving * _grouped(quantized[rows], log_scale)
-            flowing = arriving * (groups.abs() <= limit[rows])
+            centred = groups if middle is None else groups - middle[rows]
+            flowing = arriving * (centred.abs() <= limit[rows])
             scale_gradient[rows] = by_scale.addcmul_(flowing, groups, value=-1).sum(-1)
             weight_gradient[rows] = flowing.flatten(1)
-        return weight_gradient, scale_gradient, None, None
+            if zero_gradient is not None:  # d/dzero: 0 inside, -scale where clipped
+                zero_gradient[rows] = (flowing - arriving).sum(-1) * scale[rows].squeeze(-1)
+        return weight_gradient, scale_gradient, zero_gradient, None, None
 
 
 def _scale(log_scale: torch.Tensor) -> torch.Tensor:
     return log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1)
+
+
+def _zeros(zero: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
+    return None if zero is None else grid.whole_zeros(zero).unsqueeze(-1)
+
+
+def _middle(scale: torch.Tensor, zeros: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
+    """The weight in the middle of the codes' range; None stands for 0 everywhere."""
+    return None if zeros is None else ((grid.levels - 1) / 2 - zeros) * scale
+
+
+def _part(zeros: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    return None if zeros is None else zeros[rows]
 
 
 def _grouped(weight: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -61,11 +82,16 @@ def _grouped(weight: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
 
 
 def fake_quantize(
-    weight: torch.Tensor, log_scale: torch.Tensor, grid: Grid, dtype: torch.dtype = torch.float32
+    weight: torch.Tensor,
+    log_scale: torch.Tensor,
+    grid: Grid,
+    dtype: torch.dtype = torch.float32,
+    zero: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The quantized weight (out, in) in dtype, differentiable in weight (out, in) and log_scale (out, groups).
+    """The quantized weight (out, in) in dtype, differentiable in weight (out, in), log_scale and zero (out, groups).
 
-    Gradients (UPQ section 3.2 with ParetoQ's clipping): for the weight, straight through where it is not
-    clipped; for the scale, (q - w / s) inside and the outermost level where clipped, times s for the logarithm.
+    Gradients (UPQ section 3.2 with ParetoQ's clipping; EfficientQAT appendix C): for the weight, straight through
+    where it is not clipped; for the scale, (q - w / s) inside and the outermost level where clipped, times s for the
+    logarithm; for the zero of grid integer_zero, straight through its rounding, -s where clipped.
     """
-    return _FakeQuantize.apply(weight, log_scale, grid, dtype)
+    return _FakeQuantize.apply(weight, log_scale, zero, grid, dtype)

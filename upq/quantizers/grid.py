@@ -1,4 +1,4 @@
-"""Fit, encode and decode for the zero-free odd grids."""
+"""Fit, encode and decode for the one family of grids: scale * (code - zero)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ CHUNK_WEIGHTS = 65_536
 
 @dataclass(frozen=True)
 class Grid:
-    """2**bits levels at odd multiples of half a scale, none of them zero."""
+    """2**bits levels, scale * (code - zero).
+
+    Without integer_zero, zero lies in the middle of the codes: odd multiples of half a scale, none of them zero (UPQ,
+    ParetoQ). With it, every group has a whole zero of its own between 0 and 2**bits - 1 (EfficientQAT equation 1).
+    """
 
     bits: int
+    integer_zero: bool = False
 
     @property
     def levels(self) -> int:
@@ -32,7 +37,7 @@ class Grid:
 
     @property
     def zero(self) -> float:
-        """The code that would stand for weight 0; always between two codes."""
+        """The code that stands for weight 0 where groups have no zeros of their own; between two codes."""
         return (self.levels - 1) / 2
 
     @torch.no_grad()
@@ -42,71 +47,115 @@ class Grid:
         group_size: int,
         method: Literal["search", "absmax"] = "search",
         importance: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Scales (out, groups) float32 for weight (out, in); group_size 0 means one group per row.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(scales, zeros or None), both (out, groups) float32, for weight (out, in); group_size 0: one group a row.
 
-        absmax: the outermost bin ends at the largest weight (ParetoQ, UPQ section 3.2). search: the clipping
-        point of least squared error, each input weighted by importance (in,), the mean square of its activation.
+        absmax: the outermost bin ends at the largest weight (ParetoQ, UPQ section 3.2); with integer zeros the range
+        of the weights is divided evenly. search: the share of that of least squared error, each input weighted by
+        importance (in,), the mean square of its activation.
         """
         weighting = None if importance is None else _grouped(importance.float()[None], group_size)
-        scales = [
+        fitted = [
             self._fit_rows(_grouped(weight[rows].float(), group_size), method, weighting)
             for rows in row_chunks(weight)
         ]
-        return storable(torch.cat(scales))
+        scale = torch.cat([scale for scale, _ in fitted])
+        zeros = [zeros for _, zeros in fitted if zeros is not None]
+        return storable(scale), torch.cat(zeros) if zeros else None
 
     def _fit_rows(
         self, groups: torch.Tensor, method: str, weighting: torch.Tensor | None
-    ) -> torch.Tensor:
-        full_scale = groups.abs().amax(-1) * 2 / self.levels
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        low, high = -groups.abs().amax(-1), groups.abs().amax(-1)
+        if self.integer_zero:
+            low, high = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
+        best = torch.ones_like(high)
         if method == "search":
-            full_scale = full_scale * self._search_share(groups, full_scale, weighting)
-        return full_scale
+            best = self._search_share(groups, low, high, weighting)
+        return self._of_range(low * best, high * best)
+
+    def _of_range(
+        self, low: torch.Tensor, high: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self.integer_zero:
+            return ((high - low) / self.levels).clamp_min(SMALLEST_SCALE), None
+        scale = ((high - low) / (self.levels - 1)).clamp_min(SMALLEST_SCALE)
+        return scale, self.whole_zeros(-low / scale)
+
+    def whole_zeros(self, zero: torch.Tensor) -> torch.Tensor:
+        """Zeros as they are stored: whole codes."""
+        return zero.round().clamp(0, self.levels - 1)
 
     def _search_share(
-        self, groups: torch.Tensor, full_scale: torch.Tensor, weighting: torch.Tensor | None
+        self,
+        groups: torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        weighting: torch.Tensor | None,
     ) -> torch.Tensor:
-        best = torch.ones_like(full_scale)
-        best_error = torch.full_like(full_scale, torch.inf)
+        best = torch.ones_like(high)
+        best_error = torch.full_like(high, torch.inf)
 
         def keep_better(shares: torch.Tensor) -> None:
-            scale = (full_scale * shares).unsqueeze(-1).clamp_min(SMALLEST_SCALE)
-            error = (self._round(groups, scale) - groups).square_()
+            scale, zeros = self._of_range(low * shares, high * shares)
+            rounded = self.round(groups, scale.unsqueeze(-1), _unsqueezed(zeros))
+            error = rounded.sub_(groups).square_()
             error = (error if weighting is None else error.mul_(weighting)).sum(-1)
             torch.where(error < best_error, shares, best, out=best)
             torch.minimum(error, best_error, out=best_error)
 
         for share in SEARCH_SHARES:
-            keep_better(torch.full_like(full_scale, share))
+            keep_better(torch.full_like(high, share))
         coarse = best.clone()
         for offset in REFINE_SHARES:
             keep_better(coarse + offset)
         return best
 
-    def _round(self, groups: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        code = (groups / scale).floor_().clamp_(-self.levels // 2, self.levels // 2 - 1)
-        return code.add_(0.5).mul_(scale)
+    def round(
+        self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The nearest level of every weight; scale and zeros broadcast against it. A new tensor."""
+        steps = weight / scale
+        if zeros is None:
+            half = self.levels // 2
+            return steps.floor_().clamp_(-half, half - 1).add_(0.5).mul_(scale)
+        steps = steps.add_(zeros + 0.5).floor_().clamp_(0, self.levels - 1)
+        return steps.sub_(zeros).mul_(scale)
 
-    def encode(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def encode(
+        self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Codes (out, in) uint8 of the nearest levels; a weight on a border takes the upper level."""
-        steps = _by_scale(weight.float(), scale.float()).floor_().add_(self.levels // 2)
-        return steps.clamp_(0, self.levels - 1).to(torch.uint8)
+        rows, columns = weight.shape
+        steps = weight.float().view(rows, scale.shape[1], -1) / scale.float().unsqueeze(-1)
+        steps = steps.add_(self.levels // 2 if zeros is None else zeros.unsqueeze(-1) + 0.5)
+        codes = steps.floor_().clamp_(0, self.levels - 1).to(torch.uint8)
+        return codes.view(rows, columns)
 
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Weight (out, in) float32 of codes (out, in) and scale (out, groups)."""
+    def decode(
+        self, codes: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Weight (out, in) float32 of codes (out, in), scale and zeros (out, groups)."""
         rows, columns = codes.shape
-        levels = (codes.float() - self.zero).view(rows, scale.shape[1], -1)
+        levels = codes.float().view(rows, scale.shape[1], -1)
+        levels = levels - (self.zero if zeros is None else zeros.unsqueeze(-1))
         return (levels * scale.float().unsqueeze(-1)).view(rows, columns)
 
-    def pack(self, weight: torch.Tensor, scale: torch.Tensor) -> PackedWeight:
-        """Quantize and pack weight (out, in) with scale (out, groups), stored as float16."""
+    def pack(
+        self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
+    ) -> PackedWeight:
+        """Quantize and pack weight (out, in) with scale and zeros (out, groups); scales are stored as float16."""
         stored = storable(scale).half()
-        codes = pack(self.encode(weight, stored), self.bits)
-        return PackedWeight(codes, stored, self.bits, self.zero)
+        whole = None if zeros is None else self.whole_zeros(zeros)
+        codes = pack(self.encode(weight, stored, whole), self.bits)
+        kept = None if whole is None else whole.to(torch.uint8)
+        return PackedWeight(codes, stored, self.bits, self.zero, kept)
 
-    def round_trip(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def round_trip(
+        self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The float32 weight (out, in) that the packed form of `weight` stands for."""
-        return dequantize(self.pack(weight, scale))
+        return dequantize(self.pack(weight, scale, zeros))
 
 
 def row_chunks(weight: torch.Tensor) -> list[slice]:
@@ -127,9 +176,8 @@ def _grouped(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     return weight.reshape(rows, -1, group_size or columns)
 
 
-def _by_scale(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    rows, columns = weight.shape
-    return (weight.view(rows, scale.shape[1], -1) / scale.unsqueeze(-1)).view(rows, columns)
+def _unsqueezed(zeros: torch.Tensor | None) -> torch.Tensor | None:
+    return None if zeros is None else zeros.unsqueeze(-1)
 
 
 #: Of the input embedding and the output head, never of a layer that is trained.

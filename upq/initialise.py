@@ -1,0 +1,195 @@
+"""Where the layers of a block start: rotated, scaled and rounded in one shot, from statistics of their inputs.
+
+Layers that read the same tensor (query, key and value; gate and up) share its statistics, its rotation and, where it
+is needed, its Hessian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
+from upq.config import PrecisionConfig
+from upq.errors import UserError
+from upq.layers import Latent
+from upq.quantizers import Grid
+from upq.solvers import ldlq
+from upq.streams import Stream
+
+#: Batches that a mean over activations is taken from where no Hessian is asked for; more would change it little.
+MEASURED_BATCHES = 3
+#: Seed of UniSVQ's orthonormal A, which is the same everywhere, as in its code.
+LATTICE_SEED = 4
+
+
+@dataclass(frozen=True)
+class SharedInputs:
+    """Layers (names inside the block) that read one tensor. power: sums of squares (in,); hessian: X^T X (in, in)."""
+
+    names: list[str]
+    power: torch.Tensor | None = None
+    hessian: torch.Tensor | None = None
+
+
+class _Gathered:
+    """Sums over all batches, by the name of the first layer that reads a tensor."""
+
+    def __init__(self, with_hessian: bool) -> None:
+        self.with_hessian = with_hessian
+        self.names: dict[str, list[str]] = {}
+        self.power: dict[str, Any] = {}
+        self.hessian: dict[str, Any] = {}
+
+    def record(self, name: str, real: torch.Tensor, seen: list[Any]) -> Callable[..., None]:
+        """A forward pre-hook for one pass; `seen` holds the tensors of this pass with their first readers."""
+
+        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            first = next((reader for tensor, reader in seen if tensor is inputs[0]), None)
+            if first is None:
+                first = name
+                seen.append((inputs[0], name))
+                self._add(name, inputs[0][real].float())
+            readers = self.names.setdefault(first, [])
+            if name not in readers:
+                readers.append(name)
+
+        return hook
+
+    def _add(self, name: str, values: torch.Tensor) -> None:
+        self.power[name] = self.power.get(name, 0) + values.square().sum(0)
+        if self.with_hessian:
+            self.hessian[name] = self.hessian.get(name, 0) + values.T @ values
+
+
+@torch.no_grad()
+def shared_inputs(
+    block: nn.Module,
+    names: Sequence[str],
+    streams: Sequence[Stream],
+    index: int,
+    with_hessian: bool,
+) -> list[SharedInputs]:
+    """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without."""
+    if not len(streams):
+        return [SharedInputs([name]) for name in names]
+    gathered = _Gathered(with_hessian)
+    for number, stream in enumerate(streams):
+        if number >= MEASURED_BATCHES and not with_hessian:
+            break
+        real, seen = stream.weight.squeeze(-1).bool(), []
+        handles = [
+            block.get_submodule(name).register_forward_pre_hook(gathered.record(name, real, seen))
+            for name in names
+        ]
+        stream.calls[index].run(block, stream.inputs)
+        for handle in handles:
+            handle.remove()
+    return [
+        SharedInputs(readers, gathered.power[first], gathered.hessian.get(first))
+        for first, readers in gathered.names.items()
+    ]
+
+
+def initial_latents(
+    weights: dict[str, torch.Tensor],
+    shared: list[SharedInputs],
+    grid: Grid,
+    config: PrecisionConfig,
+    seed: int,
+) -> dict[str, Latent]:
+    """Latent of every layer of a block: name -> weight (out, in) that it starts from. seed: of the rotations' signs."""
+    found: dict[str, Latent] = {}
+    for number, inputs in enumerate(shared):
+        source = torch.Generator().manual_seed(seed * 64 + number)
+        signs = _signs(weights[inputs.names[0]].shape[1], source)
+        around = {name: _transform(weights[name], signs, config, source) for name in inputs.names}
+        rotated = {name: one.rotate(weights[name]) for name, one in around.items()}
+        if config.rounding == "ldlq":
+            latents = _solved(rotated, inputs, next(iter(around.values())), grid, config)
+        else:
+            power = inputs.power if config.rotation == "none" else None
+            latents = {
+                name: Latent(one, *grid.fit(one, config.group_size, config.scale_init, power))
+                for name, one in rotated.items()
+            }
+        plain = config.rotation == "none" and config.codebook == "scalar"
+        found |= {
+            name: replace(one, transform=None if plain else around[name])
+            for name, one in latents.items()
+        }
+    return found
+
+
+def _signs(count: int, source: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, (count,), generator=source).float() * 2 - 1
+
+
+def _transform(
+    weight: torch.Tensor, signs: torch.Tensor, config: PrecisionConfig, source: torch.Generator
+) -> Transform:
+    rows, columns = weight.shape
+    around = Transform()
+    if config.rotation != "none":
+        block = hadamard_block(columns, config.rotation_block)
+        around = replace(around, block_in=block, scale_in=signs.to(weight.device))
+    if config.rotation == "both":
+        out = _signs(rows, source).to(weight.device)
+        block = hadamard_block(rows, config.rotation_block)
+        around = replace(around, block_out=block, scale_out=out)
+    if config.codebook == "lattice":
+        around = replace(
+            around, affine=lattice().to(weight.device), shift=weight.new_zeros(LATTICE)
+        )
+    return around
+
+
+def lattice() -> torch.Tensor:
+    """UniSVQ's initial A over c: a random orthonormal (4, 4); c is the scale of each group (section 3.1)."""
+    source = torch.Generator().manual_seed(LATTICE_SEED)
+    return torch.linalg.qr(torch.randn(LATTICE, LATTICE, generator=source, dtype=torch.float64))[
+        0
+    ].float()
+
+
+def _solved(
+    rotated: dict[str, torch.Tensor],
+    inputs: SharedInputs,
+    around: Transform,
+    grid: Grid,
+    config: PrecisionConfig,
+) -> dict[str, Latent]:
+    """LDLQ of all layers that share their inputs at once."""
+    assert inputs.hessian is not None
+    try:
+        joint = ldlq(
+            torch.cat(list(rotated.values())),
+            _rotated_hessian(inputs.hessian, around),
+            grid,
+            config.group_size,
+            config.scale_init,
+            config.descent_passes,
+            around.affine,
+        )
+    except ValueError as error:
+        raise UserError(
+            "diverged",
+            f"The inputs of {inputs.names[0]} give no usable Hessian: {error}.",
+            "Use more calibration tokens, or rounding=nearest.",
+        ) from error
+    sizes = [len(one) for one in rotated.values()]
+    zeros = [None] * len(sizes) if joint.zero is None else joint.zero.split(sizes)
+    parts = zip(joint.weight.split(sizes), joint.scale.split(sizes), zeros, strict=True)
+    return {name: Latent(*part) for name, part in zip(rotated, parts, strict=True)}
+
+
+def _rotated_hessian(hessian: torch.Tensor, around: Transform) -> torch.Tensor:
+    """The Hessian of the inputs behind signs and Hadamard."""
+    if around.scale_in is None:
+        return hessian
+    signed = hessian * around.scale_in * around.scale_in.unsqueeze(1)
+    return hadamard(hadamard(signed, around.block_in).T, around.block_in).contiguous()

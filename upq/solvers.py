@@ -1,0 +1,200 @@
+"""One-shot rounding from a Hessian: LDLQ, which is GPTQ, scale refits and coordinate descent (UniSVQ section 3.3).
+
+With X the inputs of a layer and H = X^T X, all of it lowers tr((W - Q) H (W - Q)^T), the squared error of the layer's
+outputs. A solver returns latent weights: what every weight had become when it was rounded, so that training may
+go on from them, and rounding them to the nearest level gives the solver's codes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.transform import LATTICE
+from upq.layers import Latent
+from upq.quantizers import Grid
+from upq.quantizers.grid import storable
+
+#: Columns that are rounded one after the other before later columns hear of them; a group is never longer undivided.
+BLOCK = 64
+#: Added to the Hessian's diagonal, as a share of its mean (GPTQ's default).
+DAMPING = 0.01
+#: A refitted scale below this share of the old one means a degenerate system; the old one stays.
+SMALLEST_REFIT = 0.3
+
+
+@torch.no_grad()
+def ldlq(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    grid: Grid,
+    group_size: int,
+    scale_init: str = "search",
+    passes: int = 0,
+    lattice: torch.Tensor | None = None,
+) -> Latent:
+    """Round weight (out, in) against hessian (in, in), inputs first to last, errors carried on to later inputs.
+
+    Scales are fitted to what a group has become when its turn comes, each input weighted by how much of its error
+    cannot be made up for later. passes: rounds of refitted scales and coordinate descent, over scalar codes. lattice:
+    (4, 4) orthonormal A / c of UniSVQ; the latent weight then is what A multiplies, four codes at a time.
+    Raises ValueError for a Hessian that is not positive definite even when damped.
+    """
+    hessian = damped(hessian)
+    latent, rounded = _carry_errors(weight, hessian, grid, group_size, scale_init, lattice)
+    for _ in range(passes if grid.integer_zero is False and lattice is None else 0):
+        scale = _refit(weight, rounded, latent.scale, hessian)
+        rounded = _rescaled(rounded, latent.scale, scale)
+        latent, rounded = _descend(weight, rounded, scale, hessian, grid)
+    return latent
+
+
+def damped(hessian: torch.Tensor) -> torch.Tensor:
+    """The Hessian over its mean diagonal, DAMPING added: float32. Inputs that are never there count as mean ones."""
+    diagonal = hessian.diagonal()
+    scaled = (hessian / diagonal.mean().clamp_min(1e-30)).float()
+    scaled.diagonal().add_(DAMPING)
+    return scaled
+
+
+def proxy_error(weight: torch.Tensor, rounded: torch.Tensor, hessian: torch.Tensor) -> float:
+    """tr((W - Q) H (W - Q)^T) / tr(W H W^T), UniSVQ's proxy of the layer's relative error."""
+    error = weight - rounded
+    return (((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum()).item()
+
+
+def _factor(hessian: torch.Tensor) -> torch.Tensor:
+    """Upper triangular U, float32, with U^T U = H^-1: row i says how the error of input i reaches later inputs."""
+    lower, failed = torch.linalg.cholesky_ex(hessian.double())
+    if failed:
+        raise ValueError("the Hessian is not positive definite")
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+
+
+def _carry_errors(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    grid: Grid,
+    group_size: int,
+    scale_init: str,
+    lattice: torch.Tensor | None,
+) -> tuple[Latent, torch.Tensor]:
+    factor = _factor(hessian)
+    columns = weight.shape[1]
+    group = group_size or columns
+    left = (
+        weight.float().clone()
+    )  # what is left to round, with the errors that have been carried on
+    latent, rounded = torch.empty_like(left), torch.empty_like(left)
+    scales, zeros = [], []
+    for start in range(0, columns, _block(group)):
+        stop = start + _block(group)
+        if start % group == 0:
+            ours = slice(start, start + group)
+            matters = factor.diagonal()[ours].square().reciprocal()
+            scale, zero = grid.fit(_to_codes(left[:, ours], lattice), 0, scale_init, matters)  # type: ignore[arg-type]
+            scales.append(scale)
+            zeros.append(zero)
+        block, errors = _round_block(
+            left[:, start:stop],
+            factor[start:stop, start:stop],
+            grid,
+            scales[-1],
+            zeros[-1],
+            lattice,
+        )
+        latent[:, start:stop], rounded[:, start:stop] = block[0].T, block[1].T
+        left[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1)
+    zero = None if zeros[0] is None else torch.cat(zeros, 1)
+    return Latent(latent, torch.cat(scales, 1), zero), rounded
+
+
+def _block(group: int) -> int:
+    """Columns rounded before the rest hears of them; divides the group, or is one."""
+    return BLOCK if group % BLOCK == 0 else group
+
+
+def _round_block(
+    left: torch.Tensor,
+    factor: torch.Tensor,
+    grid: Grid,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    lattice: torch.Tensor | None,
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """((latent, rounded), errors), all (columns, out), of the columns left (out, columns), scale and zero (out, 1)."""
+    step = 1 if lattice is None else LATTICE
+    left = left.T.contiguous()
+    latent, rounded, errors = (torch.empty_like(left) for _ in range(3))
+    scale_row, zero_row = scale.T, None if zero is None else zero.T
+    for at in range(0, len(left), step):
+        now, later = slice(at, at + step), slice(at + step, None)
+        latent[now] = left[now] if lattice is None else lattice.T @ left[now]
+        levels = grid.round(latent[now], scale_row, zero_row)
+        rounded[now] = levels if lattice is None else lattice @ levels
+        missed = left[now] - rounded[now]
+        corner = factor[now, now]
+        errors[now] = missed / corner if step == 1 else torch.linalg.solve(corner.T, missed)
+        left[later].addmm_(factor[now, later].T, errors[now], alpha=-1)
+    return (latent, rounded), errors
+
+
+def _to_codes(weight: torch.Tensor, lattice: torch.Tensor | None) -> torch.Tensor:
+    """weight (out, in) in the basis in which the lattice's codes are rounded."""
+    if lattice is None:
+        return weight
+    return (weight.unflatten(1, (-1, LATTICE)) @ lattice).flatten(1)
+
+
+def _refit(
+    weight: torch.Tensor, rounded: torch.Tensor, scale: torch.Tensor, hessian: torch.Tensor
+) -> torch.Tensor:
+    """The scales (out, groups) of least squared output error for the codes as they are: one small system per row."""
+    rows, groups = scale.shape
+    units = rounded.view(rows, groups, -1) / scale.unsqueeze(-1)
+    wanted = ((weight @ hessian).view(rows, groups, -1) * units).sum(-1)
+    system = torch.empty(rows, groups, groups, device=weight.device)
+    width = units.shape[-1]
+    for one in range(groups):
+        reached = units[:, one] @ hessian[one * width : (one + 1) * width]
+        system[:, one] = (reached.view(rows, groups, width) * units).sum(-1)
+    diagonal = system.diagonal(dim1=1, dim2=2)
+    diagonal += 1e-4 * diagonal.mean(-1, keepdim=True)
+    fitted = torch.linalg.solve(system, wanted)
+    return storable(torch.where(fitted > SMALLEST_REFIT * scale, fitted, scale))
+
+
+def _rescaled(rounded: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """The same codes at other scales."""
+    return (rounded.view(*old.shape, -1) * (new / old).unsqueeze(-1)).flatten(1)
+
+
+def _descend(
+    weight: torch.Tensor,
+    rounded: torch.Tensor,
+    scale: torch.Tensor,
+    hessian: torch.Tensor,
+    grid: Grid,
+) -> tuple[Latent, torch.Tensor]:
+    """One pass of coordinate descent, last input to first: every code moves to its best level given all others."""
+    columns = weight.shape[1]
+    group = columns // scale.shape[1]
+    gradient = (weight - rounded) @ hessian
+    latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
+    rounded = rounded.clone()
+    for start in range(columns - _block(group), -1, -_block(group)):
+        ours = slice(start, start + _block(group))
+        block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
+        wanted, moved, corner = (
+            torch.empty_like(block),
+            torch.empty_like(block),
+            hessian[ours, ours],
+        )
+        for at in range(len(block) - 1, -1, -1):
+            wanted[at] = block[at] + pull[at] / diagonal[start + at]
+            level = grid.round(wanted[at], scale[:, start // group])
+            moved[at] = level - block[at]
+            block[at] = level
+            pull.addr_(corner[at], moved[at], alpha=-1)
+        rounded[:, ours], latent[:, ours] = block.T, wanted.T
+        gradient.addmm_(moved.T, hessian[ours], alpha=-1)
+    return Latent(latent, scale), rounded
