@@ -6,13 +6,15 @@ on the right, and causal attention of a real token never looks at what stands to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from upq.structure import decoder_blocks
 
@@ -71,6 +73,19 @@ def block_calls(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, list[Block
     with _forwards_replaced(blocks, record):
         last_hidden(model, ids)
     return entering[0], calls
+
+
+@contextmanager
+def recomputed(model: Any) -> Iterator[None]:
+    """Keep only what enters each decoder block; the backward pass computes the rest again (gradient checkpointing)."""
+    blocks = decoder_blocks(model)[1]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 @contextmanager

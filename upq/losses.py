@@ -1,4 +1,4 @@
-"""Generalized Jensen-Shannon divergence and its gradient: pure functions of logits.
+"""The losses of distillation and their gradients: generalized Jensen-Shannon divergence and next-token loss.
 
 D(P || Q) = beta KL(P || M) + (1 - beta) KL(Q || M) with M = beta P + (1 - beta) Q, P the teacher and Q the student
 (GKD, equation 1; UPQ section 3.3 writes lambda = 1 - beta). beta 0 and 1 are, as in GKD's reference code, the
@@ -7,6 +7,7 @@ exact limits KL(P || Q) and KL(Q || P) rather than the value of the formula, whi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,15 +66,14 @@ def jsd_and_gradient(
     return loss, q.mul_(ratio.sub_(mean_ratio)).div_(temperature)
 
 
-class _HeadDivergence(torch.autograd.Function):
+#: Rows of the batch and the student's logits for them -> (loss per row, its gradient by those logits).
+Compare = Callable[[slice, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any,
-        student_hidden: torch.Tensor,
-        teacher_hidden: torch.Tensor,
-        head: Any,
-        beta: float,
-        temperature: float,
+        context: Any, student_hidden: torch.Tensor, head: Any, compare: Compare
     ) -> torch.Tensor:
         gradient = torch.empty_like(student_hidden)
         total = torch.zeros((), dtype=torch.float64, device=student_hidden.device)
@@ -83,9 +83,7 @@ class _HeadDivergence(torch.autograd.Function):
                 hidden = student_hidden[rows].detach().requires_grad_()
                 student_logits = head(hidden)
             with torch.no_grad():
-                loss, logit_gradient = jsd_and_gradient(
-                    head(teacher_hidden[rows]), student_logits.detach(), beta, temperature
-                )
+                loss, logit_gradient = compare(rows, student_logits.detach())
             student_logits.backward(logit_gradient.to(student_logits.dtype))
             assert hidden.grad is not None
             gradient[rows] = hidden.grad
@@ -96,7 +94,7 @@ class _HeadDivergence(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = context.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None, None
+        return gradient * upstream.to(gradient.dtype), None, None
 
 
 def head_divergence(
@@ -111,4 +109,24 @@ def head_divergence(
     `head` maps hidden states to logits and has no trainable parameters. The gradient is made in the forward
     pass, CHUNK_ROWS rows at a time, so logits of the whole batch never exist.
     """
-    return _HeadDivergence.apply(student_hidden, teacher_hidden, head, beta, temperature)
+
+    def compare(rows: slice, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return jsd_and_gradient(head(teacher_hidden[rows]), logits, beta, temperature)
+
+    return _HeadLoss.apply(student_hidden, head, compare)
+
+
+def head_cross_entropy(
+    student_hidden: torch.Tensor, next_ids: torch.Tensor, head: Any
+) -> torch.Tensor:
+    """Sum over rows of -log q(next id), in nats, for states (rows, hidden) and ids (rows,); as head_divergence."""
+
+    def compare(rows: slice, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_q = F.log_softmax(logits.float(), -1)
+        wanted = next_ids[rows].unsqueeze(-1)
+        loss = -log_q.gather(-1, wanted).squeeze(-1)
+        return loss, log_q.exp_().scatter_add_(
+            -1, wanted, -torch.ones_like(wanted, dtype=log_q.dtype)
+        )
+
+    return _HeadLoss.apply(student_hidden, head, compare)

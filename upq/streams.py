@@ -3,12 +3,11 @@
 Block-wise training visits every batch many times, one block after the other. What enters the block and what it has
 to give are kept in CPU memory or, above a limit, in mapped files, and come to the device one batch at a time. So the
 device holds one block, its student and one batch, however deep the model and however long the calibration data.
-The model itself may stay on the CPU: `on_device` lends one block.
+The model itself may stay on the CPU: `upq.offload` lends one block.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from upq.data import Batch
 from upq.forward import BlockCall, block_calls
@@ -166,11 +164,3 @@ def _on(device: torch.device, calls: list[BlockCall], shared: dict[Any, torch.Te
         )
         for call in calls
     ]
-
-
-def on_device(block: nn.Module, device: torch.device) -> nn.Module:
-    """The block itself where it is on the device already, else a copy there, which is gone when it is dropped."""
-    here = next(block.parameters()).device
-    if here == torch.empty(0, device=device).device:
-        return block
-    return copy.deepcopy(block).to(device)

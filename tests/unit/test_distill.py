@@ -1,6 +1,7 @@
 """Distillation: it learns, adds up batches rightly, stops at NaN, and resumes bit by bit."""
 
 import copy
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from torch import nn
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
 from upq import checkpoint
-from upq.blockwise import trainable_groups
 from upq.config import DistillConfig
 from upq.data import Example, collate
-from upq.distill import _step, _Targets, distill
+from upq.distill import _Pass, distill
 from upq.errors import UserError
-from upq.forward import head
-from upq.layers import FakeQuantLinear, fake_quant_layers, swap_linears
+from upq.forward import last_hidden
+from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
+from upq.optimizer import trainables
 from upq.quantizers import INT2, Grid
-from upq.structure import plan_layers
+from upq.structure import decoder_blocks, plan_layers
+from upq.targets import Targets
 
 DATA = examples(6)
 PASS = sum(len(one.ids) for one in DATA)
@@ -36,8 +38,8 @@ def student_of(teacher: Any, grid: Grid = INT2, group: int = 16) -> Any:
     student = copy.deepcopy(teacher)
 
     def make(_: str, linear: nn.Linear) -> FakeQuantLinear:
-        scale = grid.fit(linear.weight, group, "absmax")
-        return FakeQuantLinear(linear.weight, linear.bias, scale, grid)
+        scale, _ = grid.fit(linear.weight, group, "absmax")
+        return FakeQuantLinear(Latent(linear.weight, scale), linear.bias, grid)
 
     swap_linears(student, [one.name for one in plan_layers(teacher, group)], make)
     return student
@@ -79,7 +81,7 @@ def test_a_student_on_a_very_fine_grid_is_the_teacher_and_has_no_loss(
     """passes 2 reads the teacher's kept hidden states, 1 computes them where they are used."""
     context = RecordingContext(tmp_path)
     student = student_of(tiny.model, Grid(20))
-    settings = config(tokens=passes * PASS, weight_lr=0.0, scale_lr=0.0)
+    settings = config(tokens=passes * PASS, weight_lr=1e-9, scale_lr=1e-9)
     distill(student, tiny.model, DATA, settings, 0, context, lambda *_: None, lambda: None)
     losses = context.curve("jsd").values()
     assert max(losses) < 1e-6
@@ -104,10 +106,10 @@ def test_only_weights_and_scales_of_quantized_layers_learn(
 def gradients(teacher: Any, settings: DistillConfig, plan: list[list[int]]) -> tuple[Any, float]:
     """(gradient per parameter, loss) of one optimizer step over the batches of plan."""
     student, data = student_of(teacher), DATA[:2]
-    trainable_groups(student, 0.0, 0.0)
+    trainables(student, settings)
     context: Any = RecordingContext(Path())
-    targets = _Targets(teacher, data, plan)
-    loss, _ = _step(student, data, plan, targets, head(teacher), settings, context)
+    with ExitStack() as stack:
+        loss, _ = _Pass(student, teacher, data, plan, settings, context, stack).run(plan)
     return {n: one.grad for n, one in student.named_parameters() if one.grad is not None}, loss
 
 
@@ -124,8 +126,15 @@ def test_two_accumulated_sequences_give_the_gradients_of_one_batch(tiny: LoadedM
 
 @pytest.mark.parametrize(
     ("changes", "stops"),
-    [({}, (2, 4)), ({"accumulation": 2}, (4, 4)), ({"tokens": PASS}, (2, 2))],
-    ids=["plain", "accumulation", "one pass"],
+    [
+        ({}, (2, 4)),
+        ({"accumulation": 2}, (4, 4)),
+        ({"tokens": PASS}, (2, 2)),
+        ({"optimizer_bits": 8}, (2, 4)),
+        ({"norm_lr": 0.01, "weight_lr": 0.0}, (2, 4)),
+        ({"checkpointing": True, "teacher": "live"}, (2, 4)),
+    ],
+    ids=["plain", "accumulation", "one pass", "8 bits", "norms and scales", "checkpointing"],
 )
 def test_a_run_stopped_and_resumed_gives_the_bits_of_one_that_was_not(
     tiny: LoadedModel, tmp_path: Path, changes: dict[str, Any], stops: tuple[int, int]
@@ -216,13 +225,123 @@ def test_weights_that_are_not_numbers_stop_the_run_and_name_the_step(
 
 
 def test_teacher_states_kept_from_the_first_pass_are_those_of_every_pass(
-    tiny: LoadedModel,
+    tiny: LoadedModel, tmp_path: Path
 ) -> None:
     data: list[Example] = DATA[:3]
     plan = [[0, 1], [2], [1, 2], [0]]
-    kept, fresh = _Targets(tiny.model, data, plan), _Targets(tiny.model, data, plan[:2])
-    assert kept.keep
-    assert not fresh.keep
+    kept = Targets(tiny.model, data, plan, tmp_path)
+    fresh = Targets(tiny.model, data, plan[:2], tmp_path)
+    filled = Targets(tiny.model, data, plan[:2], tmp_path, eager=True)
+    filled.fill(lambda: None)
+    assert [kept.keeps, fresh.keeps, filled.keeps] == [True, False, True]
     for rows in plan:
         batch = collate([data[row] for row in rows])
         torch.testing.assert_close(kept.of(rows, batch), fresh.of(rows, batch))
+        assert torch.equal(kept.of(rows, batch), filled.of(rows, batch))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"checkpointing": True}, {"teacher": "cached"}], ids=["checkpointing", "cached"]
+)
+def test_ways_to_save_memory_change_no_bit(
+    tiny: LoadedModel, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plain, _ = train(tiny.model, tmp_path / "plain", config())
+    saving, _ = train(tiny.model, tmp_path / "saving", config(**changes))
+    assert same(plain, saving)
+
+
+def test_checkpointing_computes_every_block_twice(tiny: LoadedModel) -> None:
+    calls: list[str] = []
+
+    def count(*_: Any) -> None:
+        calls.append("block")
+
+    for checkpointing, times in ((False, 1), (True, 2)):
+        student, settings = student_of(tiny.model), config(checkpointing=checkpointing)
+        trainables(student, settings)
+        calls.clear()
+        blocks = decoder_blocks(student)[1]
+        for block in blocks:
+            block.get_submodule("mlp").register_forward_pre_hook(count)
+        context: Any = RecordingContext(Path())
+        with ExitStack() as stack:
+            _Pass(student, tiny.model, DATA, [[0]], settings, context, stack).run([[0]])
+        assert len(calls) == times * len(blocks)
+
+
+def test_a_teacher_whose_states_are_kept_leaves_its_blocks_out_of_the_way(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its states are there nothing asks the teacher's blocks anything, as they may be elsewhere."""
+    teacher, student = tiny.model, student_of(tiny.model)
+    settings = config(teacher="cached")
+    context: Any = RecordingContext(tmp_path)
+    trainables(student, settings)
+    with ExitStack() as stack:
+        one = _Pass(student, teacher, DATA, [[0, 1], [2]], settings, context, stack)
+        decoder_blocks(teacher)[1].to("meta")
+        loss, _ = one.run([[0, 1], [2]])
+        decoder_blocks(teacher)[1].to_empty(device="cpu")
+    assert loss > 0
+
+
+def test_next_token_loss_is_the_mean_surprise_of_the_text(tiny: LoadedModel) -> None:
+    student, settings = student_of(tiny.model), config(loss="next_token")
+    trainables(student, settings)
+    context: Any = RecordingContext(Path())
+    with ExitStack() as stack:
+        loss, _ = _Pass(student, tiny.model, DATA, [[0, 1]], settings, context, stack).run([[0, 1]])
+    mine = {n: one.grad for n, one in student.named_parameters() if one.grad is not None}
+    batch = collate(DATA[:2])
+    hidden = last_hidden(student, batch.ids)[batch.counts]
+    expected = nn.functional.cross_entropy(student.get_output_embeddings()(hidden), batch.next_ids)
+    for parameter in student.parameters():
+        parameter.grad = None
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert mine
+    for name, gradient in mine.items():
+        torch.testing.assert_close(gradient, student.get_parameter(name).grad, atol=1e-6, rtol=1e-3)
+
+
+def test_next_token_training_lowers_its_loss_and_names_its_curve(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    _, context = train(tiny.model, tmp_path, config(tokens=12 * PASS, loss="next_token"))
+    losses = list(context.curve("next_token").values())
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert not context.curve("jsd")
+
+
+def learned(teacher: Any, folder: Path, settings: DistillConfig) -> set[str]:
+    """Names of what a training changes in the student."""
+    student = student_of(teacher)
+    before = copy.deepcopy(student.state_dict())
+    distill(
+        student, teacher, DATA, settings, 0, RecordingContext(folder), lambda *_: None, lambda: None
+    )
+    assert before.keys() == student.state_dict().keys()
+    return {name for name, one in student.state_dict().items() if not before[name].equal(one)}
+
+
+def test_scales_alone_can_learn_and_weights_get_no_gradient(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    changed = learned(tiny.model, tmp_path, config(weight_lr=0.0))
+    assert changed == {f"{name}.log_scale" for name, _ in fake_quant_layers(student_of(tiny.model))}
+    found, _ = gradients(tiny.model, config(weight_lr=0.0), [[0, 1]])
+    assert set(found) == changed
+
+
+def test_norms_can_learn_and_are_plain_norms_afterwards(tiny: LoadedModel, tmp_path: Path) -> None:
+    changed = learned(tiny.model, tmp_path, config(weight_lr=0.0, scale_lr=0.0, norm_lr=0.01))
+    norms = {name for name, one in tiny.model.named_parameters() if one.ndim == 1}
+    assert changed == norms
+    assert len(norms) == 5
+
+
+def test_nothing_to_train_is_refused(tiny: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train nothing") as caught:
+        train(tiny.model, tmp_path, config(weight_lr=0.0, scale_lr=0.0))
+    assert caught.value.code == "bad_config"

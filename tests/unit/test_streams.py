@@ -10,7 +10,7 @@ import torch
 from tests.helpers import examples
 from upq.data import collate
 from upq.models import LoadedModel
-from upq.streams import HiddenStates, Streams, on_device
+from upq.streams import HiddenStates, Streams
 from upq.structure import decoder_blocks
 
 CPU = torch.device("cpu")
@@ -80,11 +80,3 @@ def test_batches_of_one_shape_share_their_positions(tiny: LoadedModel, tmp_path:
 
 def test_no_batches_make_no_streams(tiny: LoadedModel, tmp_path: Path) -> None:
     assert len(Streams.enter(tiny.model, [], CPU, tmp_path, IN_MEMORY)) == 0
-
-
-def test_a_block_is_lent_as_a_copy_and_stays_where_it_is(tiny: LoadedModel) -> None:
-    block = decoder_blocks(tiny.model)[1][0]
-    assert on_device(block, CPU) is block
-    lent = on_device(block, torch.device("meta"))
-    assert {one.device.type for one in lent.parameters()} == {"meta"}
-    assert {one.device.type for one in block.parameters()} == {"cpu"}

@@ -1,0 +1,43 @@
+"""A block is lent as a copy, blocks that wait elsewhere come back, and nothing changes a bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers import examples
+from upq.data import collate
+from upq.forward import last_hidden
+from upq.models import LoadedModel
+from upq.offload import blocks_away, on_device
+from upq.structure import decoder_blocks
+
+CPU = torch.device("cpu")
+
+
+def devices(module: torch.nn.Module) -> set[str]:
+    return {one.device.type for one in module.parameters()}
+
+
+def test_a_block_is_lent_as_a_copy_and_stays_where_it_is(tiny: LoadedModel) -> None:
+    block = decoder_blocks(tiny.model)[1][0]
+    assert on_device(block, CPU) is block
+    assert devices(on_device(block, torch.device("meta"))) == {"meta"}
+    assert devices(block) == {"cpu"}
+
+
+def test_only_the_blocks_leave(tiny: LoadedModel) -> None:
+    model = tiny.model
+    with pytest.raises(NotImplementedError), blocks_away(model, "meta"):
+        assert devices(decoder_blocks(model)[1]) == {"meta"}
+        assert devices(model.get_output_embeddings()) == devices(model.model.norm) == {"cpu"}
+    # What went to "meta" has no values to come back with, which is why leaving ends in an error here.
+
+
+@torch.no_grad()
+def test_blocks_that_were_away_give_the_same_bits(tiny: LoadedModel) -> None:
+    ids = collate(examples(2)).ids
+    before = last_hidden(tiny.model, ids)
+    with blocks_away(tiny.model):
+        pass
+    assert torch.equal(before, last_hidden(tiny.model, ids))

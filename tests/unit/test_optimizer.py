@@ -1,0 +1,74 @@
+"""AdamW with 8-bit moments: small, close to the exact one, and its rounding keeps the mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from upq.optimizer import BLOCK, AdamW8bit, _decode, _encode
+
+
+def descend(optimizer_of: type, steps: int, size: int = 1000) -> tuple[torch.Tensor, nn.Parameter]:
+    """(losses, parameter) of a noisy quadratic with very different curvatures."""
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.randn(size, generator=generator))
+    goal = torch.randn(size, generator=generator)
+    curvature = torch.logspace(-3, 1, size)
+    optimizer = optimizer_of([{"params": [parameter], "lr": 0.02}], weight_decay=0.01)
+    losses = []
+    for _ in range(steps):
+        noise = 0.1 * torch.randn(size, generator=generator)
+        loss = (curvature * (parameter - goal + noise).square()).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return torch.tensor(losses), parameter
+
+
+def test_it_descends_like_adamw() -> None:
+    exact, _ = descend(torch.optim.AdamW, 200)
+    ours, _ = descend(AdamW8bit, 200)
+    assert exact[-1] < 0.05 * exact[0]
+    torch.testing.assert_close(ours, exact, rtol=0.05, atol=0.02 * float(exact[0]))
+
+
+def test_the_first_step_is_that_of_adamw() -> None:
+    _, exact = descend(torch.optim.AdamW, 1)
+    _, ours = descend(AdamW8bit, 1)
+    torch.testing.assert_close(ours, exact)
+
+
+def test_the_state_takes_two_bytes_a_value() -> None:
+    parameter = nn.Parameter(torch.randn(64, 4096))
+    optimizer = AdamW8bit([{"params": [parameter]}])
+    parameter.sum().backward()
+    optimizer.step()
+    size = sum(one.numel() * one.itemsize for one in optimizer.state[parameter].values())
+    assert size / parameter.numel() == pytest.approx(2 + 8 / BLOCK, rel=1e-3)
+
+
+@pytest.mark.parametrize(("levels", "power"), [(127, 2), (255, 4)])
+def test_rounding_is_close_and_keeps_the_mean(levels: int, power: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(BLOCK + 44, generator=generator) ** 3
+    values = values.abs() if power == 4 else values
+    draws = []
+    for _ in range(2000):
+        codes, unit = _encode(values, levels, power, generator)
+        assert codes.numel() == 2 * BLOCK
+        draws.append(_decode(codes, unit, len(values), power))
+    mean = torch.stack(draws).double().mean(0)
+    peak = values.abs().max().item()
+    assert (draws[0] - values).abs().max() < 2 * power / levels * peak
+    assert ((mean - values).abs() < 0.002 * peak).all()
+    relative = ((mean - values) / values).abs()[values.abs() > 1e-3 * peak]
+    assert relative.max() < 0.02
+
+
+def test_zeros_and_single_values_survive() -> None:
+    generator = torch.Generator().manual_seed(2)
+    for values in (torch.zeros(3), torch.tensor([0.0, -2.5, 0.0])):
+        codes, unit = _encode(values, 127, 2, generator)
+        torch.testing.assert_close(_decode(codes, unit, 3, 2), values)

@@ -1,0 +1,93 @@
+"""A worker of several processes: `python -m upq run --processes 2` starts it through `accelerate launch`.
+
+The main process is an ordinary worker. The others wait until it comes to a stage that all do together; then they
+go the run's own way over its checkpoints and stored answers to that stage, help, and wait again. They write nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from upq import parallel, pipeline
+from upq.config import RunConfig
+from upq.jobs import data_dir, open_store
+from upq.store import Store
+from upq.worker import worker_main
+
+#: How long processes wait for each other: the stages that only one of them does may take days.
+PATIENCE = timedelta(days=30)
+
+
+def command(folder: Path, processes: int) -> list[str]:
+    """What starts such a worker on a data folder of this machine."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    layout = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [*launcher, *layout, *plain, "-m", "upq.distributed", "--data-dir", str(folder)]
+
+
+def main() -> None:
+    """One of the processes; ends when the queue is empty or one run is done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir")
+    folder = data_dir(parser.parse_args().data_dir)
+    state = join()
+    if state.is_main_process:
+        try:
+            worker_main(folder, once=True)
+        finally:
+            parallel.say(None)
+    else:
+        _help(open_store(folder))
+    state.destroy_process_group()
+
+
+def join() -> PartialState:
+    """Meet the other processes that `accelerate launch` started: over NCCL where there are GPUs, else over gloo."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def _help(store: Store) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):  # the main process says when it is over
+        signal.signal(number, signal.SIG_IGN)
+    while (call := parallel.say()) is not None:
+        context = _Helper(store, Path(call["checkpoints"]))
+        try:
+            pipeline.run_quantization(RunConfig.from_json(call["config"]), context)
+        except parallel.Left:
+            continue
+
+
+class _Helper:
+    """RunContext of a process that helps: it reads what the main process stored and reports nothing."""
+
+    def __init__(self, store: Store, checkpoint_dir: Path) -> None:
+        self._store, self.checkpoint_dir = store, checkpoint_dir
+
+    def cached_answers(self, key: str) -> dict[str, list[int]]:
+        return self._store.cached_answers(key)
+
+    def check(self) -> None: ...
+    def stage(self, name: str, total: int) -> None: ...
+    def progress(
+        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
+    ) -> None: ...
+    def metric(self, series: str, step: int, value: float) -> None: ...
+    def log(self, message: str) -> None: ...
+    def flush(self) -> None: ...
+    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None: ...
+    def save_artifact(self, artifact: Any) -> None: ...
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""What a stage trains, and AdamW for it; with 8-bit moments where memory is short.
+
+Weights move in units of their layer's mean step. Scales are logarithms, and norms are trained as logarithmic gains
+on the weight that they had, so a learning rate of either is relative to what it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from upq.config import BlockwiseConfig, DistillConfig
+from upq.errors import UserError
+from upq.layers import fake_quant_layers
+
+#: Values that share a largest value in an 8-bit moment, and values that are updated at once.
+BLOCK, CHUNK = 256, 2**22
+
+
+#: Learning rates that only block-wise training has, and the parameters of a layer that they move.
+BLOCKWISE_RATES = {
+    "zero_lr": ("zero",),
+    "vector_lr": ("scale_in", "scale_out"),
+    "lattice_lr": ("affine", "shift"),
+}
+
+
+def trainables(
+    student: nn.Module, config: BlockwiseConfig | DistillConfig
+) -> list[dict[str, Any]]:
+    """Optimizer groups of `student` at their peak learning rates; freezes what has none.
+
+    With norm_lr the norms compute with gains until `settle_norms`.
+    """
+    student.requires_grad_(False)
+    groups: list[dict[str, Any]] = []
+    scales: list[torch.Tensor] = []
+    for _, layer in fake_quant_layers(student):
+        step = layer.log_scale.detach().exp().mean().item()
+        if config.weight_lr:
+            groups.append({"params": [layer.weight], "lr": config.weight_lr * step})
+        scales.append(layer.log_scale)
+        for rate, names in BLOCKWISE_RATES.items():
+            for name in names:
+                parameter, size = getattr(layer, name), step if name == "shift" else 1.0
+                if parameter is not None and getattr(config, rate, 0.0):
+                    groups.append({"params": [parameter], "lr": getattr(config, rate) * size})
+    if config.scale_lr:
+        groups.append({"params": scales, "lr": config.scale_lr})
+    if config.norm_lr:
+        groups.append({"params": _norm_gains(student), "lr": config.norm_lr})
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_()
+    return groups
+
+
+class _Gain(nn.Module):
+    """The weight of a norm as base * exp(gain): float32 gains, a weight in the model's own dtype."""
+
+    base: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("base", weight.detach().clone(), persistent=False)
+
+    def forward(self, gain: torch.Tensor) -> torch.Tensor:
+        return (self.base * gain.exp()).to(self.dtype)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(weight, dtype=torch.float32)
+
+
+def norms(root: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """(name, weight) of the modules below root whose weight is a vector."""
+    return [(name, one.weight) for name, one in _norms(root)]
+
+
+def _norms(root: nn.Module) -> list[tuple[str, Any]]:
+    return [
+        (name, one)
+        for name, one in root.named_modules()
+        if getattr(getattr(one, "weight", None), "ndim", 0) == 1
+    ]
+
+
+def _norm_gains(root: nn.Module) -> list[torch.Tensor]:
+    gains = []
+    for _, norm in _norms(root):
+        dtype = norm.weight.dtype
+        norm.weight = nn.Parameter(norm.weight.detach().float())
+        gain = _Gain(norm.weight, dtype)
+        parametrize.register_parametrization(norm, "weight", gain, unsafe=True)
+        parts: Any = norm.parametrizations
+        gains.append(parts["weight"].original)
+    return gains
+
+
+def settle_norms(root: nn.Module) -> None:
+    """Make trained norms plain again, with the weight that they have now."""
+    for _, norm in _norms(root):
+        if parametrize.is_parametrized(norm, "weight"):
+            weight: Any = norm.weight
+            parametrize.remove_parametrizations(norm, "weight", leave_parametrized=False)
+            norm.register_parameter("weight", nn.Parameter(weight.detach(), requires_grad=False))
+
+
+def make_optimizer(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
+    """AdamW over `trainables`. With optimizer_bits 8 gradients are kept in bfloat16 as well.
+
+    Raises UserError("bad_config") where nothing has a learning rate.
+    """
+    groups = trainables(student, config)
+    if not groups:
+        raise UserError(
+            "bad_config",
+            "The distillation would train nothing: weight_lr, scale_lr and norm_lr are all 0.",
+            "Raise one of them, or set the distillation's tokens to 0.",
+        )
+    if config.optimizer_bits == 8:
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.grad_dtype = torch.bfloat16
+        return AdamW8bit(groups, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """AdamW (Loshchilov and Hutter, algorithm 2) that keeps its moments in 8 bits, 2.03 bytes per value in all.
+
+    A moment is a code in units of its block's largest value: the first as signed square, the second as fourth power,
+    so that codes are dense at zero. Rounding is random and keeps the expected value, because rounding to nearest
+    would swallow decays smaller than half a step. The draw depends on step and parameter alone: a resumed run
+    continues bit by bit.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.betas, self.eps = betas, eps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "the loss is computed before the step"
+        parameters = [(one, group) for group in self.param_groups for one in group["params"]]
+        for index, (parameter, group) in enumerate(parameters):
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state |= _empty_state(parameter)
+            state["step"] += 1
+            seed = int(state["step"]) * len(parameters) + index
+            source = torch.Generator(parameter.device).manual_seed(seed)
+            values, gradient = parameter.view(-1), parameter.grad.reshape(-1)
+            for start in range(0, len(values), CHUNK):
+                part = slice(start, min(start + CHUNK, len(values)))
+                self._update(values[part], gradient[part].float(), state, part, group, source)
+
+    def _update(
+        self,
+        values: torch.Tensor,
+        gradient: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        part: slice,
+        group: dict[str, Any],
+        source: torch.Generator,
+    ) -> None:
+        (beta1, beta2), step = self.betas, state["step"].item()
+        blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
+        first = _decode(state["first"][blocks], state["first_peak"][blocks], len(values), 2)
+        second = _decode(state["second"][blocks], state["second_peak"][blocks], len(values), 4)
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        state["first"][blocks], state["first_peak"][blocks] = _encode(first, 127, 2, source)
+        codes, state["second_peak"][blocks] = _encode(second, 255, 4, source)
+        # A second moment of zero under a first moment that is none would be a huge step.
+        state["second"][blocks] = codes.clamp_min(1)
+        scale = (second / (1 - beta2**step)).sqrt_().add_(self.eps)
+        values.mul_(1 - group["lr"] * group["weight_decay"])
+        values.addcdiv_(first, scale, value=-group["lr"] / (1 - beta1**step))
+
+
+def _empty_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    rows = -(-parameter.numel() // BLOCK)
+    device = parameter.device
+    return {
+        "step": torch.zeros(()),
+        "first": torch.zeros(rows, BLOCK, dtype=torch.int8, device=device),
+        "first_peak": torch.zeros(rows, 1, device=device),
+        "second": torch.zeros(rows, BLOCK, dtype=torch.uint8, device=device),
+        "second_peak": torch.zeros(rows, 1, device=device),
+    }
+
+
+def _decode(codes: torch.Tensor, peak: torch.Tensor, count: int, power: int) -> torch.Tensor:
+    """Values (count,) float32 of codes (blocks, BLOCK); peak holds each block's value of code 1."""
+    steps = codes.float()
+    return (steps * steps.abs().pow_(power - 1)).mul_(peak).view(-1)[:count]
+
+
+def _encode(
+    values: torch.Tensor, levels: int, power: int, source: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(codes (blocks, BLOCK), value of code 1 (blocks, 1)): sign * |code|**power * unit has the values as mean."""
+    rows = -(-len(values) // BLOCK)
+    padded = nn.functional.pad(values, (0, rows * BLOCK - len(values))).view(rows, BLOCK)
+    size = padded.abs()
+    unit = size.amax(-1, keepdim=True) / float(levels**power)
+    size /= unit.clamp_min(torch.finfo(torch.float32).tiny)
+    low = (size.sqrt() if power == 2 else size.sqrt().sqrt_()).floor_()
+    below, above = low**power, (low + 1) ** power
+    share = (size - below).div_(above - below)
+    draw = torch.rand(share.shape, generator=source, device=share.device)
+    codes = low.add_(draw < share).clamp_(max=levels).mul_(padded.sign())
+    return codes.to(torch.int8 if power == 2 else torch.uint8), unit
+
+
+def training_state(
+    student: nn.Module, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of everything that a training step changes; `optimizer` has made a step."""
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter
+            for part, value in optimizer.state[parameter].items():
+                yield f"{name}.{part}", value
+
+
+@torch.no_grad()
+def restore(
+    student: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Put back what training_state gave."""
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(tensors[name])
+            start = f"{name}."
+            optimizer.state[parameter] = {
+                key.removeprefix(start): value.to(parameter.device)
+                for key, value in tensors.items()
+                if key.startswith(start)
+            }

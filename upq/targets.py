@@ -1,0 +1,76 @@
+"""What the teacher has to say about the training sequences: hidden states at the positions that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upq.data import Batch, Example, collate
+from upq.forward import last_hidden
+from upq.streams import HiddenStates
+
+#: States that are kept stay in memory up to this many bytes; a teacher that is at hand keeps no more than that.
+MEMORY_LIMIT = 2 * 2**30
+
+
+class Targets:
+    """The teacher's hidden states, (counted, hidden) per sequence, kept where they are needed more than once.
+
+    eager: compute all at once with `fill`, so that the teacher is not needed while the student trains. Kept states
+    always come from the first batch of the plan that holds the sequence, because the shape of a batch shows in the
+    last bits: so a resumed run sees the same targets.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        examples: list[Example],
+        plan: list[list[int]],
+        folder: Path,
+        *,
+        eager: bool = False,
+    ) -> None:
+        self.teacher, self.examples = teacher, examples
+        self.home: dict[int, list[int]] = {}
+        for rows in plan:
+            for row in rows:
+                self.home.setdefault(row, rows)
+        self.place = {row: index for index, row in enumerate(self.home)}
+        self.ready: set[int] = set()
+        width = teacher.get_output_embeddings().weight.shape[1]
+        shapes = [(examples[row].counted, width) for row in self.home]
+        repeats = sum(map(len, plan)) > len(self.home)
+        size = sum(rows * width for rows, _ in shapes) * teacher.dtype.itemsize
+        self.keeps = eager or (repeats and size <= MEMORY_LIMIT)
+        self.kept = HiddenStates(
+            shapes if self.keeps else [], teacher.dtype, teacher.device, folder, MEMORY_LIMIT
+        )
+
+    def fill(self, check: Callable[[], None]) -> None:
+        """Compute every state that is kept."""
+        for row, rows in self.home.items():
+            if row not in self.ready:
+                check()
+                self._compute(rows)
+
+    @torch.no_grad()
+    def of(self, rows: list[int], batch: Batch) -> torch.Tensor:
+        """Targets of the examples `rows`, which `batch` holds, (counted in the batch, hidden)."""
+        if not self.keeps:
+            return last_hidden(self.teacher, batch.ids)[batch.counts]
+        for row in rows:
+            if row not in self.ready:
+                self._compute(self.home[row])
+        return torch.cat([self.kept[self.place[row]] for row in rows])
+
+    @torch.no_grad()
+    def _compute(self, rows: list[int]) -> None:
+        batch = collate([self.examples[row] for row in rows], self.teacher.device)
+        hidden = last_hidden(self.teacher, batch.ids)
+        for position, row in enumerate(rows):
+            if self.home[row] is rows:
+                self.kept[self.place[row]] = hidden[position][batch.counts[position]]
+                self.ready.add(row)
