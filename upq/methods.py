@@ -6,8 +6,8 @@ checkpoint, so a resumed run passes over finished stages.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,18 +17,28 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
-from upq import checkpoint
+from upq import checkpoint, parallel
 from upq.blockwise import BlockResult, Task, reconstruct
-from upq.config import BlockwiseConfig, Int2Config, Int4Config, PrecisionConfig, RunConfig
+from upq.config import (
+    BlockwiseConfig,
+    DistillConfig,
+    Int2Config,
+    Int4Config,
+    PrecisionConfig,
+    RunConfig,
+)
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
+from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
+from upq.offload import blocks_away, twin
 from upq.optimizer import norms
 from upq.quantizers import Grid
 from upq.structure import decoder_blocks
+from upq.targets import packed_teacher
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8
@@ -70,7 +80,7 @@ def quantize(work: Work, finished: Callable[[str, Quantized], None]) -> None:
     finished("INT4", int4)
     if work.config.int2.start == "int4":
         fp16 = {name: weight_of(packed) for name, packed in int4.packed.items()}
-    finished("INT2", _precision(work, "int2", work.config.int2, fp16))
+    finished("INT2", _precision(work, "int2", work.config.int2, fp16, int4))
 
 
 def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
@@ -85,14 +95,18 @@ def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
 
 
 def _precision(
-    work: Work, name: str, config: PrecisionConfig, start: dict[str, torch.Tensor]
+    work: Work,
+    name: str,
+    config: PrecisionConfig,
+    start: dict[str, torch.Tensor],
+    int4: Quantized | None = None,
 ) -> Quantized:
-    """One precision from weights to start from. name: "int4" or "int2"."""
+    """One precision from weights to start from. name: "int4" or "int2"; int4: what may teach INT2."""
     grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
     work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
     result = _reconstructed(work, Task(name, grid, config, start, work.config.seed))
     if config.distill.tokens:
-        result = _distilled(work, name, grid, config, result)
+        result = _distilled(work, name, grid, config, result, int4)
     packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
     return Quantized(packed, result.plain)
 
@@ -137,9 +151,14 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
 
 
 def _distilled(
-    work: Work, name: str, grid: Grid, config: PrecisionConfig, start: BlockResult
+    work: Work,
+    name: str,
+    grid: Grid,
+    config: PrecisionConfig,
+    start: BlockResult,
+    int4: Quantized | None,
 ) -> BlockResult:
-    student = copy.deepcopy(work.teacher)
+    student = twin(work.teacher, start.layers)
 
     def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
         return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(linear.weight.device)
@@ -155,22 +174,41 @@ def _distilled(
         kl = reference.measure(student, work.context.check).kl
         work.context.metric(f"held_out_kl_{name}", step, kl)
 
-    distill(
-        student,
-        work.teacher,
-        work.dataset.train,
-        config.distill,
-        work.config.seed + 2,
-        work.context,
-        save=partial(checkpoint.save_step, folder),
-        load=partial(checkpoint.load_newest_step, folder),
-        probe=probe,
-        precision=name,
-    )
+    settings = work.config.to_json(), work.context.checkpoint_dir
+    with parallel.together(*settings), _teacher(work, name, config.distill, int4) as teacher:
+        distill(
+            student,
+            teacher,
+            work.dataset.train,
+            config.distill,
+            work.config.seed + 2,
+            work.context,
+            save=partial(checkpoint.save_step, folder),
+            load=partial(checkpoint.load_newest_step, folder),
+            probe=probe,
+            precision=name,
+        )
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
     trained = {f"{layer}.weight": weight.float().cpu() for layer, weight in norms(student)}
     plain = {layer: weight.detach() for layer, weight in trained.items()}
     return BlockResult(layers, plain if config.distill.norm_lr else start.plain)
+
+
+@contextmanager
+def _teacher(work: Work, name: str, config: DistillConfig, int4: Quantized | None) -> Iterator[Any]:
+    """The model that the student learns from; FP16's blocks leave the device where INT4 takes their place."""
+    if config.teacher != "int4" or config.loss == "next_token":
+        yield work.teacher
+        return
+    if int4 is None:
+        raise UserError(
+            "bad_config",
+            f"{name}.distill.teacher is int4, but there is no INT4 model yet.",
+            "Use live or cached.",
+        )
+    teacher = packed_teacher(work.teacher, int4.packed, int4.plain)
+    with blocks_away(work.teacher):
+        yield teacher
 
 
 def _flat(result: BlockResult) -> dict[str, torch.Tensor]:

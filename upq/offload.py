@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,15 @@ def on_device(block: nn.Module, device: torch.device) -> nn.Module:
     if here == torch.empty(0, device=device).device:
         return block
     return copy.deepcopy(block).to(device)
+
+
+def twin(model: Any, replaced: Iterable[str]) -> Any:
+    """A copy of `model` that shares its embedding, its head and the weights of the linears `replaced`: what nobody
+    changes, and what is about to be replaced.
+    """
+    linears = [model.get_submodule(name) for name in replaced]
+    shared = [*linears, model.get_input_embeddings(), model.get_output_embeddings()]
+    return copy.deepcopy(model, {id(one.weight): one.weight for one in shared})
 
 
 @contextmanager

@@ -7,13 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from kernels.packing import PackedWeight
 from upq.data import Batch, Example, collate
 from upq.forward import last_hidden
+from upq.layers import PackedLinear, swap_linears
+from upq.offload import twin
 from upq.streams import HiddenStates
 
 #: States that are kept stay in memory up to this many bytes; a teacher that is at hand keeps no more than that.
 MEMORY_LIMIT = 2 * 2**30
+
+
+def packed_teacher(
+    model: Any, packed: dict[str, PackedWeight], plain: dict[str, torch.Tensor]
+) -> Any:
+    """A teacher in packed form, so that it takes little memory beside the student: `model` with the named linears
+    replaced by `packed` and the named norms by `plain`; embedding and head are those of `model`.
+    """
+    teacher = twin(model, packed)
+
+    def make(name: str, linear: nn.Linear) -> nn.Module:
+        return PackedLinear(packed[name], linear.bias).to(linear.weight.device)
+
+    swap_linears(teacher, list(packed), make)
+    with torch.no_grad():
+        for name, weight in plain.items():
+            teacher.get_parameter(name).copy_(weight)
+    return teacher
 
 
 class Targets:
