@@ -28,8 +28,7 @@ from upq.evaluate import Reference
 from upq.generate import answers, end_ids
 from upq.layers import memory_bytes
 from upq.memory import keep_freed_memory
-from upq.methods import METHODS, Packed, Work, round_to_nearest
-from upq.quantizers import GRIDS
+from upq.methods import Quantized, Work, quantize, round_to_nearest
 from upq.structure import plan_embeddings, plan_layers
 
 
@@ -48,15 +47,15 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     work = Work(config, context, loaded, teacher, dataset, layers)
     made: dict[str, Artifact] = {}
 
-    def finished(precision: str, packed: Packed) -> None:
+    def finished(precision: str, quantized: Quantized) -> None:
         if precision == "INT2":
             context.stage("pack", 0)
-        made[precision] = assembly.build(precision, packed, loaded, config)
+        made[precision] = _built(precision, quantized, work)
         context.save_artifact(made[precision])
         size, bits = made[precision].size_bytes, made[precision].manifest["bits_per_weight"]
         context.log(f"{precision}: {size / 1e6:.1f} MB, {bits:.2f} bits per quantized weight")
 
-    METHODS[config.method](work, finished)
+    quantize(work, finished)
     _measure(work, made)
 
 
@@ -140,8 +139,11 @@ def _fp16_row(work: Work, reference: Reference, seconds: float) -> dict[str, Any
 
 def _baseline(work: Work, precision: str) -> Artifact:
     stage = work.config.int4 if precision == "INT4" else work.config.int2
-    packed = round_to_nearest(work, GRIDS[precision], stage)
-    return assembly.build(precision, packed, work.loaded, work.config)
+    return _built(precision, round_to_nearest(work, stage), work)
+
+
+def _built(precision: str, quantized: Quantized, work: Work) -> Artifact:
+    return assembly.build(precision, quantized.packed, work.loaded, work.config, quantized.plain)
 
 
 class CheckContext(Protocol):
