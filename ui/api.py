@@ -143,23 +143,25 @@ def _check_endpoint(app: App) -> Callable[..., Any]:
         run_id: int,
         suite: str = "builtin",
         path: str = "",
-        limit: int = 60,
+        amount: int = 60,
         max_tokens: int = 256,
         precisions: list = list(PRECISIONS),  # noqa: B006 - Gradio reads the default, nobody changes it
         seed: int = 0,
     ) -> dict:
-        """Queue an IFEval-style check run; `run_status` tells when it is done.
+        """Queue a check run; `run_status` tells when it is done.
 
         Args:
             run_id: the run to check; 0 for the bundled FP16 model.
-            suite: `builtin`, `ifeval` (from the hub) or `file`.
-            path: a JSONL file in IFEval's format, for suite `file`.
-            limit: prompts at most.
+            suite: `builtin`, `ifeval`, `mmlu` or `wikitext2`.
+            path: a local file of the suite; empty: the folder that UPQ_DATA names, else the hub.
+            amount: prompts at most; of `mmlu` questions per subject, of `wikitext2` chunks.
             max_tokens: longest answer, tokens.
             precisions: which of FP16, INT4, INT2; missing ones are left out.
             seed: seed of the verdicts that draw at random.
         """
-        check_id = checks_tab.enqueue(app, run_id, suite, path, limit, max_tokens, precisions, seed)
+        check_id = checks_tab.enqueue(
+            app, run_id, suite, path, amount, max_tokens, precisions, seed
+        )
         return {"run_id": check_id, "queue_position": app.store.queue_position(check_id)}
 
     return run_checks

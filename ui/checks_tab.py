@@ -1,4 +1,4 @@
-"""Checks: run an IFEval-style suite over the precisions and see which instructions were followed.
+"""Checks: put a suite to the precisions (instruction checks, IFEval, MMLU, WikiText-2) and see the scores.
 
 A check is a run like any other: the worker executes it, this tab shows what the store holds.
 """
@@ -6,6 +6,7 @@ A check is a run like any other: the worker executes it, this tab shows what the
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,19 +17,55 @@ import gradio as gr
 from ui import render, render_checks
 from ui.app_state import PRIVATE, App
 from ui.header import Header
-from ui.render_checks import Filter, Results
-from ui.words import PRECISIONS, plural
-from upq.checks import PromptResult, builtin_suite, ifeval_suite, instruction_types
+from ui.render_checks import Filter
+from ui.words import PRECISIONS
+from upq import check_report, mmlu, wikitext
+from upq.check_run import check_config
+from upq.checks import builtin_suite, ifeval_suite, instruction_types
 from upq.errors import UserError
 from upq.store import Run
+from upq.suite_data import local_copy
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a suite to ask for; 0: all of it. hint: what that takes, with the bundled model on two cores."""
+
+    label: str
+    most: int
+    usual: int
+    hint: str
+
 
 SUITES = [
     ("built-in", "builtin"),
-    ("IFEval from the hub, 541 prompts", "ifeval"),
-    ("IFEval file", "file"),
+    ("IFEval", "ifeval"),
+    ("MMLU", "mmlu"),
+    ("WikiText-2", "wikitext2"),
 ]
+NAMES = {value: name for name, value in SUITES}
+#: Reading runs at 600 to 1,200 tokens a second there (docs/results.md), writing 16 answers at a time not much slower.
+AMOUNTS = {
+    "builtin": Amount(
+        "Prompts", 0, 0, "Our own short tasks. About a minute for each precision."
+    ),
+    "ifeval": Amount(
+        "Prompts", 541, 541,
+        "The published benchmark, 541 prompts. Several minutes for each precision; published scores"
+        " allow answers of up to 1,280 tokens.",
+    ),
+    "mmlu": Amount(
+        "Questions per subject", 100, 5,
+        "57 subjects, five solved questions before each. 5 per subject take one to two minutes for"
+        " each precision, 100 about a quarter of an hour. All 14,042: on the command line.",
+    ),
+    "wikitext2": Amount(
+        "Chunks of 2,048 tokens", 200, 20,
+        "Perplexity of the test split. 20 chunks take one to two minutes for each precision; the"
+        " whole split has about 140, depending on the tokenizer.",
+    ),
+}  # fmt: skip
 FILTERS = ("all", "flipped", "failed")
-MAX_PROMPTS = 541
 PAGE = 25
 MAX_TOKENS = 512
 NEWEST = 0
@@ -71,7 +108,7 @@ def build(app: App, header: Header) -> None:
             totals = gr.HTML(elem_id="check-totals")
             flips = gr.HTML(elem_id="check-flips")
             gr.HTML(render_checks.unavailable_types(instruction_types()))
-    with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type", open=True):
+    with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type or subject", open=True):
         types = gr.HTML(elem_id="check-types")
     with gr.Column(elem_classes="card"):
         listed = gr.Radio(FILTERS, value="all", label="Prompts", elem_id="check-filter")
@@ -84,10 +121,15 @@ def build(app: App, header: Header) -> None:
 
 
 def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
+    first, count = AMOUNTS["builtin"], len(builtin_suite())
     suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
-    path = gr.Textbox(label="File on this machine", info="JSONL in IFEval's format", visible=False)
-    count = len(builtin_suite())
-    limit = gr.Slider(1, MAX_PROMPTS, count, step=1, label="Prompts", elem_id="check-limit")
+    hint = gr.HTML(render_checks.hint(first.hint), elem_id="suite-hint")
+    path = gr.Textbox(
+        label="File on this machine",
+        info="Empty: a copy in the folder that UPQ_DATA names, else the Hugging Face hub",
+        visible=False,
+    )
+    amount = gr.Slider(1, first.most, first.usual, step=1, label=first.label, elem_id="check-limit")
     tokens = gr.Slider(16, MAX_TOKENS, 256, step=8, label="Longest answer, tokens")
     precisions = gr.CheckboxGroup(
         list(PRECISIONS),
@@ -97,16 +139,18 @@ def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
     )
     start = gr.Button("Run", variant="primary", elem_id="run-checks")
     started = gr.HTML(elem_id="check-started")
-    suite.change(
-        lambda name: (
-            gr.update(visible=name == "file"),
-            gr.update(value=count if name == "builtin" else MAX_PROMPTS),
-        ),
-        suite,
-        [path, limit],
-        **PRIVATE,
-    )
-    return [suite, path, limit, tokens, precisions], start, started
+
+    def fit(name: str) -> Any:
+        one = AMOUNTS[name]
+        return (
+            render_checks.hint(one.hint),
+            gr.update(visible=name != "builtin", value=""),
+            gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
+            gr.update(visible=name in ("builtin", "ifeval")),
+        )
+
+    suite.change(fit, suite, [hint, path, amount, tokens], **PRIVATE)
+    return [suite, path, amount, tokens, precisions], start, started
 
 
 def _wire_form(
@@ -135,14 +179,15 @@ def enqueue(
     run_id: int | None,
     suite: str,
     path: str,
-    limit: int,
+    amount: int,
     max_tokens: int,
     precisions: list[str],
     seed: int = 0,
 ) -> int:
     """Queue a check of a run's precisions, or of the bundled FP16 model; returns the check's id.
 
-    suite: "builtin", "ifeval" or "file" with a path. Raises UserError.
+    amount: prompts, chunks, or questions per subject. path: a local file of the suite; empty: the copy that UPQ_DATA
+    names, else the hub. Raises UserError.
     """
     parent = app.store.run(run_id) if run_id else None
     there = {"FP16", *(app.precisions(parent.id) if parent else ())}
@@ -150,20 +195,19 @@ def enqueue(
     if not wanted:
         have = ", ".join(name for name in PRECISIONS if name in there)
         raise UserError("no_precision", f"No precision to check is chosen; there is {have}.")
-    if suite not in ("builtin", "ifeval", "file"):
-        raise UserError("bad_suite", f"suite is {suite!r}; expected builtin, ifeval or file.")
-    if suite == "file":
-        ifeval_suite(Path(path))  # say now what is wrong with it
-    config = {
-        "run_id": parent.id if parent else None,
-        "suite": "builtin" if suite == "builtin" else "ifeval",
-        "path": path if suite == "file" else None,
-        "limit": int(limit),
-        "max_tokens": int(max_tokens),
-        "precisions": wanted,
-        "seed": int(seed),
-        "model": parent.model if parent else "bundled",
-    }
+    model = parent.model if parent else "bundled"
+    config = check_config(
+        suite,
+        wanted,
+        parent.id if parent else None,
+        model,
+        path=str(Path(path).absolute()) if path else local_copy(suite),
+        max_tokens=int(max_tokens),
+        seed=int(seed),
+        **{"per_subject" if suite == "mmlu" else "limit": int(amount)},
+    )
+    if path:
+        _texts(suite, config["path"])  # say now what is wrong with it
     return app.store.enqueue_check(config, parent.id if parent else None)
 
 
@@ -224,14 +268,12 @@ def _chosen(app: App, run_id: int | None, check_id: int) -> Run | None:
 def _check_name(run: Run) -> str:
     config = run.config
     file = f" {Path(config['path']).name}" if config["path"] else ""
-    prompts = plural(config["limit"], "prompt")
-    parts = [
-        f"#{run.id} {config['suite']}{file}",
-        prompts,
-        " ".join(config["precisions"]),
-        run.state,
-    ]
-    return " · ".join(parts)
+    count, suite = config["limit"], config["suite"]
+    amount = f"first {count:,}" if count else "whole"
+    if suite == "mmlu":
+        amount = f"{config['per_subject']} per subject" if config["per_subject"] else "whole"
+    precisions = " ".join(config["precisions"])
+    return f"#{run.id} {NAMES[suite]}{file} · {amount} · {precisions} · {run.state}"
 
 
 def _report(
@@ -242,42 +284,40 @@ def _report(
     now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
     if now_seen == seen:
         return [gr.skip()] * 9
-    results = results_of(app, run.id) if run else {}
-    keys = render_checks.chosen_keys(results, choice)
+    suite = run.config["suite"] if run else "builtin"
+    results = check_report.outcomes(suite, app.store.check_results(run.id)) if run else {}
+    listed = {} if suite == "wikitext2" else results
+    keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
     panel = render.run_panel(run, position, time.time()) if run else ""
     return (
         panel,
         gr.update(visible=state in ("queued", "running", "interrupted")),
         gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        render_checks.totals_table(results) if results or not run else "",
-        render_checks.flip_line(results),
-        render_checks.type_bars(results),
-        render_checks.prompt_list(results, _prompts(run) if run else {}, choice, limit),
+        render_checks.scores_table(suite, results) if results or not run else "",
+        render_checks.flip_line(suite, results),
+        render_checks.bars(suite, results),
+        render_checks.prompt_list(listed, _prompts(run) if run else {}, choice, limit),
         gr.update(visible=len(keys) > limit),
         now_seen,
     )
 
 
-def results_of(app: App, check_id: int) -> Results:
-    """The results of a check run by precision, in suite order."""
-    results: dict[str, list[PromptResult]] = {}
-    for row in app.store.check_results(check_id):
-        results.setdefault(row["precision"], []).append(PromptResult.from_json(row["result"]))
-    return results
-
-
-def _prompts(run: Run) -> dict[int, str]:
-    return _suite_prompts(run.config["suite"], run.config["path"])
+def _prompts(run: Run) -> dict[Hashable, str | mmlu.Question]:
+    try:
+        return _texts(run.config["suite"], run.config["path"])
+    except UserError:
+        return {}  # the suite cannot be read any more
 
 
 @lru_cache(maxsize=8)
-def _suite_prompts(suite: str, path: str | None) -> dict[int, str]:
-    """Key -> prompt text; empty where the suite cannot be read any more."""
-    try:
-        prompts = (
-            builtin_suite() if suite == "builtin" else ifeval_suite(Path(path) if path else None)
-        )
-    except UserError:
+def _texts(suite: str, path: str | None) -> dict[Hashable, str | mmlu.Question]:
+    """What names an item -> what was asked; nothing for WikiText-2. Raises UserError where the suite is unsound."""
+    where = Path(path) if path else None
+    if suite == "mmlu":
+        return {(one.subject, one.key): one for one in mmlu.exam(where).questions}
+    if suite == "wikitext2":
+        wikitext.joined_text(where)
         return {}
+    prompts = builtin_suite() if suite == "builtin" else ifeval_suite(where)
     return {prompt.key: prompt.prompt for prompt in prompts}

@@ -1,131 +1,189 @@
-"""The checks: totals, bars per instruction type, flips and the prompts, as pure functions."""
+"""The checks: scores, bars per kind of item, flips and the prompts, as pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 from ui.html import Html, join, tag
 from ui.render import notice, table
-from ui.words import NO_VALUE, PRECISIONS, percent, plural
-from upq.checks import PromptResult, Verdict, by_type, flips, totals
+from ui.words import NO_VALUE, PRECISIONS, plural
+from upq import check_report
+from upq.check_scores import by_type
+from upq.checks import PromptResult, Verdict
+from upq.intervals import Share
+from upq.mmlu import LETTERS, Marked, Question
+from upq.mmlu_scores import by_category, by_subject
 
 Filter = Literal["all", "flipped", "failed"]
-Results = Mapping[str, Sequence[PromptResult]]
+#: Precision -> outcomes in the suite's order, as check_report.outcomes has them.
+Results = Mapping[str, Sequence[Any]]
 
 
-def totals_table(results: Results) -> Html:
-    """IFEval's four scores a precision, with the margin of the strict prompt score."""
+def hint(text: str) -> Html:
+    """A line in small grey letters."""
+    return tag("p", text, class_="hint")
+
+
+def scores_table(suite: str, results: Results) -> Html:
+    """A row of scores a precision: 95 % intervals below each score, and the test against FP16."""
     if not results:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
-    head = (
-        "",
-        "prompt strict",
-        "prompt loose",
-        "instr. strict",
-        "instr. loose",
-        "prompts",
-        "instr.",
-    )
-    rows = [_totals_row(precision, results[precision]) for precision in _order(results)]
-    return table(head, rows, numeric=range(1, 7), class_="totals")
+    rows = [check_report.readable(suite, row) for row in check_report.rows(suite, results)]
+    head = ("", *list(rows[0])[1:])
+    cells = [[_model(row["model"]), *map(_score, list(row.values())[1:])] for row in rows]
+    note = "In brackets 95 % intervals."
+    if "p" in rows[0] and len(rows) > 1:
+        note += (
+            " Lost: only FP16 is right; gained: the reverse; p: how likely a split at least as"
+            " uneven is between equally good models (McNemar)."
+        )
+    whole = table(head, cells, numeric=range(1, len(head)), class_="totals")
+    return join([whole, hint(note)])
 
 
-def _totals_row(precision: str, results: Sequence[PromptResult]) -> list[object]:
-    total = totals(results)
-    margin = tag("small", f" ± {100 * total.margin_prompt_strict:.1f}")
-    return [
-        tag("b", precision, class_=precision.lower()),
-        join([percent(total.prompt_strict), margin]),
-        percent(total.prompt_loose),
-        percent(total.instruction_strict),
-        percent(total.instruction_loose),
-        f"{total.n:,}",
-        f"{total.n_instructions:,}",
-    ]
+def _model(precision: str) -> Html:
+    return tag("b", precision, class_=precision.lower())
+
+
+def _score(text: str) -> Html | str:
+    value, bracket, interval = text.partition(" [")
+    return join([value, tag("small", bracket, interval)]) if bracket else text or NO_VALUE
 
 
 def _order(results: Results) -> list[str]:
     return [precision for precision in PRECISIONS if results.get(precision)]
 
 
-def type_bars(results: Results) -> Html:
-    """Share of instructions followed strictly, one group of bars an instruction type."""
-    counts = {precision: by_type(results[precision]) for precision in _order(results)}
-    types = sorted({name for one in counts.values() for name in one})
+def bars(suite: str, results: Results) -> Html:
+    """Share of items passed, one group of bars for each instruction type or subject; nothing for WikiText-2."""
+    if suite == "wikitext2":
+        return Html()
+    counts = {precision: _groups(suite, results[precision]) for precision in _order(results)}
+    names = list(dict.fromkeys(name for one in counts.values() for name in one))
     groups = [
         tag(
             "div",
             tag("span", name.replace(":", ": ").replace("_", " "), class_="type-name"),
-            tag(
-                "div", *(_type_bar(precision, counts[precision].get(name)) for precision in counts)
-            ),
+            tag("div", *(_bar(precision, counts[precision].get(name)) for precision in counts)),
         )
-        for name in types
+        for name in names
     ]
     return tag("div", *groups, class_="type-bars") if groups else Html()
 
 
-def _type_bar(precision: str, count: tuple[int, int] | None) -> Html:
-    followed, judged = count or (0, 0)
-    share = followed / judged if judged else 0.0
-    fill = tag("i", class_=precision.lower(), style=f"width:{100 * share:.1f}%")
-    label = f"{followed} of {judged}" if judged else "not judged"
+def _groups(suite: str, own: Sequence[Any]) -> dict[str, Share]:
+    if suite != "mmlu":
+        return by_type(own)
+    return {f"All {name}": share for name, share in by_category(own).items()} | by_subject(own)
+
+
+def _bar(precision: str, share: Share | None) -> Html:
+    shown = share or Share(0, 0)
+    fill = tag("i", class_=precision.lower(), style=f"width:{100 * shown.value:.1f}%")
+    label = f"{shown.passed} of {shown.of}" if shown.of else "not judged"
     return tag("div", tag("b", precision), tag("span", fill, class_="track"), tag("em", label))
 
 
-def flip_line(results: Results, before: str = "FP16", after: str = "INT2") -> Html:
-    """How many prompts changed sides between two precisions, both ways."""
-    if not results.get(before) or not results.get(after):
+def flip_line(suite: str, results: Results) -> Html:
+    """How many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
+    if suite == "wikitext2":
         return Html()
-    lost, gained = flips(results[before], results[after])
-    return tag(
-        "p",
-        tag("b", "Flips "),
-        f"{before} ✓ → {after} ✗ ",
-        tag("strong", len(lost)),
-        f" · {before} ✗ → {after} ✓ ",
-        tag("strong", len(gained)),
-        class_="flips",
+    rows = [row for row in check_report.rows(suite, results) if "p" in row]
+    lines = [
+        tag(
+            "p",
+            tag("b", "Flips "),
+            f"FP16 ✓ → {row['precision']} ✗ ",
+            tag("strong", row["lost"]),
+            f" · FP16 ✗ → {row['precision']} ✓ ",
+            tag("strong", row["gained"]),
+            f" · p {check_report.p_value(row['p'])}",
+            class_="flips",
+        )
+        for row in rows
+    ]
+    return join(lines)
+
+
+def _item(one: PromptResult | Marked) -> tuple[Hashable, bool | None]:
+    """(what names an item within its suite, whether it was passed)."""
+    return (
+        ((one.subject, one.key), one.correct) if isinstance(one, Marked) else (one.key, one.strict)
     )
 
 
-def chosen_keys(results: Results, choice: Filter) -> list[int]:
-    """Keys of the prompts to list, in suite order."""
-    keys = list(dict.fromkeys(one.key for name in _order(results) for one in results[name]))
-    strict = {name: {one.key: one.strict for one in results[name]} for name in _order(results)}
+def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
+    """Names of the prompts or questions to list, in suite order."""
+    passed = {name: dict(map(_item, results[name])) for name in _order(results)}
+    keys = list(dict.fromkeys(key for one in passed.values() for key in one))
     if choice == "flipped":
-        return [key for key in keys if len({one.get(key) for one in strict.values()} - {None}) > 1]
+        return [key for key in keys if len({one.get(key) for one in passed.values()} - {None}) > 1]
     if choice == "failed":
-        return [key for key in keys if any(one.get(key) is False for one in strict.values())]
+        return [key for key in keys if any(one.get(key) is False for one in passed.values())]
     return keys
 
 
-def prompt_list(results: Results, prompts: Mapping[int, str], choice: Filter, limit: int) -> Html:
-    """The chosen prompts with a chip for each instruction and precision; answers fold out."""
+def prompt_list(
+    results: Results, prompts: Mapping[Hashable, str | Question], choice: Filter, limit: int
+) -> Html:
+    """The chosen prompts or questions with a mark for each precision; what the models answered folds out."""
     if not results:
         return Html()
     keys = chosen_keys(results, choice)
     if not keys:
         return notice("empty", f"No {choice} prompts.", "Choose another filter.")
-    by_key = {name: {one.key: one for one in results[name]} for name in _order(results)}
-    rows = [_prompt(key, prompts.get(key, f"prompt {key}"), by_key) for key in keys[:limit]]
+    by_key = {name: {_item(one)[0]: one for one in results[name]} for name in _order(results)}
+    rows = []
+    for key in keys[:limit]:
+        found = {name: own[key] for name, own in by_key.items() if key in own}
+        asked = prompts.get(key, f"prompt {key}")
+        rows.append(
+            _question(asked, found) if isinstance(asked, Question) else _prompt(asked, found)
+        )
     shown = f"{min(limit, len(keys))} of {plural(len(keys), 'prompt')}"
     return tag("div", tag("p", shown, class_="hint"), *rows, class_="prompts")
 
 
-def _prompt(key: int, prompt: str, by_key: Mapping[str, Mapping[int, PromptResult]]) -> Html:
-    found = [(name, results[key]) for name, results in by_key.items() if key in results]
-    sides = tag("span", *(_outcome(name, result) for name, result in found), class_="sides")
-    answers = [_answer(name, result) for name, result in found]
-    summary = tag("summary", tag("span", prompt, class_="prompt-text"), sides)
+def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
+    answers = [_answer(name, one) for name, one in found.items() if isinstance(one, PromptResult)]
     body = tag("div", *answers, class_="answers")
-    return tag("details", summary, tag("p", prompt, class_="prompt-full"), body)
+    return tag("details", _summary(prompt, found), tag("p", prompt, class_="prompt-full"), body)
 
 
-def _outcome(name: str, result: PromptResult) -> Html:
-    mark = {True: "✓", False: "✗", None: NO_VALUE}[result.strict]
-    state = {True: "passed", False: "failed", None: "unjudged"}[result.strict]
+def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
+    """A question of MMLU: the choices, the right one marked, and who took which."""
+    takers = {
+        index: [_model(name) for name, one in found.items() if one.choice == index]
+        for index in range(len(asked.choices))
+    }
+    choices = [
+        tag(
+            "li",
+            tag("b", f"{'✓ ' if index == asked.answer else ''}{LETTERS[index]}"),
+            f" {text} ",
+            *(join([" ", one]) for one in takers[index]),
+            class_="passed" if index == asked.answer else None,
+        )
+        for index, text in enumerate(asked.choices)
+    ]
+    subject = asked.subject.replace("_", " ")
+    full = tag("p", f"{subject}: {asked.question}", class_="prompt-full")
+    return tag(
+        "details", _summary(asked.question, found), full, tag("ul", *choices, class_="chips")
+    )
+
+
+def _summary(text: str, found: Mapping[str, Any]) -> Html:
+    sides = tag(
+        "span", *(_outcome(name, _item(one)[1]) for name, one in found.items()), class_="sides"
+    )
+    return tag("summary", tag("span", text, class_="prompt-text"), sides)
+
+
+def _outcome(name: str, passed: bool | None) -> Html:
+    mark = {True: "✓", False: "✗", None: NO_VALUE}[passed]
+    state = {True: "passed", False: "failed", None: "unjudged"}[passed]
     return tag("span", tag("b", name, class_=name.lower()), " ", mark, class_=f"side {state}")
 
 

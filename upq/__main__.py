@@ -15,8 +15,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from upq import commands
-from upq.config import METHODS, PRESETS, settings, with_settings
+from upq import check_report, commands, eval_command
+from upq.check_run import SUITES, check_config
+from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.jobs import data_dir, open_store
 from upq.presets import preset
@@ -65,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
     )
+    run.add_argument(
+        "--processes", type=_count, default=1, help="processes that distill together (accelerate)"
+    )
     run.add_argument("--help-settings", action="store_true", help="list every setting and stop")
     demo = command("demo", _demo, "the main job without a browser: run, chat, checks, table")
     demo.add_argument("--preset", default="quick", choices=("smoke", "quick"))
@@ -77,27 +81,23 @@ def _parser() -> argparse.ArgumentParser:
         ("cancel", _cancel, "stop a run; its checkpoint is kept"),
         ("resume", _resume, "continue a run behind its last checkpoint"),
         ("chat", _chat, "chat with the models of a run"),
-        ("check", _check, "run instruction checks on the models of a run"),
-        ("eval", _eval, "measure the artifacts of a run again"),
+        ("check", _check, "run instruction checks or another suite on the models of a run"),
+        ("eval", _eval, "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval"),
     ):
         one = command(name, function, text)
         one.add_argument("run", type=int, metavar="RUN", help="number of the run")
-        if name in ("chat", "check"):
+        if name in ("chat", "check", "eval"):
             one.add_argument("--precision", default="FP16,INT4,INT2", help="comma-separated list")
         if name in ("check", "eval", "show"):
             one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+        if name in ("check", "eval"):
+            _add_suite_flags(one)
         if name == "check":
-            one.add_argument("--suite", default="builtin", choices=("builtin", "ifeval"))
-            one.add_argument(
-                "--path", help="local file of the official IFEval prompts; default: from the hub"
-            )
-            one.add_argument("--limit", type=_count, default=0, help="first N prompts only; 0: all")
+            one.add_argument("--suite", default="builtin", choices=SUITES)
+            one.add_argument("--path", help="local file of the suite; default: from the hub")
             one.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
         if name == "eval":
-            one.add_argument(
-                "--text", metavar="FILE", help="also measure perplexity on this text file"
-            )
-            one.add_argument("--tokens", type=int, default=16_384, help="tokens of the text to use")
+            _add_eval_flags(one)
     for one in (run, demo):
         one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
     command("doctor", _doctor, "check the data folder and say what is wrong")
@@ -107,10 +107,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_suite_flags(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--limit", type=_count, default=0, help="first N prompts or chunks only; 0: all"
+    )
+    one.add_argument(
+        "--per-subject", type=_count, default=0, help="MMLU: N questions of a subject; 0: all"
+    )
+    one.add_argument("--seed", type=_count, default=0, help="draws the questions of MMLU")
+
+
+def _add_eval_flags(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--tasks", default="fidelity", help="comma-separated: fidelity, wikitext2, mmlu, ifeval"
+    )
+    one.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="local copies of the suites (default: UPQ_DATA, else the hub)",
+    )
+    one.add_argument(
+        "--max-tokens", type=int, default=1280, help="longest answer of IFEval, tokens"
+    )
+    one.add_argument("--text", metavar="FILE", help="also measure perplexity on this text file")
+    one.add_argument("--tokens", type=int, default=16_384, help="tokens of the text to use")
+
+
 def _run(options: Any) -> int | None:
     if options.help_settings:
         rows = [
-            (path, spec["value"], spec["help"]) for path, spec in settings(preset(options.preset))
+            (path, spec["value"], spec["help"])
+            for path, spec in settings(preset(options.preset, options.method))
         ]
         print(
             tabulate(
@@ -118,19 +145,26 @@ def _run(options: Any) -> int | None:
             )
         )
         return None
-    for pair in options.set:
-        if "=" not in pair:
-            raise UserError("bad_config", f"--set {pair} has no equals sign; expected KEY=VALUE.")
-    changes = dict(pair.split("=", 1) for pair in options.set)
-    base = {"model.source": options.model, "method": options.method}
-    config = with_settings(preset(options.preset), base | changes)
+    config = _config(options)
     commands.vet(config)
     folder = data_dir(options.data_dir)
-    run = commands.run_and_wait(folder, lambda store: store.enqueue(config), print)
+    run = commands.run_and_wait(
+        folder, lambda store: store.enqueue(config), print, options.processes
+    )
     result = commands.summary(open_store(folder), run.id)
     _print_table(result["artifacts"] + result["baselines"])
     _write(options.json, result)
     return 0 if run.state == "done" else 1
+
+
+def _config(options: Any) -> RunConfig:
+    """The config that the flags of `run` describe."""
+    for pair in options.set:
+        if "=" not in pair:
+            raise UserError("bad_config", f"--set {pair} has no equals sign; expected KEY=VALUE.")
+    changes = dict(pair.split("=", 1) for pair in options.set)
+    start = preset(options.preset, options.method)
+    return with_settings(start, {"model.source": options.model} | changes)
 
 
 def _demo(options: Any) -> int | None:
@@ -141,8 +175,7 @@ def _demo(options: Any) -> int | None:
         print(f"\n> {one['prompt']}")
         for precision in ("FP16", "INT4", "INT2"):
             print(f"  {precision}: {one[precision]}")
-    print("\nInstruction checks, share followed")
-    print(tabulate(result["checks"], headers="keys", floatfmt=".3f"))
+    _print_scores("builtin", result["checks"])
     print(f"\n{result['seconds']:.0f} s in all")
     _write(options.json, result)
     return None
@@ -206,27 +239,38 @@ def _chat(options: Any) -> None:
 
 def _check(options: Any) -> int:
     folder = data_dir(options.data_dir)
-    config = {
-        "suite": options.suite,
-        "path": options.path,
-        "limit": options.limit,
-        "max_tokens": options.max_tokens,
-        "precisions": _precisions(options.precision),
-        "seed": 0,
-    }
+    precisions = _precisions(options.precision)
+    model = open_store(folder).run(options.run).model
+    path = str(Path(options.path).absolute()) if options.path else None
+    values = {"max_tokens": options.max_tokens, "path": path, **_suite_options(options)}
+    config = check_config(options.suite, precisions, options.run, model, **values)
     run, rows = commands.check(folder, options.run, config, print)
-    print(tabulate(rows, headers="keys", floatfmt=".3f"))
+    _print_scores(options.suite, rows)
     _write(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1
 
 
 def _eval(options: Any) -> None:
+    folder = data_dir(options.data_dir)
     text = Path(options.text) if options.text else None
-    rows = commands.evaluate(
-        open_store(data_dir(options.data_dir)), options.run, text, options.tokens
-    )
-    _print_table(rows)
-    _write(options.json, {"run": options.run, "artifacts": rows})
+    result: dict[str, Any] = {"run": options.run}
+    for task in eval_command.chosen_tasks(options.tasks):
+        if task == "fidelity":
+            store = open_store(folder)
+            result["artifacts"] = eval_command.fidelity(store, options.run, text, options.tokens)
+            _print_table(result["artifacts"])
+        else:
+            values = {"max_tokens": options.max_tokens, **_suite_options(options)}
+            chosen = _precisions(options.precision)
+            result[task] = eval_command.suite_rows(
+                folder, options.run, task, chosen, options.data, values, print
+            )
+            _print_scores(task, result[task])
+        _write(options.json, result)
+
+
+def _suite_options(options: Any) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("limit", "per_subject", "seed")}
 
 
 def _doctor(options: Any) -> int:
@@ -262,8 +306,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "bits_per_weight": "bits/weight",
         "size_bytes": "MB",
         "kl": "KL to FP16",
+        "kl_low": "from",
+        "kl_high": "to",
         "kl_p95": "KL p95",
         "top1": "top-1",
+        "agreed_median": "agrees for",
         "ppl": "perplexity",
         "text_ppl": "text perplexity",
         "tokens": "tokens",
@@ -271,6 +318,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     shown = [name for name in columns if any(name in row for row in rows)]
     table = [[_cell(name, row.get(name)) for name in shown] for row in rows]
     print(tabulate(table, headers=[columns[name] for name in shown], floatfmt=".3f"))
+
+
+def _print_scores(suite: str, rows: list[dict[str, Any]]) -> None:
+    """Scores with 95 % intervals; lost, gained and p compare with FP16."""
+    print(f"\nSuite {suite}, 95 % intervals in brackets")
+    print(tabulate([check_report.readable(suite, row) for row in rows], headers="keys"))
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -7,7 +7,6 @@ without a path; two types need NLTK's sentence data and say so where it is missi
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
+from upq.suite_data import hub_rows, read_suite_file
 
 HUB_DATASET = "google/IFEval"
 MAX_CHARACTERS = 20_000  # some of the library's patterns take quadratic time: seconds at this size
 NEEDS_SENTENCE_DATA = frozenset(
     {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 )
-NORMAL_QUANTILE_95 = 1.959964
 
 RELATIONS = ("less than", "at least")
 # fmt: off
@@ -119,20 +118,6 @@ class PromptResult:
         return cls(key=data["key"], response=data["response"], verdicts=verdicts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """IFEval's four scores, each a share from 0 to 1 of what could be judged."""
-
-    prompt_strict: float
-    prompt_loose: float
-    instruction_strict: float
-    instruction_loose: float
-    n: int  # prompts judged
-    n_instructions: int  # instructions judged
-    unavailable: int  # instructions without a verdict
-    margin_prompt_strict: float  # half the width of the 95 % Wilson interval
-
-
 def builtin_suite() -> list[CheckPrompt]:
     """Our own prompts: short tasks, all 25 instruction types, no network."""
     rows = (resources.files("upq") / "resources" / "checks.jsonl").read_bytes()
@@ -145,13 +130,8 @@ def ifeval_suite(path: Path | None = None) -> list[CheckPrompt]:
     Raises UserError: bad_suite (which line and what is wrong), offline (the hub did not answer).
     """
     if path is None:
-        return _parse_rows(enumerate(_hub_rows(), 1), HUB_DATASET)
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        message = f"The suite {path.name} cannot be read: {error.strerror}."
-        raise UserError("bad_suite", message, "Give a JSONL file that exists.") from error
-    return _parse_lines(lines, path.name)
+        return _parse_rows(enumerate(hub_rows(HUB_DATASET, "train"), 1), HUB_DATASET)
+    return _parse_lines(read_suite_file(path).splitlines(), path.name)
 
 
 def judge(prompt: CheckPrompt, response: str, seed: int = 0) -> PromptResult:
@@ -166,50 +146,6 @@ def judge(prompt: CheckPrompt, response: str, seed: int = 0) -> PromptResult:
         reason = f"the item has {len(ids)} instructions but {len(kwargs)} kwargs"
         verdicts = tuple(_unjudged(instruction_id, reason) for instruction_id in ids)
     return PromptResult(key=prompt.key, response=response, verdicts=verdicts)
-
-
-def totals(results: Sequence[PromptResult]) -> Totals:
-    """The four scores over what could be judged; shares of nothing are 0."""
-    prompts = [result for result in results if result.strict is not None]
-    verdicts = [verdict for result in results for verdict in result.verdicts]
-    judged = [verdict for verdict in verdicts if verdict.strict is not None]
-    strict = _share(result.strict for result in prompts)
-    return Totals(
-        prompt_strict=strict,
-        prompt_loose=_share(result.loose for result in prompts),
-        instruction_strict=_share(verdict.strict for verdict in judged),
-        instruction_loose=_share(verdict.loose for verdict in judged),
-        n=len(prompts),
-        n_instructions=len(judged),
-        unavailable=len(verdicts) - len(judged),
-        margin_prompt_strict=_wilson_half_width(strict, len(prompts)),
-    )
-
-
-def by_type(results: Iterable[PromptResult]) -> dict[str, tuple[int, int]]:
-    """instruction id -> (followed strictly, judged), sorted by id."""
-    counts: dict[str, tuple[int, int]] = {}
-    for result in results:
-        for verdict in result.verdicts:
-            followed, judged = counts.get(verdict.instruction_id, (0, 0))
-            followed += verdict.strict is True
-            judged += verdict.strict is not None
-            counts[verdict.instruction_id] = (followed, judged)
-    return dict(sorted(counts.items()))
-
-
-def flips(
-    before: Sequence[PromptResult], after: Sequence[PromptResult]
-) -> tuple[list[int], list[int]]:
-    """Keys that passed strictly before and fail after, and the reverse.
-
-    A prompt that one side lacks or could not judge is in neither list.
-    """
-    then = {result.key: result.strict for result in before}
-    pairs = [(result.key, then.get(result.key), result.strict) for result in after]
-    lost = [key for key, old, new in pairs if old is True and new is False]
-    gained = [key for key, old, new in pairs if old is False and new is True]
-    return lost, gained
 
 
 def instruction_types() -> dict[str, str | None]:
@@ -247,17 +183,6 @@ def _unavailable(instruction_id: str) -> str | None:
     if check_reasons.has_sentence_data():
         return None
     return "needs NLTK's punkt_tab data, not found in NLTK_DATA or its usual folders"
-
-
-def _hub_rows() -> Iterable[Any]:
-    from datasets import load_dataset  # noqa: PLC0415  heavy, and only the hub needs it
-
-    try:
-        return load_dataset(HUB_DATASET, split="train")
-    except OSError as error:  # includes every connection error of the hub's client
-        message = f"{HUB_DATASET} could not be loaded from the Hugging Face hub."
-        hint = "Go online, or give a local copy of ifeval_input_data.jsonl."
-        raise UserError("offline", message, hint) from error
 
 
 def _parse_lines(lines: Iterable[bytes], source: str) -> list[CheckPrompt]:
@@ -355,16 +280,3 @@ def _pattern_problem(pattern: str) -> str | None:
 
 def _all_followed(verdicts: Sequence[bool | None]) -> bool | None:
     return None if not verdicts or None in verdicts else all(verdicts)
-
-
-def _share(followed: Iterable[bool | None]) -> float:
-    values = list(followed)
-    return sum(value is True for value in values) / len(values) if values else 0.0
-
-
-def _wilson_half_width(share: float, n: int) -> float:
-    """Half of Wilson's score interval at 95 %; with no data the interval is 0 to 1."""
-    if n == 0:
-        return 0.5
-    z = NORMAL_QUANTILE_95
-    return z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-
-from upq import assembly, checks, data, models, pipeline
+from upq import check_report, distributed
+from upq.check_run import check_config
 from upq.config import RunConfig, with_settings
-from upq.context import RunContext
 from upq.errors import UserError
 from upq.estimate import inspect
-from upq.evaluate import Reference
-from upq.forward import head, last_hidden
 from upq.generate import Decoding, stream
 from upq.jobs import open_store
-from upq.losses import CHUNK_ROWS
 from upq.presets import preset
 from upq.serve import Models
 from upq.store import Run, Store
@@ -48,14 +39,15 @@ def vet(config: RunConfig) -> None:
     inspect(config.model.source, config.model.revision, *groups)
 
 
-def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say) -> Run:
+def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say, processes: int = 1) -> Run:
     """Queue something with start(store), keep a worker on it, report its progress; returns the ended run.
 
-    Ctrl-C leaves the run interrupted and resumable.
+    processes: how many train together where a stage allows it. Ctrl-C leaves the run interrupted and resumable.
     """
     store = open_store(folder)
     run_id = start(store)
-    supervisor = Supervisor(store, folder)
+    command = distributed.command(folder, processes) if processes > 1 else None
+    supervisor = Supervisor(store, folder, command=command)
     supervisor.start()
     try:
         return _follow(store, run_id, say)
@@ -117,8 +109,9 @@ def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
     served = Models(store)
     conversations = [_ask_all(served, run, prompt) for prompt in DEMO_PROMPTS]
     limit, tokens = DEMO_CHECKS[name]
-    chosen = {"suite": "builtin", "path": None, "limit": limit, "max_tokens": tokens, "seed": 0}
-    chosen["precisions"] = ["FP16", "INT4", "INT2"]
+    precisions = ["FP16", "INT4", "INT2"]
+    options = {"limit": limit, "max_tokens": tokens}
+    chosen = check_config("builtin", precisions, run.id, run.model, **options)
     _, rows = check(folder, run.id, chosen, say)
     result = summary(store, run.id) | {"chat": conversations, "checks": rows}
     return result | {"seconds": time.monotonic() - started, "run_seconds": result["seconds"]}
@@ -139,20 +132,28 @@ def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
 def check(
     folder: Path, run_id: int, config: dict[str, Any], say: Say
 ) -> tuple[Run, list[dict[str, Any]]]:
-    """Run a suite on the models of a run: (the check run, a row of totals per precision)."""
-    parent = open_store(folder).run(run_id)
-    whole = config | {"run_id": run_id, "model": parent.model}
-    run = run_and_wait(folder, lambda store: store.enqueue_check(whole, run_id), say)
-    results = open_store(folder).check_results(run.id)
-    rows = []
-    for precision in config["precisions"]:
-        own = [
-            checks.PromptResult.from_json(one["result"])
-            for one in results
-            if one["precision"] == precision
-        ]
-        rows.append({"precision": precision, **asdict(checks.totals(own))})
-    return run, rows
+    """Run a suite on the models of a run: (the check run, a row of scores per precision, check_report.rows).
+
+    config: as check_run.check_config makes it. A check run of the same config that did not come to its end is
+    continued instead of a new one.
+    """
+    unfinished = [
+        run.id
+        for run in open_store(folder).runs(kind="check")
+        if run.parent_id == run_id and run.config == config and run.state != "done"
+    ]
+
+    def start(store: Store) -> int:
+        if not unfinished:
+            return store.enqueue_check(config, run_id)
+        if store.run(unfinished[0]).state in ("failed", "cancelled", "interrupted"):
+            store.resume(unfinished[0])
+        return unfinished[0]
+
+    run = run_and_wait(folder, start, say)
+    stored = open_store(folder).check_results(run.id)
+    found = check_report.outcomes(config["suite"], stored)
+    return run, check_report.rows(config["suite"], found)
 
 
 def chat(store: Store, run_id: int, precisions: list[str]) -> None:
@@ -180,73 +181,3 @@ def _typed_lines() -> Iterator[str]:
     with suppress(EOFError):
         while line := input("\n> ").strip():
             yield line
-
-
-def evaluate(store: Store, run_id: int, text: Path | None, tokens: int) -> list[dict[str, Any]]:
-    """Fidelity of a run's stored artifacts on its held-out answers, and perplexity of a text file if given."""
-    run = store.run(run_id)
-    config = RunConfig.from_json(json.dumps(run.config))
-    device = pipeline.prepare(config)
-    loaded = models.load(config.model.source, revision=config.model.revision)
-    teacher = pipeline.in_compute_dtype(loaded.model, device)
-    quiet = cast(RunContext, _Quiet(store))
-    held_out = data.held_out(config, replace(loaded, model=teacher), quiet)
-    reference = Reference(teacher, held_out, lambda: None)
-    rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
-    subjects = [teacher]
-    for kept in store.artifacts(run_id):
-        subject, _ = assembly.assemble(
-            store.load_artifact(run_id, kept.precision), str(device), teacher.dtype
-        )
-        extra = {"bits_per_weight": kept.bits_per_weight, "size_bytes": kept.size_bytes}
-        rows.append(
-            reference.measure(subject, lambda: None).row(kept.precision, kept.precision, **extra)
-        )
-        subjects.append(subject)
-    if text is not None:
-        ids = _text_ids(loaded.tokenizer, text, tokens)
-        for row, subject in zip(rows, subjects, strict=True):
-            row["text_ppl"] = perplexity(subject, ids)
-    return rows
-
-
-def _text_ids(tokenizer: Any, path: Path, tokens: int) -> list[int]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError("not_readable", f"{path} could not be read: {error.strerror}.") from error
-    ids = tokenizer(text[: tokens * 20])["input_ids"][:tokens]
-    if len(ids) < 2:
-        raise UserError(
-            "bad_dataset", f"{path} has no text to measure; expected at least two tokens."
-        )
-    return ids
-
-
-@torch.no_grad()
-def perplexity(model: Any, ids: list[int], window: int = 1024) -> float:
-    """Perplexity of a token list in windows that do not overlap; every window's first token is not counted."""
-    total, counted = 0.0, 0
-    for start in range(0, len(ids) - 1, window):
-        piece = torch.tensor([ids[start : start + window]], device=model.device)
-        hidden = last_hidden(model, piece)[0, :-1]
-        for row in range(0, len(hidden), CHUNK_ROWS):
-            rows = slice(row, row + CHUNK_ROWS)
-            logits = head(model)(hidden[rows]).float()
-            total += F.cross_entropy(logits, piece[0, 1:][rows], reduction="sum").item()
-        counted += piece.shape[1] - 1
-    return math.exp(total / counted)
-
-
-class _Quiet:
-    """A RunContext for reading data outside a run: answers come from the store, nothing is reported."""
-
-    def __init__(self, store: Store) -> None:
-        self.cached_answers, self.save_answers = store.cached_answers, store.save_answers
-
-    def check(self) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def progress(
-        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
-    ) -> None: ...
-    def log(self, message: str) -> None: ...

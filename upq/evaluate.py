@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from upq.data import Batch, Example, collate
 from upq.errors import UserError
 from upq.forward import head, last_hidden
+from upq.intervals import bootstrap_mean
 from upq.losses import CHUNK_ROWS
 
 #: Tokens in one forward pass of a measurement.
@@ -27,6 +28,10 @@ BATCH_TOKENS = 2048
 class Fidelity:
     """Means over the counted tokens. kl: KL(FP16 || model) in nats; kl_p95: its 95th percentile; top1: share of
     positions with the same argmax; ppl: perplexity of the held-out FP16 answers; tokens: how many counted.
+
+    kl_low, kl_high: 95 % bootstrap interval of kl, over answers. agreed_mean, agreed_median: over answers, how many
+    counted tokens lie before the first one whose argmax differs from FP16's, reading FP16's answer (teacher-forced,
+    so this is where greedy decoding of that prompt would part from FP16); an answer without one counts whole.
     """
 
     kl: float
@@ -35,6 +40,11 @@ class Fidelity:
     ppl: float
     tokens: int
     seconds: float
+    kl_low: float
+    kl_high: float
+    agreed_mean: float
+    agreed_median: float
+    answers: int
 
     def row(self, label: str, precision: str, **extra: Any) -> dict[str, Any]:
         """The measurement as a row for RunContext.save_measurements."""
@@ -64,6 +74,9 @@ class Reference:
             raise UserError(
                 "diverged", "The quantized model gives non-finite logits on the held-out answers."
             )
+        lengths = [count for batch in self.batches for count in batch.counts.sum(1).tolist()]
+        low, high = bootstrap_mean([one.sum().item() for one in kl.split(lengths)], lengths)
+        agreed = torch.tensor([_agreed(one) for one in same.split(lengths)], dtype=torch.float64)
         return Fidelity(
             kl=kl.mean().item(),
             kl_p95=kl.quantile(0.95).item(),
@@ -71,7 +84,17 @@ class Reference:
             ppl=math.exp(min(surprise.mean().item(), 700.0)),
             tokens=len(kl),
             seconds=time.monotonic() - started,
+            kl_low=low,
+            kl_high=high,
+            agreed_mean=agreed.mean().item(),
+            agreed_median=agreed.quantile(0.5).item(),
+            answers=len(lengths),
         )
+
+
+def _agreed(same: torch.Tensor) -> int:
+    """Positions before the first disagreement; all of them where there is none."""
+    return int(same.cumprod(0).sum())
 
 
 def _batches(examples: list[Example], device: torch.device) -> list[Batch]:

@@ -65,9 +65,7 @@ class Paired:
         return min(1.0, 2 * tail / 2**changed)
 
 
-def paired(
-    before: Mapping[Hashable, bool | None], after: Mapping[Hashable, bool | None]
-) -> Paired:
+def paired(before: Mapping[Hashable, bool | None], after: Mapping[Hashable, bool | None]) -> Paired:
     """Compare outcomes by item; an item that one side lacks, or has None for, is left out."""
     pairs = [
         (one, after[key])

@@ -10,22 +10,18 @@ import copy
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from upq import assembly, checks, data, models
+from upq import assembly, data, models
 from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.context import RunContext
-from upq.conversation import chat_ids
 from upq.engines import to_compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.generate import answers, end_ids
 from upq.layers import memory_bytes
 from upq.memory import keep_freed_memory
 from upq.methods import Quantized, Work, quantize, round_to_nearest
@@ -144,75 +140,3 @@ def _baseline(work: Work, precision: str) -> Artifact:
 
 def _built(precision: str, quantized: Quantized, work: Work) -> Artifact:
     return assembly.build(precision, quantized.packed, work.loaded, work.config, quantized.plain)
-
-
-class CheckContext(Protocol):
-    """What a check run needs beside progress and stopping."""
-
-    def check(self) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def progress(
-        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
-    ) -> None: ...
-    def save_check_result(self, precision: str, position: int, result: dict[str, Any]) -> None: ...
-    def check_results(self) -> list[dict[str, Any]]: ...
-
-
-def run_check(config: dict[str, Any], context: CheckContext, load: Callable[..., Any]) -> None:
-    """Answer a suite with each precision, greedily and many side by side; each answer's verdict is stored at once.
-
-    config: suite ("builtin" or "ifeval"), path, limit, max_tokens, precisions, seed, run_id, model.
-    load(run_id, precision, source) gives the served model. Stored results are not computed again.
-    """
-    prompts = suite(config)
-    done = {(one["precision"], one["position"]) for one in context.check_results()}
-    context.stage("check", len(prompts) * len(config["precisions"]))
-    context.progress(len(done))
-    for precision in config["precisions"]:
-        wanted = [(at, one) for at, one in enumerate(prompts) if (precision, at) not in done]
-        if not wanted:
-            continue
-        served = load(config["run_id"], precision, config["model"])
-        step = _step(context, precision, done)
-        for at, answer in _check_answers(served, dict(wanted), config, step):
-            text = served.tokenizer.decode(answer, skip_special_tokens=True)
-            verdict = checks.judge(prompts[at], text, config["seed"])
-            context.save_check_result(precision, at, verdict.to_json())
-            done.add((precision, at))
-    context.progress(len(done))
-
-
-def _step(context: CheckContext, precision: str, done: Sized) -> Callable[[int], None]:
-    """What decoding calls with the tokens written so far: reports speed and complete answers, and may stop it."""
-    started = time.monotonic()
-
-    def step(tokens: int) -> None:
-        context.check()
-        speed = tokens / (time.monotonic() - started) if tokens else None
-        context.progress(len(done), tokens_per_s=speed, detail=precision)
-
-    return step
-
-
-def _check_answers(
-    served: Any,
-    prompts: dict[int, checks.CheckPrompt],
-    config: dict[str, Any],
-    check: Callable[[int], None],
-) -> Iterator[tuple[int, list[int]]]:
-    ids = {
-        at: chat_ids(served.tokenizer, [{"role": "user", "content": one.prompt}])
-        for at, one in prompts.items()
-    }
-    ends = end_ids(served.engine, served.tokenizer)
-    return answers(served.engine, ids, ends, max_new_tokens=config["max_tokens"], check=check)
-
-
-def suite(config: dict[str, Any]) -> list[checks.CheckPrompt]:
-    """The prompts of a check run, in the suite's order."""
-    prompts = (
-        checks.builtin_suite()
-        if config["suite"] == "builtin"
-        else checks.ifeval_suite(Path(config["path"]) if config.get("path") else None)
-    )
-    return prompts[: config["limit"] or None]

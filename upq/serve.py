@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from upq import assembly, models
-from upq.engines import Engine, engine_for
+from upq.artifact import Artifact
+from upq.engines import Engine, compute_dtype, engine_for, to_compute_dtype
 from upq.errors import UserError
 from upq.memory import keep_freed_memory
 from upq.store import Store
@@ -61,6 +62,7 @@ class Models:
         self.store = store
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._kept: OrderedDict[Hashable, Served] = OrderedDict()
+        self._whole: tuple[Hashable, Any, Any] = (None, None, None)
         self._lock = threading.Lock()
 
     def get(self, run_id: int | None, precision: str, source: str) -> Served:
@@ -81,6 +83,24 @@ class Models:
             self._kept.move_to_end(key)
             return self._kept[key]
 
+    def whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
+        """(transformers model in the device's compute dtype, tokenizer), for measurements that need the logits of every
+        token. The last one is kept. Raises UserError as `get` does.
+        """
+        with self._lock:
+            key = (run_id, precision, source)
+            if self._whole[0] != key:
+                self._whole = (None, None, None)
+                self._whole = (key, *self._load_whole(run_id, precision, source))
+            return self._whole[1:]
+
+    def _load_whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
+        if precision == "FP16":
+            loaded = models.load(source, revision=self._revision(run_id))
+            return to_compute_dtype(loaded.model, self.device), loaded.tokenizer
+        kept = self._artifact(run_id, precision)
+        return assembly.assemble(kept, str(self.device), compute_dtype(self.device))
+
     def _revision(self, run_id: int | None) -> str | None:
         """The revision of the base model that a run was made of; None is the default one."""
         run = self.store.run(run_id) if run_id else None
@@ -99,14 +119,17 @@ class Models:
             load_s=0.0,
         )
 
-    def _packed(self, run_id: int | None, precision: str) -> Served:
+    def _artifact(self, run_id: int | None, precision: str) -> Artifact:
         if run_id is None:
             raise UserError(
                 "artifact_not_found",
                 f"There is no {precision} model yet.",
                 "Start a run in the Quantize tab.",
             )
-        kept = self.store.load_artifact(run_id, precision)
+        return self.store.load_artifact(run_id, precision)
+
+    def _packed(self, run_id: int | None, precision: str) -> Served:
+        kept = self._artifact(run_id, precision)
         model, tokenizer = assembly.assemble(kept)
         return Served(
             engine=engine_for(model, self.device),

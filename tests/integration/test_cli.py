@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tests.helpers import TINY_SETTINGS
-from upq import commands
+from upq import eval_command
 from upq.__main__ import main
+from upq.check_run import check_config
 from upq.config import settings
 from upq.jobs import open_store
 from upq.presets import preset
@@ -191,8 +192,41 @@ def test_check_judges_the_models_of_a_run(
     assert [row["precision"] for row in rows] == ["INT4", "INT2"]
     fields = {"prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose", "n"}
     assert all(fields <= set(row) and row["n"] == 2 for row in rows)
-    assert "prompt_strict" in capsys.readouterr().out
+    assert "prompt strict" in capsys.readouterr().out
     assert main(["--data-dir", str(folder), "doctor"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("finished")
+def test_eval_puts_suites_to_a_run_and_the_same_command_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = {"subject": "anatomy", "question": "Where?", "choices": [*"abcd"], "answer": 1}
+    for split in ("test", "dev"):
+        (tmp_path / f"mmlu_{split}.jsonl").write_text("\n".join([json.dumps(question)] * 3))
+    (tmp_path / "wikitext2_test.txt").write_text(" A line of text . \n" * 100)
+    output = tmp_path / "eval.json"
+    arguments = ["eval", "1", "--tasks", "wikitext2,mmlu", "--data", str(tmp_path), "--limit", "2"]
+    arguments += ["--per-subject", "2", "--precision", "INT2,FP16"]
+    config = check_config(
+        *("mmlu", ["INT2", "FP16"], 1, open_store(folder).run(1).model),
+        **{"path": str(tmp_path / "mmlu_test.jsonl"), "limit": 2, "per_subject": 2},
+        max_tokens=1280,
+    )
+    begun = open_store(folder).enqueue_check(config, 1)
+    open_store(folder).request_cancel(begun)
+    before = len(open_store(folder).runs(kind="check"))
+    assert main(["--data-dir", str(folder), *arguments, "--json", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert [row["precision"] for row in found["mmlu"]] == ["FP16", "INT2"]
+    assert [row["n"] for row in found["mmlu"]] == [2, 2]
+    assert "p" in found["mmlu"][1]
+    assert [row["chunks"] for row in found["wikitext2"]] == [2, 2]
+    assert "nll_difference" in found["wikitext2"][1]
+    assert len(open_store(folder).runs(kind="check")) == before + 1, "the cancelled one went on"
+    assert open_store(folder).run(begun).state == "done"
+    assert "nats lost a token" in capsys.readouterr().out
+    assert main(["--data-dir", str(folder), "eval", "1", "--tasks", "arc"]) == 2
 
 
 def test_perplexity_is_that_of_a_naive_loop(tiny: Any) -> None:
@@ -203,4 +237,4 @@ def test_perplexity_is_that_of_a_naive_loop(tiny: Any) -> None:
         output = tiny.model(input_ids=window, labels=window)
         surprise += output.loss.item() * (window.shape[1] - 1)
     expected = math.exp(surprise / (len(ids) - 3))
-    assert commands.perplexity(tiny.model, ids, window=40) == pytest.approx(expected, rel=1e-4)
+    assert eval_command.perplexity(tiny.model, ids, window=40) == pytest.approx(expected, rel=1e-4)

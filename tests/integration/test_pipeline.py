@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
-from upq import assembly
 from upq.config import RunConfig
 from upq.context import STAGES
-from upq.engines import engine_for
 from upq.errors import UserError
 from upq.models import LoadedModel
-from upq.pipeline import in_compute_dtype, run_check, run_quantization
+from upq.pipeline import in_compute_dtype, run_quantization
 from upq.presets import preset
-from upq.serve import Served
 
 
 def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:
@@ -114,56 +111,6 @@ def test_layers_that_do_not_fit_are_left_alone_and_logged(
     with pytest.raises(UserError) as caught:
         run(tiny_config(tiny_model_dir, int2__group_size=128), tmp_path / "too wide")
     assert caught.value.code == "nothing_to_quantize"
-
-
-def served_by(
-    finished: RecordingContext, tiny: LoadedModel, loads: list[str]
-) -> Callable[..., Served]:
-    """What serve.Models.get does, over the artifacts of a context."""
-
-    def load(_: int, precision: str, __: str) -> Served:
-        loads.append(precision)
-        model, tokenizer = tiny.model, tiny.tokenizer
-        if precision != "FP16":
-            model, tokenizer = assembly.assemble(finished.artifacts[precision])
-        return Served(engine_for(model), tokenizer, precision, precision, "", 0, 0.0, 0.0)
-
-    return load
-
-
-def test_a_check_run_judges_every_prompt_once_and_goes_on_where_it_stopped(
-    finished: RecordingContext, tiny: LoadedModel, tmp_path: Path
-) -> None:
-    config = {
-        "suite": "builtin", "path": None, "limit": 18, "max_tokens": 4, "seed": 0,
-        "precisions": ["FP16", "INT2"], "run_id": 1, "model": "tiny",
-    }  # fmt: skip
-    whole = RecordingContext(tmp_path)
-    run_check(config, whole, served_by(finished, tiny, []))
-    found = sorted((one["precision"], one["position"]) for one in whole.verdicts)
-    assert found == [(name, at) for name in ("FP16", "INT2") for at in range(18)]
-    assert whole.stages == [("check", 36)]
-    assert whole.steps == sorted(whole.steps)
-    assert {("check", 0), ("check", 18), ("check", 36)} <= set(whole.steps)
-
-    context, loads = RecordingContext(tmp_path, stop_after(21)), []
-    load = served_by(finished, tiny, loads)
-    with pytest.raises(Stop):
-        run_check(config, context, load)
-    kept = list(context.verdicts)
-    assert 0 < len(kept) < 18, "complete answers are judged before the others are written"
-
-    context.stop = lambda: None
-    run_check(config, context, load)
-    assert loads == ["FP16", "FP16", "INT2"]
-    assert context.verdicts[: len(kept)] == kept
-    run_check(config, context, load)
-    assert loads == ["FP16", "FP16", "INT2"], "finished precisions are not loaded again"
-    assert by_prompt(context) == by_prompt(whole)
-
-
-def by_prompt(context: RecordingContext) -> list[dict[str, Any]]:
-    return sorted(context.verdicts, key=lambda one: (one["precision"], one["position"]))
 
 
 def test_a_gpu_that_is_not_there_is_refused(

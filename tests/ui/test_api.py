@@ -123,7 +123,7 @@ def test_a_cancelled_run_can_be_resumed_and_cancelled_again(client: Client, stud
         ("/chat", (0, "INT3", "hi"), "precision is 'INT3'"),
         ("/chat", (0, "FP16", "  "), "The message is empty."),
         ("/chat", (0, "FP16", "hi", "", 0), "max_new_tokens is 0"),
-        ("/run_checks", (0, "file", "/nowhere/suite.jsonl"), "suite.jsonl cannot be read"),
+        ("/run_checks", (0, "ifeval", "/nowhere/suite.jsonl"), "suite.jsonl cannot be read"),
         ("/run_checks", (0, "builtin", "", 3, 16, ["INT2"]), "there is FP16"),
     ],
 )

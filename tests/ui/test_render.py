@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import charts, render, render_chat, render_checks, render_results, words
+from ui import charts, render, render_chat, render_checks, words
 from ui.html import VOID_TAGS, Html, escape, tag, visible
 from upq.checks import PromptResult, Verdict
 from upq.context import STAGES
@@ -84,6 +82,8 @@ def a_run(**changes: Any) -> Run:
         "error_message": "",
         "error_hint": "",
         "revision": 1,
+        "worked_s": 20.0,
+        "environments": [],
     }
     return Run(**{**values, **changes})
 
@@ -117,7 +117,6 @@ def everything_with(text: str) -> list[Html]:
     ]
     reference: list[render_chat.Message] = [{"role": "assistant", "content": "other words"}]
     results = {"FP16": [a_result(1, True, text)], "INT2": [a_result(1, False, text)]}
-    row = a_row(model=text, label=text, method=text, preset=text)
     return [
         render.status_line(text, live, 2, worker_alive=True),
         render.notice("failed", text, text),
@@ -132,33 +131,7 @@ def everything_with(text: str) -> list[Html]:
         render_chat.waiting_column("INT2", text),
         render_checks.prompt_list(results, {1: text}, "all", 9),
         render_checks.unavailable_types({text: text}),
-        render_results.results_table([row]),
-        render_results.size_against_quality([row]),
     ]
-
-
-def a_row(**changes: Any) -> render_results.ResultRow:
-    values: dict[str, Any] = {
-        "run": 1,
-        "model": "m",
-        "method": "upq",
-        "preset": "quick",
-        "label": "INT4",
-        "precision": "INT4",
-        "size_bytes": 81_000_000,
-        "bits_per_weight": 4.25,
-        "kl": 0.1,
-        "kl_p95": 0.4,
-        "top1": 0.9,
-        "ppl": 12.0,
-        "prompt_strict": 0.25,
-        "prompts_checked": 60,
-        "tokens_per_s": 100.0,
-        "run_seconds": 600.0,
-        "tokens": 3000,
-        "seed": 0,
-    }
-    return render_results.ResultRow(**{**values, **changes})
 
 
 @pytest.mark.parametrize("number", range(len(everything_with(""))))
@@ -309,63 +282,6 @@ def test_a_column_head_tells_fair_from_shared_speed_and_what_computes() -> None:
 
 def test_equal_answers_are_said_to_be_equal() -> None:
     assert "The same words as FP16." in render_chat.word_difference("a b", "a b")
-
-
-def test_flips_are_counted_both_ways() -> None:
-    results = {
-        "FP16": [a_result(1, True), a_result(2, True), a_result(3, False), a_result(4, None)],
-        "INT2": [a_result(1, False), a_result(2, True), a_result(3, True), a_result(4, True)],
-    }
-    assert (
-        "FP16 ✓ → INT2 ✗ 1 · FP16 ✗ → INT2 ✓ 1" in Structure(render_checks.flip_line(results)).words
-    )
-    assert render_checks.chosen_keys(results, "flipped") == [1, 3]
-    assert render_checks.chosen_keys(results, "failed") == [1, 3]
-    assert render_checks.chosen_keys(results, "all") == [1, 2, 3, 4]
-
-
-def test_totals_show_margin_and_counts() -> None:
-    html = render_checks.totals_table({"FP16": [a_result(key, key == 1) for key in range(4)]})
-    assert "25.0 %" in html
-    assert "±" in html
-
-
-def test_a_csv_cell_is_never_a_formula_and_reads_back() -> None:
-    text = render_results.csv_text([a_row(model='=cmd("x")'), a_row(kl=None)])
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert rows[0]["model"] == '\'=cmd("x")'
-    assert rows[1]["kl"] == ""
-    assert float(rows[0]["size_bytes"]) == 81_000_000
-
-
-@given(
-    st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=30),
-    st.booleans(),
-)
-def test_every_value_lies_on_its_axis(values: list[float], from_zero: bool) -> None:
-    axis = charts.linear_axis(values, from_zero)
-    tolerance = 1e-6 * max(map(abs, values))
-    assert axis.low <= min(values) + tolerance
-    assert axis.high >= max(values) - tolerance
-    assert all(0 <= axis.place(value) <= 1 for value in values)
-    assert 2 <= len(axis.ticks) <= 8
-
-
-@given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=30))
-def test_a_log_axis_holds_every_positive_value(values: list[float]) -> None:
-    axis = charts.log_axis(values)
-    assert all(axis.low <= value * 1.001 and value <= axis.high * 1.001 for value in values)
-
-
-def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
-    points = [(float(step), step / 7) for step in range(10_000)]
-    thinned = charts.thin(points)
-    assert len(thinned) <= charts.MAX_POINTS
-    assert thinned[-1] == points[-1]
-
-
-def test_the_front_holds_only_points_that_nothing_beats() -> None:
-    assert charts.front([(3, 1), (1, 3), (2, 2), (3, 3), (2, 5)]) == [(1, 3), (2, 2), (3, 1)]
 
 
 def test_empty_charts_say_when_they_fill() -> None:

@@ -7,27 +7,24 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from if_verifiable.ifeval import instructions_util
 
+from upq.check_scores import Totals, by_type, compare, totals
 from upq.checks import (
     ARGUMENTS,
     NEEDS_SENTENCE_DATA,
     CheckPrompt,
     PromptResult,
-    Totals,
     Verdict,
     builtin_suite,
-    by_type,
-    flips,
     ifeval_suite,
     judge,
-    totals,
 )
 from upq.errors import UserError
+from upq.intervals import Paired, Share
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))
@@ -59,10 +56,10 @@ import socket, sys
 def refuse(*args, **kwargs):
     raise SystemExit("network attempted")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from upq import checks
+from upq import check_scores, checks
 from upq.errors import UserError
 results = [checks.judge(prompt, "Hello there, friend.") for prompt in checks.builtin_suite()]
-assert checks.totals(results).n > 50
+assert check_scores.totals(results).prompt_strict.of > 50
 assert "if_verifiable.ifbench" not in sys.modules  # it downloads on import
 try:
     checks.ifeval_suite()
@@ -78,11 +75,11 @@ def test_without_the_library_every_type_is_unavailable_and_nothing_breaks() -> N
     program = """
 import sys
 sys.modules["if_verifiable"] = None
-from upq import checks
+from upq import check_scores, checks
 results = [checks.judge(prompt, "Hello.") for prompt in checks.builtin_suite()]
 assert all("Python 3.11" in (reason or "") for reason in checks.instruction_types().values())
-score = checks.totals(results)
-sys.stdout.write(f"{score.n} {score.n_instructions} {score.unavailable > 64}")
+score = check_scores.totals(results).row()
+sys.stdout.write(f"{score['n']} {score['n_instructions']} {score['unavailable'] > 64}")
 """
     done = run_python(program, {})
     assert (done.returncode, done.stdout) == (0, "0 0 True"), done.stderr
@@ -136,9 +133,9 @@ def test_the_official_file_loads_and_is_judged_quickly() -> None:
     results = [judge(prompt, "Here is a short answer.") for prompt in suite]
     assert time.monotonic() - start < 60
     score = totals(results)
-    assert (len(results), score.n_instructions + score.unavailable) == (541, 834)
+    assert (len(results), score.instruction_strict.of + score.unavailable) == (541, 834)
     assert score.unavailable in (0, 77)  # 77 instructions need NLTK's sentence data
-    assert by_type(results)["punctuation:no_comma"] == (66, 66)
+    assert by_type(results)["punctuation:no_comma"] == Share(66, 66)
 
 
 ROW = {
@@ -214,35 +211,27 @@ def test_totals_and_types_match_a_hand_computed_example() -> None:
         result_with(3, (False, False), (True, True)),
         result_with(4, (True, True), (None, None)),
     ]
-    half_width = 0.365424  # 1.96 sqrt(p q / n + 1.96^2 / 4 n^2) / (1 + 1.96^2 / n), p 1/3, n 3
-    assert totals(results).margin_prompt_strict == pytest.approx(half_width, abs=1e-5)
-    assert replace(totals(results), margin_prompt_strict=0.0) == Totals(
-        prompt_strict=1 / 3,
-        prompt_loose=2 / 3,
-        instruction_strict=4 / 6,
-        instruction_loose=5 / 6,
-        n=3,
-        n_instructions=6,
+    found = totals(results)
+    assert found == Totals(
+        prompt_strict=Share(1, 3),
+        prompt_loose=Share(2, 3),
+        instruction_strict=Share(4, 6),
+        instruction_loose=Share(5, 6),
         unavailable=1,
-        margin_prompt_strict=0.0,
     )
-    assert by_type(results) == {"type:0": (3, 4), "type:1": (1, 2)}
+    assert by_type(results) == {"type:0": Share(3, 4), "type:1": Share(1, 2)}
+    row = found.row()
+    assert (row["prompt_strict"], row["n"], row["n_instructions"]) == (1 / 3, 3, 6)
+    assert (row["prompt_loose_low"], row["prompt_loose_high"]) == Share(2, 3).interval
 
 
 def test_totals_of_nothing_promise_nothing() -> None:
-    assert totals([]) == Totals(
-        prompt_strict=0.0,
-        prompt_loose=0.0,
-        instruction_strict=0.0,
-        instruction_loose=0.0,
-        n=0,
-        n_instructions=0,
-        unavailable=0,
-        margin_prompt_strict=0.5,
-    )
+    row = totals([]).row()
+    assert (row["n"], row["prompt_strict"]) == (0, 0.0)
+    assert (row["prompt_strict_low"], row["prompt_strict_high"]) == (0.0, 1.0)
 
 
-def test_flips_name_lost_and_gained_prompts_and_skip_the_unjudged() -> None:
+def test_two_models_are_compared_prompt_by_prompt_without_the_unjudged() -> None:
     yes, no, unknown = (True, True), (False, True), (None, None)
     before = [
         result_with(key, verdict)
@@ -251,7 +240,9 @@ def test_flips_name_lost_and_gained_prompts_and_skip_the_unjudged() -> None:
     after = [
         result_with(key, verdict) for key, verdict in enumerate((yes, no, yes, no, yes, unknown))
     ]
-    assert flips(before, [*after, result_with(9, yes)]) == ([1], [2])
+    after.append(result_with(9, yes))
+    assert compare(before, after) == Paired(lost=1, gained=1, pairs=4)
+    assert compare(before, after, "loose") == Paired(lost=0, gained=0, pairs=4)
 
 
 def test_a_result_survives_json() -> None:

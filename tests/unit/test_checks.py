@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
 
+from upq.check_scores import totals
 from upq.checks import (
     ARGUMENTS,
     LANGUAGES,
@@ -22,7 +23,6 @@ from upq.checks import (
     builtin_suite,
     instruction_types,
     judge,
-    totals,
 )
 
 ROOT = Path(__file__).parents[2]

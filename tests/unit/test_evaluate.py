@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -29,19 +30,22 @@ def damaged(model: Any) -> Any:
     twin = copy.deepcopy(model)
     for one in plan_layers(model, 16):
         weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = INT4.round_trip(weight.data, INT4.fit(weight.data, 16))
+        weight.data = INT4.round_trip(weight.data, *INT4.fit(weight.data, 16))
     return twin
 
 
 @torch.no_grad()
 def naive(teacher: Any, model: Any, data: list[Example]) -> dict[str, float]:
-    """The four means, one sequence and one position at a time, in float64."""
+    """What is measured, one sequence and one position at a time, in float64."""
     kls: list[float] = []
+    agreed: list[int] = []
     same = surprise = 0.0
     for one in data:
         ids = torch.tensor([one.ids])
         p = teacher(input_ids=ids).logits[0].double().softmax(-1)
         q = model(input_ids=ids).logits[0].double().softmax(-1)
+        agree = (p.argmax(-1) == q.argmax(-1))[one.counted_from - 1 : -1].tolist()
+        agreed.append([*agree, False].index(False))
         for at in range(one.counted_from - 1, len(one.ids) - 1):
             kls.append((p[at] * (p[at] / q[at]).log()).sum().item())
             same += float(p[at].argmax() == q[at].argmax())
@@ -52,6 +56,9 @@ def naive(teacher: Any, model: Any, data: list[Example]) -> dict[str, float]:
         "ppl": math.exp(surprise / len(kls)),
         "tokens": len(kls),
         "kl_p95": torch.tensor(kls).quantile(0.95).item(),
+        "agreed_mean": statistics.mean(agreed),
+        "agreed_median": statistics.median(agreed),
+        "answers": len(data),
     }
 
 
@@ -63,6 +70,7 @@ def test_the_teacher_measures_itself_as_perfect(tiny: LoadedModel) -> None:
         assert found.kl_p95 == pytest.approx(0.0, abs=1e-6)
         assert found.top1 == 1.0
         assert found.ppl > 1.0
+        assert found.agreed_mean == found.tokens / len(DATA), "every answer counts whole"
         assert found.tokens == sum(one.counted for one in DATA)
 
 
@@ -71,6 +79,8 @@ def test_a_quantized_model_measures_as_a_naive_loop_says(tiny: LoadedModel) -> N
     found = Reference(tiny.model, DATA, check).measure(model, check)
     expected = naive(tiny.model, model, DATA)
     assert expected["kl"] > 0.01
+    assert 0 < expected["agreed_mean"] < expected["tokens"] / len(DATA)
+    assert found.kl_low < found.kl < found.kl_high
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-3), name
 
@@ -84,7 +94,7 @@ def test_batching_and_padding_on_the_right_do_not_matter(
     alone_reference = Reference(tiny.model, data, check)
     assert len(alone_reference.batches) == len(data)
     alone = alone_reference.measure(model, check)
-    for name in ("kl", "kl_p95", "top1", "ppl", "tokens"):
+    for name in ("kl", "kl_p95", "top1", "ppl", "tokens", "agreed_mean", "agreed_median"):
         assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-4)
 
 
@@ -110,7 +120,7 @@ def test_8_bit_embeddings_cost_the_bundled_model_next_to_nothing(bundled: Loaded
     )
     data = [Example(tuple(bundled.tokenizer(text)["input_ids"]), 1)]
     weight = bundled.model.get_parameter("model.embed_tokens.weight")
-    packed = INT8.pack(weight, INT8.fit(weight, 0, "absmax"))
+    packed = INT8.pack(weight, *INT8.fit(weight, 0, "absmax"))
     twin = copy.deepcopy(bundled.model)
     twin.model.embed_tokens = PackedEmbedding(packed, weight.dtype)
     twin.lm_head = PackedLinear(packed)

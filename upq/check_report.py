@@ -1,0 +1,124 @@
+"""What a check run found, as plain rows: scores with 95 % intervals, and each precision tested against FP16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from upq import check_scores, mmlu_scores, wikitext
+from upq.checks import PromptResult
+from upq.intervals import Paired, Share
+from upq.mmlu import Marked
+from upq.wikitext import Chunk
+
+#: What stored outcomes of a suite are read back as.
+KINDS: dict[str, type[PromptResult] | type[Marked] | type[Chunk]] = {
+    "builtin": PromptResult,
+    "ifeval": PromptResult,
+    "mmlu": Marked,
+    "wikitext2": Chunk,
+}
+PRECISIONS = ("FP16", "INT4", "INT2")
+BASE = PRECISIONS[0]
+RULES = ("strict", "loose")
+
+
+def outcomes(suite: str, stored: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Stored rows (precision, position, result) as outcomes by precision, FP16 first, in the suite's order."""
+    found: dict[str, list[Any]] = {}
+    order = sorted(stored, key=lambda one: (PRECISIONS.index(one["precision"]), one["position"]))
+    for row in order:
+        found.setdefault(row["precision"], []).append(KINDS[suite].from_json(row["result"]))
+    return found
+
+
+def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """One row a precision: `precision`, the scores of the suite, NAME_low and NAME_high beside each.
+
+    Where FP16 took part, lost and gained (items that it alone has right, and the reverse) and p (McNemar, exact);
+    of WikiText-2, nll_difference with its interval.
+    """
+    describe = {"mmlu": _mmlu, "wikitext2": _wikitext}.get(suite, _instructions)
+    base = found.get(BASE, [])
+    return [
+        {"precision": precision, **describe(own, base if precision != BASE else [])}
+        for precision, own in found.items()
+    ]
+
+
+def _instructions(own: Sequence[PromptResult], base: Sequence[PromptResult]) -> dict[str, Any]:
+    row = check_scores.totals(own).row()
+    if base:
+        row |= _tested(check_scores.compare(base, own))
+        row["p_loose"] = check_scores.compare(base, own, "loose").p
+    return row
+
+
+def _mmlu(own: Sequence[Marked], base: Sequence[Marked]) -> dict[str, Any]:
+    mean, (low, high) = mmlu_scores.macro(own)
+    row = _scored("accuracy", mmlu_scores.micro(own))
+    row |= {"macro": mean, "macro_low": low, "macro_high": high, "n": len(own)}
+    if base:
+        row |= _tested(mmlu_scores.compare(base, own))
+    groups = {
+        "categories": mmlu_scores.by_category(own),
+        "subjects": mmlu_scores.by_subject(own),
+    }
+    for name, shares in groups.items():
+        row[name] = {
+            one: _scored("accuracy", share) | {"n": share.of} for one, share in shares.items()
+        }
+    return row
+
+
+def _wikitext(own: Sequence[Chunk], base: Sequence[Chunk]) -> dict[str, Any]:
+    value, (low, high) = wikitext.perplexity(own)
+    row = {"ppl": value, "ppl_low": low, "ppl_high": high}
+    row |= {"tokens": sum(one.tokens for one in own), "chunks": len(own)}
+    both = min(len(base), len(own))
+    if both:
+        lost, (low, high) = wikitext.difference(base[:both], own[:both])
+        row |= {"nll_difference": lost, "nll_difference_low": low, "nll_difference_high": high}
+    return row
+
+
+def _scored(name: str, share: Share) -> dict[str, Any]:
+    low, high = share.interval
+    return {name: share.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _tested(test: Paired) -> dict[str, Any]:
+    return {"lost": test.lost, "gained": test.gained, "p": test.p}
+
+
+def readable(suite: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """A row as a person reads it: a score with its interval in one cell, and the test against FP16."""
+    if suite == "wikitext2":
+        cells = {"perplexity": _cell(row, "ppl", "{:,.2f}")}
+        lost = _cell(row, "nll_difference", "{:+.4f}") if "nll_difference" in row else ""
+        counts = {"nats lost a token": lost, "chunks": f"{row['chunks']:,}"}
+        return {"model": row["precision"], **cells, **counts, "tokens": f"{row['tokens']:,}"}
+    names = {"accuracy": "accuracy", "macro": "mean of subjects"}
+    if suite != "mmlu":
+        rules = [f"{unit}_{rule}" for unit in ("prompt", "instruction") for rule in RULES]
+        names = {one: one.replace("_", " ") for one in rules}
+    cells = {title: _share(row, name) for name, title in names.items()}
+    tested = dict.fromkeys(("lost", "gained", "p"), "")
+    if "p" in row:
+        tested = {"lost": str(row["lost"]), "gained": str(row["gained"]), "p": p_value(row["p"])}
+    return {"model": row["precision"], **cells, **tested, "n": f"{row['n']:,}"}
+
+
+def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
+    value, low, high = (form.format(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def p_value(p: float) -> str:
+    """Two significant digits, and no string of zeros."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"

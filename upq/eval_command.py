@@ -1,0 +1,119 @@
+"""`python -m upq eval`: what the stored artifacts of a run are worth, task by task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from upq import assembly, commands, data, models, pipeline, wikitext
+from upq.check_run import check_config
+from upq.config import RunConfig
+from upq.context import RunContext
+from upq.errors import UserError
+from upq.evaluate import Reference
+from upq.jobs import open_store
+from upq.store import Store
+from upq.suite_data import local_copy
+from upq.wikitext import read_chunk
+
+TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
+
+
+def chosen_tasks(text: str) -> list[str]:
+    """Names from a comma-separated list. Raises UserError("bad_suite")."""
+    tasks = [one.strip() for one in text.split(",") if one.strip()]
+    if not tasks or not set(tasks) <= set(TASKS):
+        message = f"--tasks is {text!r}; expected some of {', '.join(TASKS)}."
+        raise UserError("bad_suite", message)
+    return tasks
+
+
+def suite_rows(
+    folder: Path,
+    run_id: int,
+    suite: str,
+    precisions: Sequence[str],
+    data_folder: str | None,
+    options: dict[str, Any],
+    say: commands.Say,
+) -> list[dict[str, Any]]:
+    """Put one suite to the artifacts of a run as a check run; its check_report.rows.
+
+    data_folder: where local copies of the suites are, None: what UPQ_DATA names; what is not there comes from the hub.
+    options: of check_config. Raises UserError where the check run does not end as done.
+    """
+    store = open_store(folder)
+    run = store.run(run_id)
+    there = {"FP16", *(one.precision for one in store.artifacts(run_id))}
+    wanted = [one for one in precisions if one in there]
+    path = local_copy(suite, data_folder)
+    config = check_config(suite, wanted, run_id, run.model, path=path, **options)
+    ended, rows = commands.check(folder, run_id, config, say)
+    if ended.state != "done":
+        message = ended.error_message or f"Check run {ended.id} is {ended.state}."
+        raise UserError(ended.error_code or ended.state, message, ended.error_hint)
+    return rows
+
+
+def fidelity(store: Store, run_id: int, text: Path | None, tokens: int) -> list[dict[str, Any]]:
+    """Fidelity of a run's stored artifacts on its held-out answers, and perplexity of a text file if given."""
+    run = store.run(run_id)
+    config = RunConfig.from_json(json.dumps(run.config))
+    device = pipeline.prepare(config)
+    loaded = models.load(config.model.source, revision=config.model.revision)
+    teacher = pipeline.in_compute_dtype(loaded.model, device)
+    quiet = cast(RunContext, _Quiet(store))
+    held_out = data.held_out(config, replace(loaded, model=teacher), quiet)
+    reference = Reference(teacher, held_out, lambda: None)
+    rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
+    subjects = [teacher]
+    for kept in store.artifacts(run_id):
+        subject, _ = assembly.assemble(
+            store.load_artifact(run_id, kept.precision), str(device), teacher.dtype
+        )
+        extra = {"bits_per_weight": kept.bits_per_weight, "size_bytes": kept.size_bytes}
+        rows.append(
+            reference.measure(subject, lambda: None).row(kept.precision, kept.precision, **extra)
+        )
+        subjects.append(subject)
+    if text is not None:
+        ids = _text_ids(loaded.tokenizer, text, tokens)
+        for row, subject in zip(rows, subjects, strict=True):
+            row["text_ppl"] = perplexity(subject, ids)
+    return rows
+
+
+def _text_ids(tokenizer: Any, path: Path, tokens: int) -> list[int]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError("not_readable", f"{path} could not be read: {error.strerror}.") from error
+    ids = tokenizer(text[: tokens * 20])["input_ids"][:tokens]
+    if len(ids) < 2:
+        raise UserError(
+            "bad_dataset", f"{path} has no text to measure; expected at least two tokens."
+        )
+    return ids
+
+
+def perplexity(model: Any, ids: list[int], window: int = 1024) -> float:
+    """Perplexity of a token list in windows that do not overlap; every window's first token is not counted."""
+    starts = range(0, len(ids) - 1, window)
+    return wikitext.perplexity([read_chunk(model, ids[at : at + window]) for at in starts])[0]
+
+
+class _Quiet:
+    """A RunContext for reading data outside a run: answers come from the store, nothing is reported."""
+
+    def __init__(self, store: Store) -> None:
+        self.cached_answers, self.save_answers = store.cached_answers, store.save_answers
+
+    def check(self) -> None: ...
+    def stage(self, name: str, total: int) -> None: ...
+    def progress(
+        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
+    ) -> None: ...
+    def log(self, message: str) -> None: ...
