@@ -20,6 +20,7 @@ from upq.config import DistillConfig
 from upq.context import RunContext
 from upq.data import Example, collate, plan_batches
 from upq.errors import UserError
+from upq.fixed_codes import fix_codes, release_codes
 from upq.forward import head, last_hidden, recomputed
 from upq.losses import head_cross_entropy, head_divergence
 from upq.offload import blocks_away
@@ -45,7 +46,8 @@ def distill(
     probe: Callable[[int], None] = lambda _: None,
     precision: str = "int2",
 ) -> None:
-    """Train the training-form layers of `student`, and its norms where they have a learning rate, in place.
+    """Train the training-form layers of `student`, and its norms where they have a learning rate, in place. Without a
+    learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
 
     student: a copy of a model with the same embedding and head as `teacher`. save(step, tensors, state) keeps a
     resumable checkpoint, load() gives the newest one or None; training goes on behind it bit by bit. probe(step) is
@@ -55,6 +57,8 @@ def distill(
     series = "" if precision == "int2" else f"{precision}_"
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
     steps = -(-len(plan) // config.accumulation)
+    if not config.weight_lr:
+        fix_codes(student)
     optimizer = make_optimizer(student, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
     first = 0
@@ -97,6 +101,7 @@ def distill(
                 save(step + 1, tensors, {"step": step + 1})
                 saved_at = time.monotonic()
     settle_norms(student)
+    release_codes(student)
     if parallel.is_main():
         probe(steps)
 

@@ -96,12 +96,16 @@ class FakeQuantLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""
-        weight = fake_quantize(self.weight, self.log_scale, self.grid, inputs.dtype, self.zero)
+        weight = self.quantized(inputs.dtype)
         if (around := self.transform) is None:
             return F.linear(inputs, weight, self.bias)
         values, added = around.inputs(inputs)
         outputs = around.outputs(F.linear(values, weight), added)
         return outputs if self.bias is None else outputs + self.bias
+
+    def quantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (out, in) that the inputs meet."""
+        return fake_quantize(self.weight, self.log_scale, self.grid, dtype, self.zero)
 
     def latent(self) -> Latent:
         """A copy of the present state on the CPU."""

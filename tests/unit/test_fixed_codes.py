@@ -1,0 +1,50 @@
+"""Layers whose codes are fixed: the same weight, the published gradient of the scale, the same codes afterwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from upq.fixed_codes import FixedCodesLinear, fix_codes, release_codes
+from upq.layers import FakeQuantLinear, Latent
+from upq.quantizers import Grid
+
+GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
+
+
+def layer_of(grid: Grid) -> FakeQuantLinear:
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    return FakeQuantLinear(Latent(weight, *grid.fit(weight, 16)), None, grid)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_weight_and_the_codes_are_those_of_the_layer(grid: Grid) -> None:
+    layer = layer_of(grid)
+    root = nn.Sequential(layer)
+    fix_codes(root)
+    fixed = root[0]
+    assert isinstance(fixed, FixedCodesLinear)
+    torch.testing.assert_close(fixed.quantized(torch.float32), layer.quantized(torch.float32))
+    assert {name for name, _ in fixed.named_parameters()} == {
+        name for name, _ in layer.named_parameters() if name != "weight"
+    }
+    with torch.no_grad():
+        fixed.log_scale += torch.linspace(-0.7, 0.7, 12).view(6, 2)
+    release_codes(root)
+    packed = root[0].pack()
+    assert torch.equal(packed.codes, layer.pack().codes)
+    torch.testing.assert_close(packed.scale, fixed.log_scale.exp().half(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_gradient_is_the_one_of_scale_times_level(grid: Grid) -> None:
+    fixed = FixedCodesLinear(layer_of(grid))
+    inputs = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    fixed(inputs).square().sum().backward()
+    found = fixed.log_scale.grad
+    log_scale = fixed.log_scale.detach().clone().requires_grad_()
+    levels = fixed.doubled.float().view(6, 2, 16) / 2
+    weight = (levels * log_scale.exp().unsqueeze(-1)).view(6, 32)
+    (inputs @ weight.T).square().sum().backward()
+    torch.testing.assert_close(found, log_scale.grad)

@@ -1,0 +1,73 @@
+"""Linears whose codes stay while their scales learn: EfficientQAT's E2E-QP, d weight / d scale = code - zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from kernels.reference import dequantize
+from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, replace_module
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, doubled: torch.Tensor, log_scale: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        weight = _weight(doubled, log_scale).to(dtype)
+        context.save_for_backward(log_scale, weight)
+        return weight
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        log_scale, weight = context.saved_tensors
+        product = (gradient.float() * weight.float()).view(*log_scale.shape, -1)
+        return None, product.sum(-1), None
+
+
+def _weight(doubled: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    levels = doubled.view(*log_scale.shape, -1).float()
+    return (levels * (log_scale.exp() / 2).unsqueeze(-1)).view_as(doubled)
+
+
+class FixedCodesLinear(FakeQuantLinear):
+    """FakeQuantLinear with `doubled`, (out, in) int8, in the place of its weight: twice the level, code - zero, which
+    is whole on every grid. One byte a weight, and nothing for its gradient.
+    """
+
+    doubled: torch.Tensor
+
+    def __init__(self, layer: FakeQuantLinear) -> None:
+        super().__init__(layer.latent(), layer.bias, layer.grid)
+        packed = layer.pack()
+        steps = packed.scale.float().unsqueeze(-1) / 2
+        levels = dequantize(packed).view(*packed.scale.shape, -1) / steps
+        self.register_buffer("doubled", levels.round().to(torch.int8).view(packed.shape))
+        self.register_parameter("weight", None)
+
+    def quantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight (out, in) of the codes at the present scales, differentiable in the scales."""
+        return _Scaled.apply(self.doubled, self.log_scale, dtype)
+
+    def released(self) -> FakeQuantLinear:
+        """The layer in training form again, its weight where its codes are."""
+        log_scale = self.log_scale.detach()
+        latent = Latent(
+            _weight(self.doubled, log_scale), log_scale.exp(), self.zero, self.transform
+        )
+        return FakeQuantLinear(latent, self.bias, self.grid)
+
+
+def fix_codes(student: nn.Module) -> None:
+    """Fix the codes of all training-form layers at what they are now, until `release_codes`."""
+    for name, layer in list(fake_quant_layers(student)):
+        replace_module(student, name, FixedCodesLinear(layer).to(layer.weight.device))
+
+
+def release_codes(student: nn.Module) -> None:
+    """Undo fix_codes; scales stay as they have been trained."""
+    for name, layer in list(fake_quant_layers(student)):
+        if isinstance(layer, FixedCodesLinear):
+            replace_module(student, name, layer.released().requires_grad_(False))
