@@ -2,9 +2,11 @@
 
 python -m bench.cpu_decode --json decode.json --plot decode.svg
 
-INT4 and INT2 are artifacts of method rtn, made on the way: speed does not depend on how the codes were chosen. Rivals
-in the same run: transformers' eager forward in bfloat16 and float32, and llama.cpp on the same GGUF file where
-llama-cpp-python is installed. Everything is greedy and on all cores; the runners take turns, round by round.
+INT4 and INT2 are artifacts of method rtn, made on the way: speed does not depend on how the codes were chosen. Rotated
+ones are the same codes with factors and Hadamards of 64 around every matrix: they show what those cost, and are no
+sensible models. Rivals in the same run: transformers' eager forward in bfloat16 and float32, and llama.cpp on the same
+GGUF file where llama-cpp-python is installed. Everything is greedy and on all cores; the runners take turns, round by
+round.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from bench import report
+from kernels.transform import Transform, hadamard_block
 from upq import assembly, commands, models
 from upq.config import with_settings
 from upq.engines import Engine, Session
 from upq.engines.native import NativeEngine
 from upq.engines.torch_engine import TransformersEngine
 from upq.jobs import open_store
+from upq.layers import PackedLinear, packed_layers, replace_module
 from upq.presets import preset
 from upq.serve import Models
 from upq.store import Store
@@ -38,6 +43,7 @@ BATCHES = (1, 4, 16)
 NEW_TOKENS = 128
 PROMPT = 512
 ROUNDS = 3
+ROTATION = 64  # the largest Hadamard block
 
 
 class Runner(Protocol):
@@ -150,10 +156,28 @@ def make_runners(folder: Path) -> tuple[dict[str, Runner], list[dict[str, Any]]]
                     "backend": one.engine.backend,
                 }
             )
+    for precision, sides in (("INT4", 1), ("INT2", 1), ("INT2", 2)):
+        model, _ = assembly.assemble(open_store(folder / "8").load_artifact(1, precision))
+        rotate(model, sides)
+        name = f"{precision}, rotated {'inputs' if sides == 1 else 'inputs and outputs'}"
+        runners[name] = EngineRunner(NativeEngine(model))
     exact, _ = assembly.assemble(open_store(folder / "8").load_artifact(1, "INT2"))
     runners["INT2, exact activations"] = EngineRunner(NativeEngine(exact, exact=True))
     runners |= rivals()
     return runners, loading
+
+
+def rotate(model: Any, sides: int) -> None:
+    """Surround every packed matrix of the decoder blocks with signs and Hadamards of its inputs, or of both sides."""
+    blocks = model.model.layers
+    for name, layer in list(packed_layers(blocks)):
+        rows, columns = layer.packed.shape
+        around = Transform(hadamard_block(columns, ROTATION), scale_in=torch.ones(columns))
+        if sides == 2:
+            block = hadamard_block(rows, ROTATION)
+            around = replace(around, block_out=block, scale_out=torch.ones(rows))
+        packed = replace(layer.packed, transform=around)
+        replace_module(blocks, name, PackedLinear(packed, layer.bias))
 
 
 def rounded_to_nearest(folder: Path, embedding_bits: int) -> Store:
