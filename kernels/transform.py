@@ -21,10 +21,11 @@ LATTICE = 4
 @lru_cache(maxsize=32)
 def hadamard_matrix(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The orthonormal Sylvester-Hadamard matrix (size, size), symmetric; size is a power of two."""
-    matrix = torch.ones(1, 1, dtype=torch.float64)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return (matrix / size**0.5).to(device, dtype)
+    with torch.inference_mode(False):  # kept, and training may use what decoding made
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        while len(matrix) < size:
+            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        return (matrix / size**0.5).to(device, dtype)
 
 
 def hadamard_block(width: int, largest: int) -> int:

@@ -88,7 +88,7 @@ def surrounded(model: Any, bits: int, kind: str, group_size: int = 64) -> Any:
         rows, columns = linear.weight.shape
         around = around_layer(kind, names.index(name), rows, columns)
         weight = around.rotate(linear.weight) if around else linear.weight
-        made = grid.pack(weight, *grid.fit(weight, group_size))
+        made = grid.pack(weight, *grid.fit(weight, group_size, "absmax"))
         return PackedLinear(replace(made, transform=around), linear.bias)
 
     swap_linears(model, names, packed)

@@ -112,11 +112,10 @@ def _packed(
     _require(
         zeros is None or int(zeros.max()) < 2**bits, f"{name}.zero holds more than {bits} bits"
     )
-    blocks = [
-        _hadamard(name, entry, side, width)
-        for side, width in (("hadamard_in", inputs), ("hadamard_out", rows))
-    ]
-    around = Transform(*blocks, **parts) if parts or blocks != [1, 1] else None
+    block_in = _hadamard(name, entry, "hadamard_in", inputs)
+    block_out = _hadamard(name, entry, "hadamard_out", rows)
+    transformed = bool(parts) or (block_in, block_out) != (1, 1)
+    around = Transform(block_in, block_out, **parts) if transformed else None
     zero = (2**bits - 1) / 2
     return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, zeros, around)
 

@@ -32,6 +32,16 @@ def test_hadamard_matrix_is_orthonormal_and_symmetric(size: int) -> None:
     assert torch.equal(matrix, matrix.T)
 
 
+def test_training_uses_the_matrix_that_decoding_made() -> None:
+    hadamard_matrix.cache_clear()
+    with torch.inference_mode():
+        hadamard(torch.randn(2, 64), 64)
+    values = torch.randn(2, 64, requires_grad=True)
+    hadamard(values, 64).square().sum().backward()
+    assert values.grad is not None
+    assert torch.allclose(values.grad, 2 * values, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("width", "largest", "block"), [(576, 64, 64), (1536, 128, 128), (1536, 1024, 512), (7, 64, 1)]
 )
