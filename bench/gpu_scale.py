@@ -1,0 +1,300 @@
+"""Hours and gigabytes of whole runs at real scale, from single blocks with random weights in the shapes of real models.
+
+python -m bench.gpu_scale --json scale.json
+python -m bench.gpu_scale --device cpu --tiny      # the same code on tiny shapes, in seconds
+
+No model is needed. Block-wise stages run on one block with two small numbers of calibration batches: the difference
+is the time of a batch, which is scaled to the tokens of preset `paper`, and the rest that of a block whatever its data.
+Distillation runs a few steps on two shallow models with the whole vocabulary: the difference is what a block takes.
+Everything else in the table is multiplication. The model stays on the CPU in block-wise stages, as for a large one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench import report
+from upq.blockwise import Task, reconstruct
+from upq.config import DistillConfig, PrecisionConfig
+from upq.data import Batch, Example
+from upq.distill import distill
+from upq.layers import FakeQuantLinear, Latent, place, swap_linears
+from upq.offload import blocks_away, twin
+from upq.presets import preset
+from upq.quantizers import INT2, INT4, Grid
+from upq.structure import plan_layers
+from upq.targets import packed_teacher
+
+MODELS = {
+    "Llama-3.1-8B": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    ),
+    "Llama-2-70B": LlamaConfig(
+        vocab_size=32000,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    ),
+}
+TINY = LlamaConfig(
+    vocab_size=256,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+#: EfficientQAT on one A100 for the Llama-2 of like size (arXiv 2407.11062): (model, stage) -> hours, GB.
+PUBLISHED = {
+    ("Llama-3.1-8B", "Block-AP, INT2"): (3.3, 8.5),
+    ("Llama-3.1-8B", "E2E-QP"): (1.5, 5.6),
+    ("Llama-2-70B", "Block-AP, INT2"): (26.6, 29.9),
+}
+#: Block-wise stages: label, method whose preset `paper` has the settings, precision.
+STAGES = (
+    ("INT4 stage of UPQ", "upq", "int4"),
+    ("Block-AP, INT2", "efficientqat", "int2"),
+    ("LDLQ, INT2", "gptq", "int2"),
+    ("rotated UPQ, INT2", "rotated_upq", "int2"),
+)
+#: End-to-end stages of an 8B model: label, settings. All with recomputed blocks and 8-bit moments.
+SAVING: dict[str, Any] = {"checkpointing": True, "optimizer_bits": 8, "checkpoint_seconds": 86_400}
+DISTILLATIONS = (
+    ("JSD, INT4 teacher", {"teacher": "int4"}),
+    ("JSD, cached teacher", {"teacher": "cached"}),
+    ("E2E-QP", {"loss": "next_token", "weight_lr": 0.0}),
+)
+#: Tokens that the hours of an end-to-end stage are given for: EfficientQAT's.
+END_TO_END_TOKENS = 4096 * 4096
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. batches: calibration batches of the two runs; depths: blocks of the two models."""
+
+    sequence: int
+    batches: tuple[int, int]
+    depths: tuple[int, int]
+    batch_tokens: int
+    steps: int
+
+
+FULL = Size(sequence=2048, batches=(2, 6), depths=(1, 3), batch_tokens=8192, steps=5)
+SMALL = Size(sequence=16, batches=(1, 2), depths=(1, 2), batch_tokens=32, steps=3)
+
+
+def main() -> None:
+    """Measure, print the table, write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes: a test of this program")
+    options = parser.parse_args()
+    device, size = torch.device(options.device), SMALL if options.tiny else FULL
+    models = {"tiny": TINY} if options.tiny else MODELS
+    rows = [
+        stage_row(name, shape, stage, size, device)
+        for name, shape in models.items()
+        for stage in STAGES
+    ]
+    name, shape = next(iter(models.items()))
+    rows += [distillation_row(name, shape, one, size, device) for one in DISTILLATIONS]
+    report.show(rows)
+    report.save(options.json, rows, sequence=size.sequence, batches=size.batches)
+
+
+def stage_row(
+    name: str, shape: LlamaConfig, stage: tuple[str, str, str], size: Size, device: torch.device
+) -> dict[str, Any]:
+    """A block-wise stage: measured block, whole run."""
+    label, method, precision = stage
+    config: PrecisionConfig = getattr(preset("paper", method), precision)
+    rows = max(1, config.blockwise.batch_tokens // FULL.sequence)
+    model = _model(resized(shape, 1, vocabulary=1024), device).to("cpu")
+    grid = Grid(4 if precision == "int4" else 2, config.grid == "integer_zero")
+    start = {
+        one.name: model.get_submodule(one.name).weight
+        for one in plan_layers(model, config.group_size)
+        if one.quantize
+    }
+    task = Task(precision, grid, config, start)
+    few, many = size.batches
+    _reconstruct(model, task, few, rows, size, device)  # compiles and tunes
+    (short, _), (long, peak) = (
+        _reconstruct(model, task, count, rows, size, device) for count in (few, many)
+    )
+    a_batch = max(0.0, (long - short) / (many - few))
+    batches = config.blockwise.tokens / (rows * FULL.sequence)
+    a_block = max(0.0, short - few * a_batch) + batches * a_batch
+    states = 2 * config.blockwise.tokens * shape.hidden_size * 2
+    layers = shape.num_hidden_layers
+    return _row(name, label, config.blockwise.tokens, a_block, layers * a_block, peak, states)
+
+
+def distillation_row(
+    name: str,
+    shape: LlamaConfig,
+    stage: tuple[str, dict[str, Any]],
+    size: Size,
+    device: torch.device,
+) -> dict[str, Any]:
+    """An end-to-end stage: measured at two depths, scaled to the model's."""
+    label, changes = stage
+    tokens = size.steps * size.batch_tokens
+    settings: dict[str, Any] = {"tokens": tokens, "batch_tokens": size.batch_tokens}
+    config = DistillConfig(**settings, **SAVING, **changes)
+    shallow, deep = size.depths
+    (short, small), (long, large) = (
+        _distill(resized(shape, depth), config, size, device) for depth in (shallow, deep)
+    )
+    further = (shape.num_hidden_layers - deep) / (deep - shallow)
+    a_step = long + further * max(0.0, long - short)
+    peak = None if large is None or small is None else int(large + further * (large - small))
+    seconds = END_TO_END_TOKENS / size.batch_tokens * a_step
+    return _row(name, label, END_TO_END_TOKENS, a_step, seconds, peak, 0)
+
+
+def _row(
+    name: str, label: str, tokens: int, unit: float, seconds: float, peak: int | None, states: int
+) -> dict[str, Any]:
+    hours, memory = PUBLISHED.get((name, label), (None, None))
+    return {
+        "model": name,
+        "stage": label,
+        "tokens": tokens,
+        "s per block or step": unit,
+        "hours": seconds / 3600,
+        "GPU GB": None if peak is None else peak / 1e9,
+        "CPU or disk GB": states / 1e9,
+        "EfficientQAT hours": hours,
+        "EfficientQAT GB": memory,
+    }
+
+
+def resized(shape: LlamaConfig, layers: int, vocabulary: int | None = None) -> LlamaConfig:
+    """The shape with another number of blocks, and of words where it is given."""
+    values = shape.to_dict() | {"num_hidden_layers": layers}
+    return LlamaConfig(**values | ({"vocab_size": vocabulary} if vocabulary else {}))
+
+
+def _model(shape: LlamaConfig, device: torch.device) -> Any:
+    with device:
+        model = LlamaForCausalLM(shape)
+    place(model, device, torch.bfloat16)
+    return model.eval().requires_grad_(False)
+
+
+def _reconstruct(
+    model: Any, task: Task, count: int, rows: int, size: Size, device: torch.device
+) -> tuple[float, int | None]:
+    """(seconds, peak bytes on the GPU) of one block with `count` calibration batches."""
+    words = model.config.vocab_size
+    ids = [torch.randint(words, (rows, size.sequence)) for _ in range(count)]
+    every = torch.ones(rows, size.sequence, dtype=torch.bool)
+    batches = [Batch(one, every, every) for one in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        context = _Context(Path(folder))
+        started = _start(device)
+        reconstruct(model, task, batches, context, lambda _: None, lambda *_: None, device)
+        return _stop(device, started)
+
+
+def _distill(
+    shape: LlamaConfig, config: DistillConfig, size: Size, device: torch.device
+) -> tuple[float, int | None]:
+    """(median seconds of a step, peak bytes on the GPU) of a shallow model."""
+    teacher = _model(shape, device)
+    names = [one.name for one in plan_layers(teacher, 64) if one.quantize]
+    student = twin(teacher, names)
+
+    def make(_: str, linear: nn.Linear) -> nn.Module:
+        latent = Latent(linear.weight.float(), *INT2.fit(linear.weight, 64, "absmax"))
+        return FakeQuantLinear(latent, linear.bias, INT2)
+
+    swap_linears(student, names, make)
+    sequences = config.tokens // size.sequence
+    data = [
+        Example(tuple(torch.randint(shape.vocab_size, (size.sequence,)).tolist()), 1)
+        for _ in range(sequences)
+    ]
+    is_packed = config.teacher == "int4" and config.loss == "jsd"
+    teaching = _packed(teacher, names) if is_packed else teacher
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        blocks_away(teacher) if is_packed else nullcontext(),
+    ):
+        context = _Context(Path(folder))
+        started = _start(device)
+        distill(student, teaching, data, config, 0, context, lambda *_: None, lambda: None)
+        _, peak = _stop(device, started)
+    speeds = context.points["tokens_per_s"][1:]  # the first step compiles
+    return size.batch_tokens / statistics.median(speeds), peak
+
+
+def _packed(model: Any, names: list[str]) -> Any:
+    weights = {name: model.get_submodule(name).weight for name in names}
+    packed = {name: INT4.pack(one, *INT4.fit(one, 64, "absmax")) for name, one in weights.items()}
+    return packed_teacher(model, packed, {})
+
+
+def _start(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _stop(device: torch.device, started: float) -> tuple[float, int | None]:
+    if device.type != "cuda":
+        return time.perf_counter() - started, None
+    torch.cuda.synchronize()
+    return time.perf_counter() - started, torch.cuda.max_memory_allocated()
+
+
+class _Context:
+    """A RunContext that keeps the curves."""
+
+    def __init__(self, checkpoint_dir: Path) -> None:
+        self.checkpoint_dir = checkpoint_dir
+        self.points: dict[str, list[float]] = {}
+
+    def metric(self, series: str, step: int, value: float) -> None:
+        self.points.setdefault(series, []).append(value)
+
+    def cached_answers(self, key: str) -> dict[str, list[int]]:
+        return {}
+
+    def check(self) -> None: ...
+    def stage(self, name: str, total: int) -> None: ...
+    def progress(
+        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
+    ) -> None: ...
+    def log(self, message: str) -> None: ...
+    def flush(self) -> None: ...
+    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None: ...
+    def save_artifact(self, artifact: Any) -> None: ...
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+
+
+if __name__ == "__main__":
+    main()
