@@ -2,10 +2,10 @@
 
 python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --set int2.distill.tokens=2000000
 
-The first call queues the run, every further one with the same data folder goes on where the last one stopped. When it is
-done its measurements and, per precision, the quantized layers and the norms with their manifest are written to --out:
-`cat INT2.safetensors.* > INT2.safetensors` joins the parts. Embedding and head are not among them, since they are made of
-the base model without training.
+The first call queues the run, every further one with the same data folder goes on where the last one stopped. When it
+is done its measurements and, for each precision asked for, the quantized layers and the norms with their manifest are
+written to --out; `cat INT2.safetensors.* > INT2.safetensors` joins the parts. Embedding and head are not among them,
+since they are made of the base model without training.
 """
 
 from __future__ import annotations
