@@ -129,7 +129,7 @@ def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
         info="Empty: a copy in the folder that UPQ_DATA names, else the Hugging Face hub",
         visible=False,
     )
-    amount = gr.Slider(1, first.most, first.usual, step=1, label=first.label, elem_id="check-limit")
+    amount = gr.Slider(1, count, count, step=1, label=first.label, elem_id="check-limit")
     tokens = gr.Slider(16, MAX_TOKENS, 256, step=8, label="Longest answer, tokens")
     precisions = gr.CheckboxGroup(
         list(PRECISIONS),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
+from tests.unit.test_assembly import packed_of
 from upq import assembly
 from upq.artifact import Artifact
 from upq.check_report import outcomes, p_value, readable, rows
@@ -25,7 +26,6 @@ from upq.models import LoadedModel
 from upq.quantizers import INT2
 from upq.serve import Served
 from upq.store import Store
-from upq.structure import plan_layers
 from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.
@@ -56,11 +56,8 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
 @pytest.fixture
 def int2(tiny: LoadedModel, tiny_model_dir: Path) -> Artifact:
     """The tiny model rounded to INT2."""
-    packed = {}
-    for one in plan_layers(tiny.model, 32):
-        weight = tiny.model.get_parameter(f"{one.name}.weight").detach()
-        packed[one.name] = INT2.pack(weight, INT2.fit(weight, 32))
-    return assembly.build("INT2", packed, tiny, tiny_config(tiny_model_dir))
+    config = tiny_config(tiny_model_dir)
+    return assembly.build("INT2", packed_of(tiny.model, INT2, 32), tiny, config)
 
 
 class Loader:

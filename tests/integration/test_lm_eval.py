@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import tiny_config
+from tests.unit.test_assembly import packed_of
 from upq import assembly
 from upq.check_report import outcomes, rows
 from upq.check_run import check_config
+from upq.config import RunConfig
 from upq.jobs import WorkerContext, open_store
 from upq.models import BUNDLED, LoadedModel
 from upq.quantizers import INT2
 from upq.store import Store
-from upq.structure import plan_layers
 from upq.worker import default_engine
 
 ROOT = Path(__file__).parents[2]
@@ -72,12 +72,9 @@ def store(
     """A run of the bundled model with an artifact: INT2, rounded to nearest."""
     folder = tmp_path_factory.mktemp("lab")
     opened = open_store(folder)
-    config = tiny_config(Path(BUNDLED), int4__group_size=64, int2__group_size=64)
+    config = RunConfig()
     opened.enqueue(config)
-    packed = {}
-    for one in plan_layers(bundled.model, 64):
-        weight = bundled.model.get_parameter(f"{one.name}.weight").detach()
-        packed[one.name] = INT2.pack(weight, INT2.fit(weight, 64))
+    packed = packed_of(bundled.model, INT2, 64)
     run = opened.claim("test", os.getpid(), 600)
     assert run
     lease = opened.lease(run)
