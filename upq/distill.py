@@ -148,7 +148,8 @@ class _Pass:
         trained = [one for one in self.student.parameters() if one.requires_grad]
         if parallel.size() > 1:
             for one in trained:
-                one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+                if one.grad is None:
+                    one.grad = torch.zeros_like(one, dtype=one.grad_dtype)
             parallel.add_up([total, *(one.grad for one in trained if one.grad is not None)])
         return total.item() / counted, sum(len(one.ids) for one in everything)
 

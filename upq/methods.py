@@ -158,6 +158,9 @@ def _distilled(
     start: BlockResult,
     int4: Quantized | None,
 ) -> BlockResult:
+    folder = work.context.checkpoint_dir / f"{name}-distill"
+    if (kept := checkpoint.load(folder / "done")) is not None:
+        return _unflattened(kept[0])
     student = twin(work.teacher, start.layers)
 
     def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
@@ -167,7 +170,6 @@ def _distilled(
     with torch.no_grad():
         for layer, weight in start.plain.items():
             student.get_parameter(layer).copy_(weight)
-    folder = work.context.checkpoint_dir / f"{name}-distill"
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
 
     def probe(step: int) -> None:
@@ -191,7 +193,10 @@ def _distilled(
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
     trained = {f"{layer}.weight": weight.float().cpu() for layer, weight in norms(student)}
     plain = {layer: weight.detach() for layer, weight in trained.items()}
-    return BlockResult(layers, plain if config.distill.norm_lr else start.plain)
+    result = BlockResult(layers, plain if config.distill.norm_lr else start.plain)
+    checkpoint.save(folder / "done", _flat(result), {})
+    checkpoint.forget(folder, "step-*")
+    return result
 
 
 @contextmanager
