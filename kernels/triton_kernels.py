@@ -10,6 +10,7 @@ inputs costs no more than eight. Each group's partial sum is multiplied by its s
 Instructions, not bandwidth, bound a 2-bit product, so a code becomes a 16-bit float in two of them, for two codes
 at a time: `(word & mask) | magic` puts the code into the mantissa of a power of two, and subtracting that power and the
 grid's zero leaves `code - zero`, exactly. Several fields share one shift, because the mantissa has room for them.
+Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs.
 
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
@@ -106,6 +107,7 @@ def matmul_kernel(
     inputs,  # (rows, in) of any float type
     words,  # (blocks, padded_out, 16) uint16
     scale,  # (groups, padded_out)
+    zeros,  # (groups, padded_out) uint8, or None: the middle of the codes
     outputs,  # (rows, out), as inputs
     rows,
     in_features,
@@ -129,12 +131,14 @@ def matmul_kernel(
     FIELDS: tl.constexpr = 16 // BITS
     SHARED: tl.constexpr = fields_per_shift(PART, inputs.dtype.element_ty)
     DTYPE: tl.constexpr = inputs.dtype.element_ty
+    MIDDLE: tl.constexpr = (2**BITS - 1) / 2
     output = tl.program_id(0) * TILE + tl.arange(0, TILE)
     word = tl.arange(0, 16)
     column = tl.arange(0, COLUMNS)
     wanted = (column < rows)[None, None, :]
     blocks = tl.cdiv(in_features, 16 * FIELDS)
     total = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+    seen = tl.zeros((SLICES, COLUMNS), tl.float32)  # the sum of a group's inputs
     for first in tl.range(0, blocks, SLICES * UNROLL, num_stages=STAGES):
         for step in tl.static_range(UNROLL):
             block = first + step * SLICES + tl.arange(0, SLICES)
@@ -149,6 +153,8 @@ def matmul_kernel(
                 source = inputs + column[None, None, :] * in_features + index[:, :, None]
                 values = tl.load(source, mask=there, other=0.0)
                 values = values if ASM else values.to(tl.float32)
+                if zeros is not None:
+                    seen += tl.sum(values.to(tl.float32), axis=1)
                 for piece in tl.static_range(PARTS):
                     if (field * PARTS + piece) % SHARED == 0:
                         fields = shifted(tile, field * PARTS + piece, PART, DTYPE, ASM)
@@ -161,12 +167,20 @@ def matmul_kernel(
                     place = scale + (start // GROUP)[:, None] * padded_out + output[None, :]
                     some = (start < in_features)[:, None]
                     factor = tl.load(place) if EVEN else tl.load(place, some, other=0.0)
+                    if zeros is not None:
+                        place = zeros + (start // GROUP)[:, None] * padded_out + output[None, :]
+                        zero = tl.load(place) if EVEN else tl.load(place, some, other=0)
+                        part += (MIDDLE - zero.to(tl.float32))[:, :, None] * seen[:, None, :]
+                        seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                     total += part * factor.to(tl.float32)[:, :, None]
                     part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
             if GROUP == 0:
                 total += part
     product = tl.sum(total, axis=0)
     if GROUP == 0:
+        if zeros is not None:
+            zero = MIDDLE - tl.load(zeros + output).to(tl.float32)
+            product += zero[:, None] * tl.sum(seen, axis=0)[None, :]
         product *= tl.load(scale + output).to(tl.float32)[:, None]
     target = outputs + column[None, :] * out_features + output[:, None]
     kept = (output < out_features)[:, None] & (column < rows)[None, :]
@@ -177,6 +191,7 @@ def matmul_kernel(
 def dequantize_kernel(
     words,  # (blocks, padded_out, 16) uint16
     scale,  # (groups, padded_out)
+    zeros,  # (groups, padded_out) uint8, or None
     weight,  # (out, in), the result
     in_features,
     out_features,
@@ -194,9 +209,13 @@ def dequantize_kernel(
     for field in tl.static_range(FIELDS):
         index = (block * FIELDS + field) * 16 + word
         inside = index < in_features
-        place = scale + (index // group)[None, :] * padded_out + output[:, None]
-        factor = tl.load(place, mask=inside[None, :], other=0.0).to(tl.float32)
-        value = factor * level(tile, field, BITS, tl.float32, False)
+        place = (index // group)[None, :] * padded_out + output[:, None]
+        factor = tl.load(scale + place, mask=inside[None, :], other=0.0).to(tl.float32)
+        levels = level(tile, field, BITS, tl.float32, False)
+        if zeros is not None:
+            zero = tl.load(zeros + place, mask=inside[None, :], other=0).to(tl.float32)
+            levels += (2**BITS - 1) / 2 - zero
+        value = factor * levels
         target = weight + output[:, None].to(tl.int64) * in_features + index[None, :]
         kept = (output < out_features)[:, None] & inside[None, :]
         tl.store(target, value.to(weight.dtype.element_ty), mask=kept)

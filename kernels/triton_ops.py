@@ -39,11 +39,12 @@ def packed_matmul(
     out_features: int,
     bits: int,
     group: int,
+    zeros: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """inputs (rows, in), 1 to 64 rows of float16 or bfloat16, contiguous, times the weight: (rows, out_features).
 
-    words: (blocks, padded, 16) int16 and scale: (groups, padded), as TritonWeight lays them out; group: inputs per
-    scale, a multiple of 16, or 0 for one scale per output.
+    words: (blocks, padded, 16) int16, scale and zeros: (groups, padded), as TritonWeight lays them out; group: inputs
+    per scale, a multiple of 16, or 0 for one scale per output.
     """
     rows, in_features = inputs.shape
     padded = words.shape[1]
@@ -56,6 +57,7 @@ def packed_matmul(
             inputs,
             words,
             scale,
+            zeros,
             outputs,
             rows,
             in_features,
@@ -77,13 +79,14 @@ def packed_matmul(
     with torch.cuda.device_of(inputs):
         problem = (
             f"{out_features}x{in_features} {bits} bits, group {group}, {columns} {inputs.dtype}"
+            + ("" if zeros is None else ", zeros")
         )
         run(choose(inputs.device, columns, problem, run))
     return outputs
 
 
 @packed_matmul.register_fake
-def _(inputs, words, scale, out_features, bits, group):
+def _(inputs, words, scale, out_features, bits, group, zeros=None):
     return inputs.new_empty(inputs.shape[0], out_features)
 
 
@@ -95,6 +98,7 @@ def packed_dequantize(
     in_features: int,
     bits: int,
     dtype: torch.dtype,
+    zeros: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The weight (out_features, in_features): scale * (code - zero), the product rounded once to dtype."""
     blocks, padded, _ = words.shape
@@ -103,6 +107,7 @@ def packed_dequantize(
         dequantize_kernel[(padded // ROW_PADDING, blocks)](
             words,
             scale,
+            zeros,
             weight,
             in_features,
             out_features,
@@ -115,7 +120,7 @@ def packed_dequantize(
 
 
 @packed_dequantize.register_fake
-def _(words, scale, out_features, in_features, bits, dtype):
+def _(words, scale, out_features, in_features, bits, dtype, zeros=None):
     return words.new_empty(out_features, in_features, dtype=dtype)
 
 
@@ -134,8 +139,12 @@ class TritonWeight:
         self.words = arrange(packed.codes, packed.bits)
         padding = self.words.shape[1] - out_features
         self.scale = F.pad(packed.scale.T, (0, padding)).contiguous()
+        self.zeros = None
+        if packed.zeros is not None:
+            self.zeros = F.pad(packed.zeros.T, (0, padding)).contiguous()
         self.backend = f"INT{packed.bits} kernels, Triton"
-        self.size_bytes = self.words.nbytes + self.scale.nbytes
+        parts = (self.words, self.scale, self.zeros)
+        self.size_bytes = sum(one.nbytes for one in parts if one is not None)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs (..., in) -> (..., out), in the dtype of inputs. Sums are in float32 and repeat to the last bit."""
@@ -144,7 +153,8 @@ class TritonWeight:
         half = flat.dtype in (torch.float16, torch.bfloat16)
         if half and 0 < rows <= MAX_ROWS and self.group % WORDS == 0:
             outputs = packed_matmul(
-                flat, self.words, self.scale, self.out_features, self.bits, self.group
+                *(flat, self.words, self.scale, self.out_features, self.bits, self.group),
+                zeros=self.zeros,
             )
         else:
             outputs = F.linear(flat, self.dequantize(flat.dtype))
@@ -153,7 +163,8 @@ class TritonWeight:
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight (out, in) in dtype, as kernels.reference.dequantize gives it."""
         return packed_dequantize(
-            self.words, self.scale, self.out_features, self.in_features, self.bits, dtype
+            *(self.words, self.scale, self.out_features, self.in_features, self.bits, dtype),
+            zeros=self.zeros,
         )
 
 
@@ -179,9 +190,9 @@ def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
 def _check(packed: PackedWeight) -> None:
     """ValueError with the difference between `packed` and what the kernels compute."""
     codes, scale, bits = packed.codes, packed.scale, packed.bits
-    if bits not in (2, 4, 8) or packed.zero != (2**bits - 1) / 2 or packed.zeros is not None:
-        zero = packed.zero if packed.zeros is None else "of every group"
-        raise ValueError(f"no Triton kernel for {bits} bits with zero {zero}")
+    own = packed.zeros is not None
+    if bits not in (2, 4, 8) or (packed.zero != (2**bits - 1) / 2 and not own):
+        raise ValueError(f"no Triton kernel for {bits} bits with zero {packed.zero}")
     if codes.dtype != torch.uint8 or codes.dim() != 2 or not codes.numel():
         raise ValueError(f"codes must be a uint8 matrix, not {codes.dtype} {tuple(codes.shape)}")
     if scale.dtype not in (torch.float16, torch.float32) or scale.dim() != 2:
@@ -191,5 +202,9 @@ def _check(packed: PackedWeight) -> None:
         raise ValueError(
             f"scale {tuple(scale.shape)} does not divide a weight of {rows} x {columns}"
         )
+    if packed.zeros is not None and packed.zeros.shape != scale.shape:
+        raise ValueError(f"zeros {tuple(packed.zeros.shape)} are not of scale {tuple(scale.shape)}")
+    if packed.transform:
+        raise ValueError("no Triton kernel transforms activations")
     if scale.device != codes.device:
         raise ValueError(f"codes are on {codes.device}, scale is on {scale.device}")

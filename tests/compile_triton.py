@@ -22,8 +22,15 @@ from kernels.triton_tuning import CANDIDATES
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 H100 = GPUTarget("cuda", 90, 32)
-#: (bits, type, columns): integer and subtraction instructions allowed for each weight.
-CASES = {(2, "fp16", 8): 1.5, (2, "bf16", 8): 1.6, (4, "bf16", 16): 2.1, (8, "fp16", 8): 3.7}
+#: (bits, type, columns, zeros): integer and subtraction instructions allowed for each weight.
+CASES = {
+    (2, "fp16", 8, False): 1.5,
+    (2, "bf16", 8, False): 1.6,
+    (2, "bf16", 8, True): 1.8,
+    (4, "bf16", 16, False): 2.1,
+    (8, "fp16", 8, False): 3.7,
+}
+NUMBERS = ("rows", "in_features", "out_features", "padded_out")
 #: What is compiled of triton_decode, with heads of 128 features and four queries a key, as Llama-3.1-8B has them.
 STEP_CASES: dict[str, dict[str, int]] = {
     "_add_norm_kernel": {"size": 4096, "WIDTH": 4096},
@@ -44,7 +51,7 @@ TYPES = {
 }
 
 
-def compiled(bits: int, dtype: str, columns: int, group: int = 64) -> tuple[Any, int]:
+def compiled(bits: int, dtype: str, columns: int, zeros: bool, group: int = 64) -> tuple[Any, int]:
     """The kernel for one case, and how many weights a lane decodes in one turn of its loop."""
     config = max(CANDIDATES[columns])  # the widest tile
     block = 256 // bits
@@ -52,18 +59,20 @@ def compiled(bits: int, dtype: str, columns: int, group: int = 64) -> tuple[Any,
         **{"BITS": bits, "GROUP": group, "RUN": math.gcd(group, block) // 16},
         **{"EVEN": True, "ASM": True, "COLUMNS": columns, "TILE": config.tile},
         **{"SLICES": config.slices, "UNROLL": config.unroll, "STAGES": config.stages},
+        **({} if zeros else {"zeros": None}),
     }
-    pointers = {"inputs": "*" + dtype, "words": "*i16", "scale": "*fp16", "outputs": "*" + dtype}
-    numbers = ("rows", "in_features", "out_features", "padded_out")
-    signature = {
-        **pointers,
-        **dict.fromkeys(numbers, "i32"),
+    types = {
+        **{"inputs": "*" + dtype, "words": "*i16", "scale": "*fp16", "zeros": "*u8"},
+        **{"outputs": "*" + dtype, **dict.fromkeys(NUMBERS, "i32")},
         **dict.fromkeys(constants, "constexpr"),
     }
-    names = list(signature)
+    names = matmul_kernel.arg_names
+    signature = {name: types[name] for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}
     aligned = {
-        (names.index(name),): [["tt.divisibility", 16]] for name in names[:8] if name != "rows"
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind != "constexpr" and name != "rows"
     }
     source = ASTSource(matmul_kernel, signature, values, aligned)
     options = {"num_warps": config.slices}
@@ -72,9 +81,9 @@ def compiled(bits: int, dtype: str, columns: int, group: int = 64) -> tuple[Any,
     return triton.compile(source, target=H100, options=options), weights
 
 
-def facts(bits: int, dtype: str, columns: int) -> dict[str, float]:
+def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
     """Tensor-core instructions, spilled bytes, and decoding instructions per weight of the main loop."""
-    kernel, weights = compiled(bits, dtype, columns)
+    kernel, weights = compiled(bits, dtype, columns, zeros)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
@@ -86,7 +95,7 @@ def facts(bits: int, dtype: str, columns: int) -> dict[str, float]:
         "mma": code.count("HMMA"),
         "spilled_bytes": int(spilled.group(1)) if spilled else -1,
         "decoding_per_weight": decoding / weights,
-        "budget": CASES[bits, dtype, columns],
+        "budget": CASES[bits, dtype, columns, zeros],
     }
 
 

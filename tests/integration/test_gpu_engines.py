@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from tests.native_cases import surrounded
 from upq.engines import engine_for
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import GraphSession, TransformersEngine
-from upq.layers import PackedLinear, swap_linears
 from upq.models import LoadedModel
 from upq.quantizers import GRIDS
-from upq.structure import plan_layers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,18 +60,13 @@ def test_a_refilled_row_and_its_neighbour_keep_apart_on_a_gpu() -> None:
     assert answer == whole[: len(answer)]
 
 
+@pytest.mark.parametrize("kind", ["none", "input", "lattice"])
 @pytest.mark.parametrize("precision", ["INT4", "INT2"])
 def test_packed_layers_decode_in_a_graph_as_in_a_whole_forward(
-    tiny: LoadedModel, precision: str
+    tiny: LoadedModel, precision: str, kind: str
 ) -> None:
-    grid = GRIDS[precision]
-    names = [one.name for one in plan_layers(tiny.model, 32) if one.quantize]
-    swap_linears(
-        tiny.model,
-        names,
-        lambda _, one: PackedLinear(grid.pack(one.weight, *grid.fit(one.weight, 32))),
-    )
-    engine = engine_for(tiny.model, torch.device("cuda"))
+    model = surrounded(tiny.model, GRIDS[precision].bits, kind, 32)
+    engine = engine_for(model, torch.device("cuda"))
     assert "CUDA graph" in engine.backend
     assert precision in engine.backend
     (ids,) = random_prompts(20)
@@ -80,7 +74,7 @@ def test_packed_layers_decode_in_a_graph_as_in_a_whole_forward(
     logits = session.prefill(0, ids)
     for _ in range(12):
         with torch.inference_mode():
-            whole = tiny.model(torch.tensor([ids], device="cuda")).logits[0, -1].float()
+            whole = model(torch.tensor([ids], device="cuda")).logits[0, -1].float()
         assert (logits - whole).abs().max() < 0.05 * whole.abs().max()
         ids = [*ids, int(whole.argmax())]
         logits = session.step([0], ids[-1:])[0]

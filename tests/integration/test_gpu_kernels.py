@@ -90,6 +90,20 @@ def test_decoded_weights_are_those_of_the_definition(bits: int, dtype: torch.dty
         torch.testing.assert_close(found, expected, atol=0.0, rtol=0.0)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, *NARROW, (576, 576, 9), (1536, 1536, 1)])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_every_group_may_have_a_zero_of_its_own(bits: int, shape: tuple[int, int, int]) -> None:
+    packed = random_packed(bits, *shape, device="cuda")
+    zeros = torch.randint(0, 2**bits, packed.scale.shape, dtype=torch.uint8, device="cuda")
+    packed = replace(packed, zeros=zeros)
+    prepared = TritonWeight(packed)
+    for dtype in (*HALF, torch.float32):
+        for rows in (1, 5, 70):
+            check_product(prepared, packed, random_inputs(rows, shape[1], dtype, "cuda"))
+    expected = reference.dequantize(packed)
+    torch.testing.assert_close(prepared.dequantize(torch.float32), expected, atol=0.0, rtol=0.0)
+
+
 def test_zero_and_subnormal_scales_give_the_product() -> None:
     packed = random_packed(2, 8, 64, 2, "cuda")
     scale = packed.scale.clone()

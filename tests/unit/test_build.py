@@ -125,4 +125,4 @@ def test_a_compiler_that_is_too_old_for_the_best_set_compiles_the_next(
     old.chmod(0o755)
     monkeypatch.setenv("CC", str(old))
     assert build.instruction_set() == "AVX2"
-    assert build.load() is build.load("AVX2")
+    assert build.load()._name == build.load("AVX2")._name

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from kernels import reference, triton_kernels, triton_ops, triton_tuning
 from kernels.packing import PackedWeight, unpack
+from kernels.transform import Transform
 from kernels.triton_ops import TritonWeight, arrange, packed_dequantize, packed_matmul
 from tests.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
+from tests.unit.test_transform import full_transform
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 HALF = [torch.float16, torch.bfloat16]
@@ -72,6 +74,39 @@ def test_weights_without_a_remainder_are_read_without_masks(bits: int) -> None:
     inputs = triton_ops.block_inputs(bits) * triton_tuning.CANDIDATES[8][0].slices
     packed = random_packed(bits, 64, inputs, inputs // 32)
     check_product(TritonWeight(packed), packed, random_inputs(3, inputs, torch.float16))
+
+
+@pytest.mark.parametrize("shape", SHAPES + NARROW)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_every_group_may_have_a_zero_of_its_own(bits: int, shape: tuple[int, int, int]) -> None:
+    packed = with_zeros(random_packed(bits, *shape))
+    prepared = TritonWeight(packed)
+    assert prepared.size_bytes > TritonWeight(replace(packed, zeros=None)).size_bytes
+    for rows, dtype in ((1, torch.float16), (11, torch.bfloat16)):
+        check_product(prepared, packed, random_inputs(rows, shape[1], dtype))
+    for dtype in (torch.float16, torch.float32):
+        expected = reference.dequantize(packed).to(dtype)
+        torch.testing.assert_close(prepared.dequantize(dtype), expected, atol=0.0, rtol=0.0)
+
+
+def with_zeros(packed: PackedWeight) -> PackedWeight:
+    generator = torch.Generator().manual_seed(2)
+    zeros = torch.randint(0, 2**packed.bits, packed.scale.shape, generator=generator)
+    return replace(packed, zeros=zeros.to(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_transform_surrounds_the_product_of_the_kernels(dtype: torch.dtype) -> None:
+    packed = replace(random_packed(2, 96, 576, 9), transform=full_transform(96, 576))
+    matrix = TritonWeight(replace(packed, transform=None))
+    assert packed.transform
+    prepared = reference.TransformedWeight(matrix, packed.transform)
+    assert prepared.size_bytes == matrix.size_bytes + packed.transform.size_bytes
+    inputs = random_inputs(3, 576, dtype)
+    expected = inputs.double() @ reference.weight_of(packed).double().T
+    error = (prepared(inputs).double() - expected).norm() / expected.norm()
+    assert error < (1e-5 if dtype == torch.float32 else 2e-2)
+    assert prepared(inputs).dtype == dtype
 
 
 def test_inputs_of_any_layout_and_rank_are_taken() -> None:
@@ -147,9 +182,10 @@ def test_the_constants_of_the_assembly_decode_every_word(bits: int, dtype: torch
 def test_torch_knows_the_operators() -> None:
     prepared = TritonWeight(random_packed(2, 20, 64, 2))
     inputs = random_inputs(2, 64, torch.float16)
-    given = (inputs, prepared.words, prepared.scale, 20, 2, 32)
+    zeros = torch.ones(prepared.scale.shape, dtype=torch.uint8)
+    given = (inputs, prepared.words, prepared.scale, 20, 2, 32, zeros)
     torch.library.opcheck(packed_matmul, given, test_utils=("test_schema", "test_faketensor"))
-    given = (prepared.words, prepared.scale, 20, 64, 2, torch.float16)
+    given = (prepared.words, prepared.scale, 20, 64, 2, torch.float16, zeros)
     torch.library.opcheck(packed_dequantize, given, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -162,6 +198,8 @@ def test_torch_knows_the_operators() -> None:
         {"scale": torch.zeros(4, 3, dtype=torch.float16)},
         {"scale": torch.zeros(3, 2, dtype=torch.float16)},
         {"scale": torch.zeros(4, 2, dtype=torch.float64)},
+        {"zeros": torch.zeros(4, 1, dtype=torch.uint8)},
+        {"transform": Transform(block_in=64)},
     ],
 )
 def test_what_the_kernels_do_not_compute_is_refused(change: dict) -> None:
