@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.make_settings_doc import settings_doc
+from ui.report import command_line
 from upq.__main__ import _parser
 from upq.config import settings
 
@@ -83,6 +84,8 @@ def command_flags() -> dict[str, set[str]]:
         f"python -m upq {name}": {flag for one in parser._actions for flag in one.option_strings}
         for name, parser in commands.choices.items()
     }
+    reported = {flag for one in command_line()._actions for flag in one.option_strings}
+    found["python -m ui.report"] = reported
     found = {name: {flag for flag in flags if flag != "-h"} for name, flags in found.items()}
     calls = [one for one in ast.walk(ast.parse(read("app.py"))) if isinstance(one, ast.Call)]
     added = [ast.literal_eval(one.args[0]) for one in calls if _is_add_argument(one)]

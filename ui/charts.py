@@ -1,4 +1,4 @@
-"""Small charts: curves, before/after bars and a scatter, as pure functions of numbers.
+"""Small charts: curves, before/after bars and a scatter with its Pareto front, as pure functions of numbers.
 
 The drawing is an SVG stretched over its box and every label is HTML placed in percent, so text keeps
 its size from a phone to a wide screen and a stroke never gets thick. Colours are classes of theme.css.
@@ -6,24 +6,29 @@ its size from a phone to a wide screen and a stroke never gets thick. Colours ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ui.axes import Axis, close_axis, ends_axis, front, linear_axis, log_axis, name_sides, thin
 from ui.html import Html, join, tag
 from ui.words import number
 
-MAX_POINTS = 400
-TICKS = 4
+Scale = Callable[[Sequence[float]], Axis]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve: points are (x, y); kind is a colour class such as "int4"."""
+    """A named curve: points are (x, y); kind is a colour class such as "int4".
+
+    label: what stands at its end; quiet: no end mark and no place in the legend.
+    """
 
     name: str
     kind: str
     points: Sequence[tuple[float, float]]
+    dashed: bool = False
+    label: str = ""
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,78 +43,28 @@ class Dot:
     hollow: bool = False
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A scale from values to 0..1, linear or logarithmic."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-    logarithmic: bool = False
-
-    def place(self, value: float) -> float:
-        """Position of a value between the ends, clipped to 0..1."""
-        low, high = self.low, self.high
-        if self.logarithmic:
-            low, high, value = math.log(low), math.log(high), math.log(max(value, self.low))
-        return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def linear_axis(values: Sequence[float], from_zero: bool = True) -> Axis:
-    """Round ends and about TICKS round ticks around the values."""
-    low, high = min(values), max(values)
-    if from_zero and low >= 0:
-        low = 0.0
-    if high == low:
-        high = low + (abs(low) or 1.0)
-    step = _round_step((high - low) / TICKS)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(index * step for index in range(first, last + 1))
-    return Axis(first * step, last * step, ticks)
-
-
-def log_axis(values: Sequence[float]) -> Axis:
-    """Powers of ten around the positive values."""
-    positive = [value for value in values if value > 0] or [1.0]
-    first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    last = max(last, first + 1)
-    stride = max(1, math.ceil((last - first) / TICKS))
-    ticks = tuple(10.0**power for power in range(first, last + 1, stride))
-    return Axis(10.0**first, 10.0**last, ticks, logarithmic=True)
-
-
-def _round_step(raw: float) -> float:
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    return next(
-        factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999
-    )
-
-
-def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MAX_POINTS points: means of equal slices; the last point stays exact."""
-    if len(points) <= MAX_POINTS:
-        return list(points)
-    width = math.ceil(len(points) / (MAX_POINTS - 1))
-    slices = [points[start : start + width] for start in range(0, len(points), width)]
-    means = [(_mean([x for x, _ in part]), _mean([y for _, y in part])) for part in slices]
-    return [*means[:-1], points[-1]]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def line_chart(title: str, series: Sequence[Series], *, x_name: str, empty: str) -> Html:
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    empty: str,
+    x_scale: Scale = ends_axis,
+    y_scale: Scale = linear_axis,
+) -> Html:
     """Curves over a common axis with a legend that carries the latest values."""
-    drawn = [Series(one.name, one.kind, thin(sorted(one.points))) for one in series if one.points]
+    drawn = [replace(one, points=thin(sorted(one.points))) for one in series if one.points]
     if not drawn:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
-    xs = [x for one in drawn for x, _ in one.points]
-    x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, (min(xs), max(xs)))
-    y_axis = linear_axis([y for one in drawn for _, y in one.points])
+    x_axis = x_scale([x for one in drawn for x, _ in one.points])
+    y_axis = y_scale([y for one in drawn for _, y in one.points])
     curves = join(_curve(one, x_axis, y_axis) for one in drawn)
-    legend = [(one.name, one.kind, number(one.points[-1][1])) for one in drawn]
-    ends = join(_end_mark(one, x_axis, y_axis) for one in drawn)
+    loud = [one for one in drawn if not one.quiet]
+    legend = [
+        (one.name, f"{one.kind}{' dashed' if one.dashed else ''}", number(one.points[-1][1]))
+        for one in loud
+    ]
+    ends = join(_end_mark(one, x_axis, y_axis) for one in loud)
     return _frame(title, legend, _plot(title, x_axis, y_axis, curves, ends, x_name))
 
 
@@ -117,12 +72,16 @@ def _curve(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
     points = " ".join(
         f"{100 * x_axis.place(x):.2f},{100 - 100 * y_axis.place(y):.2f}" for x, y in one.points
     )
-    return tag("polyline", points=points, class_=f"curve {one.kind}")
+    return tag(
+        "polyline", points=points, class_=f"curve {one.kind}{' dashed' if one.dashed else ''}"
+    )
 
 
 def _end_mark(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
     x, y = one.points[-1]
-    return _mark(x_axis.place(x), y_axis.place(y), f"mark {one.kind}", f"{one.name}: {number(y)}")
+    hint = f"{one.name}: {number(y)}"
+    label = tag("b", one.label, class_="right") if one.label else None
+    return _mark(x_axis.place(x), y_axis.place(y), f"mark {one.kind}", hint, label)
 
 
 def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html:
@@ -178,42 +137,42 @@ def _bar(left: float, width: float, height: float, kind: str) -> Html:
 
 
 def scatter(
-    title: str, dots: Sequence[Dot], *, x_name: str, x_text: Callable[[float], str], empty: str
+    title: str,
+    dots: Sequence[Dot],
+    *,
+    x_name: str,
+    x_text: Callable[[float], str],
+    y_text: Callable[[float], str] = number,
+    higher_is_better: bool = False,
+    empty: str,
 ) -> Html:
-    """Named points over a logarithmic y axis; lower left is better, and the front is drawn."""
+    """Named points, less x is better. The Pareto front is drawn and its points are named below.
+
+    A y where less is better has a logarithmic axis, with 0 at its lower end.
+    """
     if not dots:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
     x_axis = linear_axis([dot.x for dot in dots])
-    y_axis = log_axis([dot.y for dot in dots])
-    best = front([(dot.x, dot.y) for dot in dots])
+    y_axis = (close_axis if higher_is_better else log_axis)([dot.y for dot in dots])
+    best = front([(dot.x, dot.y) for dot in dots], higher_is_better)
     line = _curve(Series("front", "front", best), x_axis, y_axis) if len(best) > 1 else Html()
+    ordered = sorted(dots, key=lambda dot: ((dot.x, dot.y) not in best, dot.hollow))
+    places = [(x_axis.place(dot.x), y_axis.place(dot.y)) for dot in ordered]
+    sides = name_sides(places, [dot.name for dot in ordered])
     marks = join(
         _mark(
-            x_axis.place(dot.x),
-            y_axis.place(dot.y),
+            *place,
             f"dot {dot.kind}{' hollow' if dot.hollow else ''}",
             dot.hint,
-            tag("b", dot.name, class_=_side(dot, x_axis)),
+            tag("b", dot.name, class_=side if (dot.x, dot.y) in best else f"{side} minor")
+            if side
+            else None,
         )
-        for dot in dots
+        for dot, place, side in zip(ordered, places, sides, strict=True)
     )
-    return _frame(title, None, _plot(title, x_axis, y_axis, line, marks, x_name, x_text))
-
-
-def _side(dot: Dot, x_axis: Axis) -> str:
-    """Where a dot's name stands, so that an artifact and its baseline do not cover each other."""
-    if dot.hollow:
-        return "left" if x_axis.place(dot.x) > 0.2 else "above"
-    return "right" if x_axis.place(dot.x) < 0.8 else "above"
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other point beats in both coordinates, by rising x."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not best or y < best[-1][1]:
-            best.append((x, y))
-    return best
+    names = [dot.name for dot in sorted(ordered, key=lambda dot: dot.x) if (dot.x, dot.y) in best]
+    legend = [(f"Pareto front: {', '.join(names)}", "front", "")]
+    return _frame(title, legend, _plot(title, x_axis, y_axis, line, marks, x_name, x_text, y_text))
 
 
 def _frame(title: str, legend: Sequence[tuple[str, str, str]] | None, body: Html) -> Html:
@@ -233,6 +192,7 @@ def _plot(
     marks: Html,
     x_name: str,
     x_text: Callable[[float], str] = number,
+    y_text: Callable[[float], str] = number,
 ) -> Html:
     grid = join(
         tag("line", x1=0, x2=100, y1=y, y2=y, class_="grid")
@@ -248,7 +208,7 @@ def _plot(
         aria_label=title,
     )
     y_labels = [
-        tag("span", number(tick), class_="y", style=f"bottom:{100 * y_axis.place(tick):.2f}%")
+        tag("span", y_text(tick), class_="y", style=f"bottom:{100 * y_axis.place(tick):.2f}%")
         for tick in y_axis.ticks
     ]
     x_labels = [

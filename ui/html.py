@@ -11,7 +11,7 @@ import html
 import unicodedata
 from collections.abc import Iterable
 
-VOID_TAGS = frozenset({"br", "hr", "input"})
+VOID_TAGS = frozenset({"br", "hr", "input", "meta"})
 #: Joiners that ordinary scripts and emoji need.
 _HARMLESS = frozenset("\n\t\u200c\u200d")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -44,7 +44,7 @@ def join(children: Iterable[object], separator: object = "") -> Html:
     return Html(escape(separator).join(escape(child) for child in children if child is not None))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """An element. `class_` becomes class, `data_run` data-run; None and False leave one out."""
     rendered = "".join(
         _attribute(key, value)

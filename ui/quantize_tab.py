@@ -109,9 +109,9 @@ def _wire_form(
     gr.on(changes, guess, form.inputs, expected, trigger_mode="always_last", **PRIVATE)
     start.click(begin, form.inputs, [started, shown], **PRIVATE)
     chosen = [form.preset, form.model_kind, form.model_text, form.method]
-    form.preset.input(take_preset, chosen, form.outputs, **PRIVATE).then(
-        guess, form.inputs, expected, **PRIVATE
-    )
+    gr.on(
+        [form.preset.input, form.method.input], take_preset, chosen, form.outputs, **PRIVATE
+    ).then(guess, form.inputs, expected, **PRIVATE)
 
 
 def _settled(component: Any) -> str:

@@ -6,6 +6,7 @@ done shows the result, failed is one sentence and one action. `ui.html.tag` esca
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from ui.words import (
     span,
     stage_name,
 )
+from upq.config import RunConfig
 from upq.context import STAGES
 from upq.estimate import Estimate
 from upq.generate import ROWS
@@ -139,7 +141,7 @@ def run_panel(run: Run | None, position: int, now: float) -> Html:
         return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
     parts = [tag("h2", "Run ", run_name(run)), _outcome(run, position)]
     if run.state != "queued":
-        parts += [stepper(run, now), _numbers(run, now)]
+        parts += [stepper(run, now), _numbers(run)]
     return tag("div", *parts, class_=f"run-panel {run.state}")
 
 
@@ -163,8 +165,19 @@ def _outcome(run: Run, position: int) -> Html | None:
 
 def stepper(run: Run, now: float) -> Html:
     """The stages in order: done, current and to come, with the time each one took."""
-    names = STAGES if run.kind == "quantize" else tuple(run.stages) or ("check",)
+    names = _stages(run) if run.kind == "quantize" else tuple(run.stages) or ("check",)
     return tag("ol", *(_step(run, name, now) for name in names), class_="stepper")
+
+
+def _stages(run: Run) -> list[str]:
+    """STAGES without the end-to-end trainings that the run does not have."""
+    config = RunConfig.from_json(json.dumps(run.config))
+    absent = {
+        f"{name}_distill"
+        for name, one in (("int4", config.int4), ("int2", config.int2))
+        if not one.distill.tokens
+    }
+    return [name for name in STAGES if name not in absent]
 
 
 def _step(run: Run, name: str, now: float) -> Html:
@@ -174,9 +187,16 @@ def _step(run: Run, name: str, now: float) -> Html:
     mark = {"current": "◐", "done": "●", "stopped": "◍", "open": "○"}[state]
     taken = ""
     if times and (times["ended"] or current):
-        taken = duration((times["ended"] or now) - times["started"])
+        taken = duration(stage_seconds(times, now))
     label = tag("span", stage_name(name), tag("small", taken))
     return tag("li", tag("i", mark), label, class_=state, aria_current="step" if current else None)
+
+
+def stage_seconds(times: Mapping[str, Any], now: float) -> float:
+    """What was worked in a stage of Run.stages, pauses not counted; in one that goes on, up to now."""
+    if times["ended"] and "seconds" in times:
+        return times["seconds"]
+    return times.get("seconds", 0.0) + (times["ended"] or now) - times["started"]
 
 
 def _other_state(run: Run, name: str) -> str:
@@ -188,7 +208,7 @@ def _other_state(run: Run, name: str) -> str:
     return "done" if run.state == "done" or times["ended"] else "stopped"
 
 
-def _numbers(run: Run, now: float) -> Html:
+def _numbers(run: Run) -> Html:
     if run.state == "running":
         facts = [
             (
@@ -200,9 +220,8 @@ def _numbers(run: Run, now: float) -> Html:
         ]
     else:
         facts = []
-    ended = run.ended_at or now
     facts += [
-        ("elapsed", duration(ended - run.started_at) if run.started_at else NO_VALUE),
+        ("time", duration(run.worked_s) if run.started_at else NO_VALUE),
         ("peak memory", size(run.peak_bytes)),
     ]
     bar = tag(
@@ -234,18 +253,23 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
             }
             for when in ("before", "after")
         )
-        total = run.stages.get(precision, {}).get("total", 0) if precision == "int4" else 0
+        total = run.stages.get(precision, {}).get("total", 0)
         count = total if max([*before, *after, -1]) < total <= 200 else 0
         return block_chart(title, precision, before, after, blocks=count)
 
     held_out = [curve(f"held_out_kl_{kind}", kind.upper(), kind) for kind in ("int4", "int2")]
     has_held_out = any(one.points for one in held_out)
-    waiting = "Starts with the INT2 distillation."
-    loss, norm = curve("jsd", "JSD", "int2"), curve("grad_norm", "norm", "int2")
+    waiting = "Starts with the end-to-end training."
+    losses = [
+        curve(f"{prefix}{name}", f"{name.replace('_', ' ')}, {kind.upper()}", kind)
+        for kind, prefix in (("int4", "int4_"), ("int2", ""))
+        for name in ("jsd", "next_token")
+    ]
+    norm = curve("grad_norm", "norm", "int2")
     charts = [
         blocks("int4", "INT4 block error"),
         blocks("int2", "INT2 block error"),
-        line_chart("Distillation loss (JSD, nats)", [loss], x_name="step", empty=waiting),
+        line_chart("End-to-end loss (nats)", losses, x_name="step", empty=waiting),
         line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
         if has_held_out
         else line_chart("Gradient norm", [norm], x_name="step", empty=waiting),
@@ -274,7 +298,7 @@ def history_table(runs: Sequence[Run], fidelity: Mapping[tuple[int, str], float]
 
 
 def _history_row(run: Run, fidelity: Mapping[tuple[int, str], float]) -> list[object]:
-    taken = run.ended_at - run.started_at if run.started_at and run.ended_at else None
+    taken = run.worked_s if run.started_at and run.ended_at else None
     actions = ["open", "again"]
     if run.state in ("failed", "cancelled", "interrupted"):
         actions.insert(1, "resume")
@@ -300,20 +324,28 @@ def table(
     *,
     numeric: Sequence[int] = (),
     class_: str = "",
+    keys: Sequence[Sequence[object]] = (),
 ) -> Html:
     """A table that scrolls inside its own box; numeric columns are right-aligned.
 
-    On a phone each row is a block, and a number carries the name of its column.
+    On a phone each row is a block, and a number carries the name of its column. keys: what each cell is sorted by
+    when the head of its column is clicked; without them nothing can be clicked.
     """
 
-    def cell(kind: str, column: int, value: object) -> Html:
+    def title(column: int, name: object) -> Html:
+        words = tag("button", name, class_="sort") if keys else name
+        return tag("th", words, class_="number" if column in numeric else None, scope="col")
+
+    def cell(row: int, column: int, value: object) -> Html:
+        key = keys[row][column] if keys else None
         if column not in numeric:
-            return tag(kind, value)
-        return tag(kind, value, class_="number", data_label=head[column] if kind == "td" else None)
+            return tag("td", value, data_key=key)
+        return tag("td", value, class_="number", data_label=head[column], data_key=key)
 
-    def row(kind: str, values: Sequence[object]) -> Html:
-        return tag("tr", *(cell(kind, column, value) for column, value in enumerate(values)))
-
-    body = tag("tbody", *(row("td", values) for values in rows))
-    whole = tag("table", tag("thead", row("th", head)), body)
+    titles = tag("tr", *(title(column, name) for column, name in enumerate(head)))
+    lines = [
+        tag("tr", *(cell(row, column, value) for column, value in enumerate(values)))
+        for row, values in enumerate(rows)
+    ]
+    whole = tag("table", tag("thead", titles), tag("tbody", *lines))
     return tag("div", whole, class_=f"grid-table {class_}".strip(), tabindex=0)

@@ -1,113 +1,197 @@
-"""The results: one row an artifact or baseline, as a table, a scatter and CSV text."""
+"""The results: one row an artifact or baseline, as a table, as size against quality, and as CSV text."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from ui.charts import Dot, scatter
+from ui.comparison import ResultRow, Score
 from ui.html import Html, join, tag
 from ui.render import notice, table
-from ui.words import METHOD_NAMES, duration, fixed, number, percent, size
+from ui.words import METHOD_NAMES, NO_VALUE, duration, fixed, number, percent, size
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResultRow:
-    """One artifact or baseline of one run; None is "not measured"."""
+@dataclass(frozen=True)
+class Measure:
+    """Something to set against size. value: of a row, None where it was not measured; how to get it, if it was not."""
 
-    run: int
-    model: str
-    method: str
-    preset: str
-    label: str  # "INT4", "RTN INT2", ...
-    precision: str
-    size_bytes: int | None
-    bits_per_weight: float | None
-    kl: float | None
-    kl_p95: float | None
-    top1: float | None
-    ppl: float | None
-    prompt_strict: float | None
-    prompts_checked: int | None
-    tokens_per_s: float | None
-    run_seconds: float | None
-    tokens: int | None
-    seed: int
-
-    @property
-    def baseline(self) -> bool:
-        """Whether this is a measurement without an artifact."""
-        return self.label != self.precision
+    title: str
+    value: Callable[[ResultRow], float | None]
+    text: Callable[[float], str]
+    higher_is_better: bool
+    missing: str
 
 
-COLUMNS = ("run", "artifact", "method", "b/w", "size", "KL", "KL p95", "top-1", "ppl", "checks")
-COLUMNS += ("tok/s", "time", "seed")
+def _score(suite: str) -> Callable[[ResultRow], float | None]:
+    return lambda row: row.scores[suite].value if suite in row.scores else None
 
 
-def results_table(rows: Sequence[ResultRow]) -> Html:
-    """Every artifact and baseline side by side."""
+_CHECK = "Not measured for these runs. Run the suite on the Checks tab."
+_RUN = "A point for each artifact that was measured."
+MEASURES: Mapping[str, Measure] = {
+    "kl": Measure("Mean KL to FP16 (nats)", lambda row: row.kl, number, False, _RUN),
+    "top1": Measure("Top-1 agreement with FP16", lambda row: row.top1, percent, True, _RUN),
+    "ppl": Measure("Perplexity of FP16's answers", lambda row: row.ppl, number, False, _RUN),
+    "wikitext2": Measure("WikiText-2 perplexity", _score("wikitext2"), number, False, _CHECK),
+    "mmlu": Measure("MMLU accuracy", _score("mmlu"), percent, True, _CHECK),
+    "ifeval": Measure("IFEval prompts followed", _score("ifeval"), percent, True, _CHECK),
+    "builtin": Measure("Built-in checks followed", _score("builtin"), percent, True, _CHECK),
+}
+#: Suite -> its column in the table.
+SUITES = {"wikitext2": "WikiText-2", "mmlu": "MMLU", "ifeval": "IFEval", "builtin": "checks"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. key: what it is sorted by, None where there is no value; origin: about where a row comes
+    from, which a report says elsewhere.
+    """
+
+    name: str
+    cell: Callable[[ResultRow], object]
+    key: Callable[[ResultRow], object]
+    numeric: bool = True
+    origin: bool = False
+
+
+def _suite_column(suite: str) -> Column:
+    return Column(
+        SUITES[suite], lambda row: score_cell(suite, row.scores.get(suite)), MEASURES[suite].value
+    )
+
+
+def _artifact(row: ResultRow) -> Html:
+    kind = f"{row.precision.lower()}{' baseline' if row.baseline else ''}"
+    return tag("span", row.label, class_=kind)
+
+
+def _kl(row: ResultRow) -> Html:
+    text = fixed(row.kl, 3)
+    return with_interval(text, row.kl_low, row.kl_high, lambda one: fixed(one, 3))
+
+
+def _agreed(row: ResultRow) -> Html | str:
+    if row.agreed_median is None:
+        return NO_VALUE
+    hint = "median over held-out answers: tokens before the first one that differs from FP16's"
+    return tag("span", f"{row.agreed_median:.0f} tokens", title=hint)
+
+
+def _method(row: ResultRow) -> str:
+    return f"{METHOD_NAMES.get(row.method, row.method)} {row.preset}"
+
+
+def _run(row: ResultRow) -> Html:
+    return join([tag("b", f"#{row.run}"), tag("small", f" {row.model}")])
+
+
+COLUMNS = (
+    Column("run", _run, lambda row: row.run, numeric=False),
+    Column("artifact", _artifact, lambda row: row.label, numeric=False),
+    Column("method", _method, _method, numeric=False),
+    Column("b/w", lambda row: fixed(row.bits_per_weight, 2), lambda row: row.bits_per_weight),
+    Column("size", lambda row: size(row.size_bytes), lambda row: row.size_bytes),
+    Column("KL", _kl, lambda row: row.kl),
+    Column("KL p95", lambda row: fixed(row.kl_p95, 3), lambda row: row.kl_p95),
+    Column("top-1", lambda row: percent(row.top1), lambda row: row.top1),
+    Column("agrees for", _agreed, lambda row: row.agreed_median),
+    Column("ppl", lambda row: number(row.ppl), lambda row: row.ppl),
+    *(_suite_column(suite) for suite in SUITES),
+    Column("tok/s", lambda row: number(row.tokens_per_s), lambda row: row.tokens_per_s),
+    Column(
+        "trained on",
+        lambda row: f"{row.training_tokens:,}" if row.training_tokens else NO_VALUE,
+        lambda row: row.training_tokens,
+    ),
+    Column("time", lambda row: duration(row.run_seconds), lambda row: row.run_seconds),
+    Column("peak memory", lambda row: size(row.peak_bytes), lambda row: row.peak_bytes),
+    Column("seed", lambda row: row.seed, lambda row: row.seed, origin=True),
+    Column("commit", lambda row: row.commit or NO_VALUE, lambda row: row.commit, False, True),
+    Column("machine", lambda row: row.machine or NO_VALUE, lambda row: row.machine, False, True),
+)
+
+
+def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
+    """Every artifact and baseline side by side; a click on a column's head sorts by it.
+
+    brief: for paper, without the columns that are empty or about where the rows come from, and without sorting.
+    """
     if not rows:
         return notice(
             "empty", "No results yet.", "They appear here when a run has packed its first artifact."
         )
-    return table(COLUMNS, [_cells(row) for row in rows], numeric=range(3, 13), class_="results")
-
-
-def _cells(row: ResultRow) -> list[object]:
-    kind = f"{row.precision.lower()}{' baseline' if row.baseline else ''}"
-    checks = (
-        join([percent(row.prompt_strict, 0), tag("small", f" of {row.prompts_checked}")])
-        if row.prompts_checked
-        else percent(None)
+    chosen = [
+        one
+        for one in COLUMNS
+        if not brief or (not one.origin and any(one.key(row) is not None for row in rows))
+    ]
+    return table(
+        [one.name for one in chosen],
+        [[one.cell(row) for one in chosen] for row in rows],
+        numeric=[place for place, one in enumerate(chosen) if one.numeric],
+        class_="results",
+        keys=() if brief else [[one.key(row) for one in chosen] for row in rows],
     )
-    return [
-        join([tag("b", f"#{row.run}"), tag("small", f" {row.model}")]),
-        tag("span", row.label, class_=kind),
-        f"{METHOD_NAMES.get(row.method, row.method)} {row.preset}",
-        fixed(row.bits_per_weight, 2),
-        size(row.size_bytes),
-        fixed(row.kl, 3),
-        fixed(row.kl_p95, 3),
-        percent(row.top1),
-        number(row.ppl),
-        checks,
-        number(row.tokens_per_s),
-        duration(row.run_seconds),
-        row.seed,
-    ]
 
 
-def size_against_quality(rows: Sequence[ResultRow]) -> Html:
-    """Size on disk against mean KL to FP16: lower left is better."""
-    dots = [
-        Dot(
-            row.size_bytes,
-            row.kl,
-            row.precision.lower(),
-            f"#{row.run} {row.label}",
-            f"run #{row.run} {row.label}: {size(row.size_bytes)}, KL {fixed(row.kl, 3)}",
-            hollow=row.baseline,
-        )
-        for row in rows
-        if row.size_bytes is not None and row.kl  # FP16 is 0, which a log axis has no place for
-    ]
+def score_cell(suite: str, score: Score | None) -> Html:
+    """A suite's figure with its interval and the number of trials; a dash where it was not measured."""
+    if score is None:
+        return Html(NO_VALUE)
+    measure = MEASURES[suite]
+    cell = with_interval(measure.text(score.value), score.low, score.high, measure.text)
+    return join([cell, tag("small", f" of {score.count:,}")])
+
+
+def with_interval(
+    text: str, low: float | None, high: float | None, write: Callable[[float], str]
+) -> Html:
+    """A figure and, where it is known, its 95 % interval."""
+    if low is None or high is None:
+        return join([text])
+    ends = f" {write(low).removesuffix(' %')}\u2013{write(high)}"
+    return join([text, tag("small", ends, title="95 % interval")])
+
+
+def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
+    """Size on disk against one of MEASURES, FP16 once for each model."""
+    chosen = MEASURES[measure]
+    models = {row.model for row in rows}
+    dots: dict[str, Dot] = {}
+    for row in rows:
+        value = chosen.value(row)
+        if row.size_bytes is None or value is None:
+            continue
+        name = f"#{row.run} {row.label}"
+        if row.label == "FP16":
+            name = "FP16" if len(models) == 1 else f"FP16 {row.model}"
+        hint = f"{name}: {size(row.size_bytes)}, {chosen.title} {chosen.text(value)}"
+        kind = row.precision.lower()
+        dots[name] = Dot(row.size_bytes, value, kind, name, hint, hollow=row.baseline)
     return scatter(
-        "Mean KL to FP16 (nats) against size",
-        dots,
+        f"{chosen.title} against size",
+        list(dots.values()),
         x_name="size",
         x_text=size,
-        empty="A point for each artifact that was measured.",
+        y_text=chosen.text,
+        higher_is_better=chosen.higher_is_better,
+        empty=chosen.missing,
     )
 
 
 def csv_text(rows: Sequence[ResultRow]) -> str:
-    """The rows as CSV, sizes in bytes and times in seconds."""
+    """The rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(ResultRow)])
-    writer.writerows([[_csv_cell(value) for value in astuple(row)] for row in rows])
+    plain = [one.name for one in fields(ResultRow) if one.name != "scores"]
+    parts = [one.name for one in fields(Score)]
+    writer.writerow([*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)])
+    for row in rows:
+        scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
+        writer.writerow(map(_csv_cell, [*(getattr(row, name) for name in plain), *scores]))
     return stream.getvalue()
 
 

@@ -1,93 +1,204 @@
-"""Results: every artifact and baseline side by side, size against quality, and the table as CSV."""
+"""Results: chosen runs side by side in charts, settings and a table, as CSV and as a report to keep."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from ui import render, render_results
-from ui.app_state import PRIVATE, App
-from ui.chat_turn import speed_key
-from ui.checks_tab import results_of
+from ui import comparison, render, render_compare, render_report, render_results
+from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.comparison import MAX_RUNS, Subject
 from ui.header import Header
-from ui.render_results import ResultRow
-from ui.words import model_name
-from upq.checks import Totals, totals
-from upq.store import Run
+from ui.html import Html
 
-CSV_NAME = "upq-results.csv"
+#: A click on the head of a column sorts the table by it; empty cells stay at the end.
+SORT = """element.addEventListener('click', (event) => {
+  const head = event.target.closest('th:has(button.sort)');
+  if (!head) return;
+  const rising = head.ariaSort !== 'ascending';
+  for (const other of head.parentElement.children) other.ariaSort = null;
+  head.ariaSort = rising ? 'ascending' : 'descending';
+  const body = head.closest('table').tBodies[0];
+  const key = (row) => row.cells[head.cellIndex].dataset.key ?? '';
+  const compare = (a, b) => isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
+  const rows = [...body.rows].sort((one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (a === '' || b === '') return (a === '') - (b === '');
+    return rising ? compare(a, b) : compare(b, a);
+  });
+  body.append(...rows);
+});"""
+MEASURE_CHOICES = [
+    ("KL", "kl"),
+    ("top-1", "top1"),
+    ("perplexity", "ppl"),
+    ("WikiText-2", "wikitext2"),
+    ("MMLU", "mmlu"),
+    ("IFEval", "ifeval"),
+    ("built-in checks", "builtin"),
+]
+
+
+@dataclass
+class Page:
+    """What the chosen runs fill, in the order of `_show`; the controls among them keep their values where they can."""
+
+    note: gr.HTML
+    scatter: gr.HTML
+    minutes: gr.HTML
+    blocks: gr.HTML
+    series: gr.Dropdown
+    overlay: gr.HTML
+    first: gr.Dropdown
+    second: gr.Dropdown
+    differences: gr.HTML
+    origins: gr.HTML
+    table: gr.HTML
+    csv: gr.DownloadButton
+    report: gr.DownloadButton
+
+    @property
+    def outputs(self) -> list[Any]:
+        return list(vars(self).values())
 
 
 def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
+    chosen = gr.State(None)  # run ids; None until somebody chooses: the newest ones
+    with gr.Row(elem_classes="card", elem_id="compare"):
+        selector = gr.Dropdown(
+            [], multiselect=True, max_choices=MAX_RUNS, label=f"Runs to compare, up to {MAX_RUNS}",
+            elem_id="compare-runs", scale=5,
+        )  # fmt: skip
+        report = gr.DownloadButton("Download report", size="sm", visible=False, elem_id="report")
+        csv = gr.DownloadButton("Download CSV", size="sm", visible=False, elem_id="csv")
+    note = gr.HTML()
     with gr.Column(elem_classes="card", elem_id="scatter"):
-        chart = gr.HTML()
+        measure = gr.Radio(MEASURE_CHOICES, value="kl", label="Quality", elem_id="measure")
+        scatter = gr.HTML()
+    with gr.Column(elem_classes="card"):
+        minutes = gr.HTML(elem_id="kl-minutes")
+    with gr.Column(elem_classes="card"):
+        blocks = gr.HTML(elem_id="blocks")
+    with gr.Column(elem_classes="card", elem_id="overlay"):
+        series = gr.Dropdown([], label="Curve", elem_id="series")
+        overlay = gr.HTML()
+    with gr.Column(elem_classes="card", elem_id="differences"):
+        gr.HTML(render.panel_title("Settings that differ"))
+        with gr.Row():
+            first = gr.Dropdown([], label="Run", min_width=200)
+            second = gr.Dropdown([], label="and run", min_width=200)
+        differences = gr.HTML()
+    with gr.Column(elem_classes="card"):
+        gr.HTML(render.panel_title("Where the results come from"))
+        origins = gr.HTML(elem_id="origins")
     with gr.Column(elem_classes="card"):
         gr.HTML(render.panel_title("Runs and artifacts"))
-        table = gr.HTML(elem_id="results-table")
-        download = gr.DownloadButton("Download CSV", size="sm", visible=False, elem_id="csv")
-    header.catalog.change(partial(_show, app), None, [chart, table, download], **PRIVATE)
+        table = gr.HTML(js_on_load=SORT, elem_id="results-table")
+    page = Page(
+        note, scatter, minutes, blocks, series, overlay, first, second, differences, origins, table,
+        csv, report,
+    )  # fmt: skip
+    _wire(app, header, chosen, selector, measure, page)
 
 
-def _show(app: App) -> Any:
-    rows = result_rows(app)
-    path = app.export_dir / CSV_NAME
-    path.write_text(render_results.csv_text(rows), encoding="utf-8")
+def _wire(
+    app: App, header: Header, chosen: gr.State, selector: gr.Dropdown, measure: gr.Radio, page: Page
+) -> None:
+    selector.input(lambda ids: ids, selector, chosen, trigger_mode="always_last", **IN_ORDER)
+    header.catalog.change(partial(_choices, app), chosen, selector, **IN_ORDER)
+    inputs = [chosen, measure, page.series, page.first, page.second]
+    gr.on(
+        [header.catalog.change, chosen.change],
+        partial(_show, app),
+        inputs,
+        page.outputs,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    measure.input(partial(_scatter, app), [chosen, measure], page.scatter, **PRIVATE)
+    page.series.input(partial(_overlay, app), [chosen, page.series], page.overlay, **PRIVATE)
+    gr.on(
+        [page.first.input, page.second.input],
+        partial(_differences, app),
+        [page.first, page.second],
+        page.differences,
+        **PRIVATE,
+    )
+
+
+def _subjects(app: App, chosen: Sequence[int] | None) -> list[Subject]:
+    ids = comparison.newest(comparison.comparable(app.store)) if chosen is None else chosen
+    return comparison.gather(app.store, ids)
+
+
+def _choices(app: App, chosen: Sequence[int] | None) -> Any:
+    runs = comparison.comparable(app.store)
+    there = {run.id for run in runs}
+    kept = comparison.newest(runs) if chosen is None else [one for one in chosen if one in there]
+    choices = [(f"{render.run_name(run)} {run.name}".strip(), run.id) for run in runs]
+    return gr.update(choices=choices, value=kept)
+
+
+def _show(
+    app: App,
+    chosen: Sequence[int] | None,
+    measure: str,
+    series: str | None,
+    first: int | None,
+    second: int | None,
+) -> Any:
+    subjects = _subjects(app, chosen)
+    rows = [row for subject in subjects for row in subject.rows]
+    curves = render_compare.series_choices(subjects)
+    known = [one for _, one in curves]
+    curve = series if series in known else next(iter(known), None)
+    ids = [subject.run.id for subject in subjects]
+    pair = (_kept(first, ids, 0), _kept(second, ids, -1))
+    names = [(render.run_name(subject.run), subject.run.id) for subject in subjects]
     return (
-        render_results.size_against_quality(rows),
+        render_compare.remarks(subjects),
+        render_results.size_against_quality(rows, measure),
+        render_compare.kl_over_minutes(subjects),
+        render_compare.all_block_errors(subjects),
+        gr.update(choices=curves, value=curve, visible=bool(curves)),
+        render_compare.overlay(subjects, curve or ""),
+        gr.update(choices=names, value=pair[0], visible=len(ids) > 1),
+        gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
+        _differences(app, *pair),
+        render_compare.origins(subjects),
         render_results.results_table(rows),
-        gr.update(value=str(path), visible=bool(rows)),
+        _download(app, "csv", ids, render_results.csv_text(rows), bool(rows)),
+        _download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
 
-def result_rows(app: App) -> list[ResultRow]:
-    """One row an artifact or baseline, newest run first."""
-    runs = {run.id: run for run in app.store.runs(kind="quantize")}
-    checks = _newest_checks(app)
-    rows = [
-        _row(app, runs[measured["run_id"]], measured, checks)
-        for measured in app.store.measurements()
-        if measured["run_id"] in runs
-    ]
-    return sorted(rows, key=lambda row: -row.run)
+def _kept(chosen: int | None, ids: Sequence[int], place: int) -> int | None:
+    """The run that was chosen, if it still takes part, else the one at this place."""
+    return chosen if chosen in ids else next(iter(ids[place:]), None)
 
 
-def _row(
-    app: App, run: Run, measured: dict[str, Any], checks: dict[tuple[int, str], Totals]
-) -> ResultRow:
-    label, precision = measured["label"], measured["precision"]
-    score = checks.get((run.id, label))
-    speed = app.store.note(speed_key(run.id, precision, run.model)) if label == precision else None
-    return ResultRow(
-        run=run.id,
-        model=model_name(run.model),
-        method=run.method,
-        preset=run.preset,
-        label=label,
-        precision=precision,
-        size_bytes=measured["size_bytes"],
-        bits_per_weight=measured["bits_per_weight"],
-        kl=measured["kl"],
-        kl_p95=measured["kl_p95"],
-        top1=measured["top1"],
-        ppl=measured["ppl"],
-        prompt_strict=score.prompt_strict if score else None,
-        prompts_checked=score.n if score else None,
-        tokens_per_s=speed,
-        run_seconds=run.ended_at - run.started_at if run.ended_at and run.started_at else None,
-        tokens=measured["tokens"],
-        seed=run.config["seed"],
-    )
+def _download(app: App, kind: str, ids: Sequence[int], text: str, visible: bool) -> Any:
+    path = app.export_dir / f"upq-runs-{'-'.join(map(str, ids)) or 'none'}.{kind}"
+    path.write_text(text, encoding="utf-8")
+    return gr.update(value=str(path), visible=visible)
 
 
-def _newest_checks(app: App) -> dict[tuple[int, str], Totals]:
-    """(run id, precision) -> scores of its newest finished check."""
-    found: dict[tuple[int, str], Totals] = {}
-    for check in app.store.runs(kind="check"):
-        if check.state != "done" or check.parent_id is None:
-            continue
-        for precision, results in results_of(app, check.id).items():
-            found.setdefault((check.parent_id, precision), totals(results))
-    return found
+def _scatter(app: App, chosen: Sequence[int] | None, measure: str) -> Html:
+    rows = [row for subject in _subjects(app, chosen) for row in subject.rows]
+    return render_results.size_against_quality(rows, measure)
+
+
+def _overlay(app: App, chosen: Sequence[int] | None, series: str) -> Html:
+    return render_compare.overlay(_subjects(app, chosen), series)
+
+
+def _differences(app: App, first: int | None, second: int | None) -> Html:
+    if first is None or second is None or first == second:
+        return render_compare.one_run_only()
+    pair = {one.run.id: one for one in comparison.gather(app.store, [first, second])}
+    return render_compare.differences(pair[first], pair[second]) if len(pair) == 2 else Html()

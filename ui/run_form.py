@@ -22,7 +22,7 @@ from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
 from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates
-from upq.presets import preset
+from upq.presets import DEFAULT_METHOD, preset
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),
@@ -31,7 +31,11 @@ MODEL_CHOICES = [
 ]
 DATA_CHOICES = [("built-in prompts", "builtin"), ("hub dataset", "hub"), ("local file", "file")]
 METHOD_LINES = {
-    "upq": "UPQ: block-wise INT4, then INT2 by distillation",
+    "rotated_upq": "Rotated UPQ, ours: rotated weights, rounded with curvature, trained as in UPQ",
+    "upq": "UPQ: block-wise INT4, from it INT2, then distillation",
+    "efficientqat": "EfficientQAT: all of a block, then the scales end to end",
+    "unisvq": "UniSVQ: rotated weights on a lattice, rounded with curvature",
+    "gptq": "GPTQ: rounded with curvature, no training",
     "rtn": "RTN: rounding only, the baseline",
 }
 DATA_FIELDS = {
@@ -49,9 +53,10 @@ SECTIONS = {
     "data": "Data",
     "int4": "INT4",
     "int4.blockwise": "INT4 block-wise",
+    "int4.distill": "INT4 end to end",
     "int2": "INT2",
-    "int2.warm_start": "INT2 warm start, block-wise",
-    "int2.distill": "INT2 distillation",
+    "int2.blockwise": "INT2 block-wise",
+    "int2.distill": "INT2 end to end",
     "measure": "Measure",
 }
 
@@ -91,7 +96,11 @@ def build() -> RunForm:
         elem_id="model-text",
     )
     method = gr.Radio(
-        [(METHOD_LINES.get(name, name), name) for name in METHODS], value="upq", label="Method"
+        [(METHOD_LINES[name], name) for name in METHODS],
+        value=DEFAULT_METHOD,
+        label="Method",
+        elem_classes="stacked",
+        elem_id="method",
     )
     preset_choice = gr.Radio(
         [(f"{name}: {PRESET_LINES[name]}", name) for name in PRESETS],
@@ -159,7 +168,7 @@ def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
         raise UserError("bad_config", f"The model is empty; expected a {what}.")
     changes = {"method": method, "model.source": source, "data.source": data_source}
     changes |= dict(zip(form.fields, rest, strict=True))
-    return with_settings(preset(preset_name), changes)
+    return with_settings(preset(preset_name, method), changes)
 
 
 def values_of(form: RunForm, config: RunConfig) -> list[Any]:
@@ -175,8 +184,8 @@ def values_of(form: RunForm, config: RunConfig) -> list[Any]:
 
 
 def preset_values(form: RunForm, name: str, model_kind: str, model_text: str, method: str) -> Any:
-    """A preset's settings; the chosen model and method stay."""
-    _, _, _, _, *rest = values_of(form, preset(name))
+    """The settings that a preset and a method stand for; the chosen model stays."""
+    _, _, _, _, *rest = values_of(form, preset(name, method))
     return [model_kind, model_text, method, name, *rest]
 
 

@@ -12,15 +12,24 @@ STAGE_NAMES = {
     "load": "Load",
     "data": "Data",
     "int4": "INT4 block-wise",
-    "warm": "INT2 warm start",
-    "int2": "INT2 distillation",
+    "int4_distill": "INT4 end to end",
+    "int2": "INT2 block-wise",
+    "int2_distill": "INT2 end to end",
     "pack": "Pack",
     "measure": "Measure",
 }
-METHOD_NAMES = {"upq": "UPQ", "rtn": "RTN"}
+METHOD_NAMES = {
+    "rotated_upq": "Rotated UPQ",
+    "upq": "UPQ",
+    "efficientqat": "EfficientQAT",
+    "unisvq": "UniSVQ",
+    "gptq": "GPTQ",
+    "rtn": "RTN",
+}
 PRESET_LINES = {
     "smoke": "under a minute on two cores; proves that everything works, the answers stay poor",
     "quick": "about twelve minutes on two cores for the bundled model",
+    "overnight": "up to two hours on two cores for the bundled model",
     "standard": "about an hour on one GPU for a 1B model",
     "paper": "the published budget: 30B tokens, for a GPU cluster",
 }

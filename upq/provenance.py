@@ -80,7 +80,7 @@ def changes(config: RunConfig) -> dict[str, str]:
 
     Model, method and preset are not among them. `with_settings` reads the texts back.
     """
-    start = dict(settings(preset(config.preset)))
+    start = dict(settings(preset(config.preset, config.method)))
     named = {"model.source", "method", "preset"}
     return {
         path: as_text(one["value"])

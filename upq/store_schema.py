@@ -154,15 +154,19 @@ CREATE INDEX files_by_blob ON artifact_files (blob_digest);
 """
 
 #: Time is counted while a worker holds the run, so a pause is nobody's training time. Points of older runs have none.
-_WORKED_TIME_AND_ENVIRONMENTS = """
+_PROVENANCE = """
 ALTER TABLE runs ADD COLUMN worked_s REAL NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN environments TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE metrics ADD COLUMN at_s REAL;
 UPDATE runs SET worked_s = max(0, ended_at - started_at) WHERE ended_at > started_at;
+UPDATE runs SET  -- stages are named as the settings are
+    stages = replace(replace(stages, '"int2":', '"int2_distill":'), '"warm":', '"int2":'),
+    stage = CASE stage WHEN 'int2' THEN 'int2_distill' WHEN 'warm' THEN 'int2' ELSE stage END
+WHERE kind = 'quantize';
 """
 
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _WORKED_TIME_AND_ENVIRONMENTS)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE)
 
 
 class Connections:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.ui.lab import Lab, marks
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.models import LoadedModel
+from upq.presets import preset
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -328,6 +330,51 @@ def test_checks_run_and_show_chips_totals_and_reasons(
     page.screenshot(path=photos / "checks.png", full_page=True)
     page.locator("#check-filter").get_by_label("failed").check()
     expect(page.locator("#check-prompts")).to_contain_text("prompt")
+
+
+def test_runs_are_compared_sorted_and_reported(
+    browser: Browser, open_page: Callable[..., Page], photos: Path, tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path)
+    for method, scale in (("rtn", 9.0), ("upq", 1.0), ("rotated_upq", 0.5)):
+        lab.done(preset("quick", method), name=HOSTILE, scale=scale)
+    lab.checked(3, "mmlu", {"FP16": marks(True, True, False), "INT2": marks(True, False, False)})
+    lab.store.close()
+    url, process = start_app(tmp_path)
+    try:
+        for width, theme in ((1440, "light"), (1440, "dark"), (390, "light")):
+            page = open_page({"width": width, "height": 900}, theme, url)
+            go(page, "Results")
+            expect(page.locator("#scatter")).to_contain_text("Pareto front: #3 INT2")
+            page.screenshot(path=photos / f"compare-{width}-{theme}.png", full_page=True)
+            assert not scrolls_sideways(page)
+        page = open_page(url=url)
+        go(page, "Results")
+        page.locator("#measure").get_by_label("MMLU").check()
+        expect(page.locator("#scatter")).to_contain_text("MMLU accuracy against size")
+        expect(page.locator("#differences")).to_contain_text("int2.start")
+        first = page.locator("#results-table tbody tr").first
+        page.locator("#results-table").get_by_role("button", name="KL", exact=True).click()
+        expect(first).to_contain_text("FP16")
+        page.locator("#results-table").get_by_role("button", name="KL", exact=True).click()
+        expect(first).to_contain_text("#1")
+        expect(first).to_contain_text("RTN INT2")
+        with page.expect_download() as download:
+            page.locator("#report").click()
+        report = download.value.path().read_text(encoding="utf-8")
+        page.locator("#compare-runs").get_by_role("button", name="remove").first.click()
+        expect(page.locator("#origins details")).to_have_count(2)
+        alone = browser.new_page()
+        asked: list[str] = []
+        alone.on("request", lambda request: asked.append(request.url))
+        alone.set_content(report)
+        expect(alone.locator(".headline")).to_contain_text("#3 INT2")
+        expect(alone.locator("img, script, form")).to_have_count(0)
+        alone.screenshot(path=photos / "report.png", full_page=True)
+        alone.close()
+        assert asked == []
+    finally:
+        stop_app(process)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

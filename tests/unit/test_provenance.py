@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from upq import provenance
-from upq.__main__ import _parser
+from upq.__main__ import _config, _parser
 from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.presets import preset
 
@@ -26,6 +26,7 @@ UNUSUAL: dict[str, Any] = {
     "data.answer_temperature": 0.123456789012345,
     "int2.distill.weight_lr": 3.3e-7,
     "int2.distill.tokens": 1_234_567,
+    "int2.blockwise.epochs": 9,
     "measure.baselines": False,
 }
 
@@ -34,16 +35,13 @@ def read_back(line: str) -> RunConfig:
     """The config that the command line makes of a printed line."""
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "upq"]
-    options = _parser().parse_args(words[3:])
-    pairs = dict(pair.split("=", 1) for pair in options.set)
-    base = {"model.source": options.model, "method": options.method}
-    return with_settings(preset(options.preset), base | pairs)
+    return _config(_parser().parse_args(words[3:]))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_printed_line_repeats_a_preset_without_naming_a_setting(name: str, method: str) -> None:
-    config = with_settings(preset(name), {"method": method})
+    config = preset(name, method)
     line = provenance.command(config)
     assert read_back(line) == config
     assert "--set" not in line

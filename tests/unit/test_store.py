@@ -522,13 +522,16 @@ def test_a_run_of_the_first_schema_keeps_its_time_and_its_curves(
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute(
         "INSERT INTO runs (kind, state, name, model, method, preset, config, created_at,"
-        " started_at, ended_at) VALUES ('quantize', 'done', '', 'm', 'upq', 'quick', '{}', 1, 2, 9)"
+        " started_at, ended_at, stage, stages) VALUES ('quantize', 'done', '', 'm', 'upq', 'quick',"
+        """ '{}', 1, 2, 9, 'warm', '{"warm": {"total": 1}, "int2": {"total": 2}}')"""
     )
     raw.execute("INSERT INTO metrics VALUES (1, 'jsd', 3, 0.5)")
     raw.close()
     store = Store(path)
     run = store.run(1)
     assert (run.worked_s, run.environments) == (7.0, [])
+    assert run.stages == {"int2": {"total": 1}, "int2_distill": {"total": 2}}
+    assert run.stage == "int2"
     assert store.metrics(1) == [{"series": "jsd", "step": 3, "value": 0.5, "at_s": None}]
     assert store.doctor() == []
     store.close()

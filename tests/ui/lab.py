@@ -1,0 +1,113 @@
+"""A store with runs as a worker leaves them, made without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from upq.checks import PromptResult, Verdict
+from upq.config import RunConfig
+from upq.mmlu import Marked
+from upq.store import Lease, Store
+from upq.wikitext import Chunk
+
+ENVIRONMENT: dict[str, Any] = {
+    "commit": "0123456789ab+",
+    "versions": {"upq": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    "machine": {
+        "platform": "Linux",
+        "processor": "AMD EPYC",
+        "cores": 2,
+        "instructions": "AVX2",
+        "memory_bytes": 16_000_000_000,
+        "gpu": None,
+        "gpu_bytes": None,
+    },
+}
+KL = {"FP16": 0.0, "INT4": 0.12, "INT2": 1.3, "RTN INT4": 0.6, "RTN INT2": 13.0}
+SIZES = {"FP16": 269_030_016, "INT4": 88_408_646, "INT2": 61_866_566}
+
+
+class Lab:
+    """A store and a clock that its worker moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = 1000.0
+        self.store = Store(folder / "upq.db", clock=lambda: self.now)
+
+    def begun(self, config: RunConfig, name: str = "") -> tuple[int, Lease]:
+        """A run that a worker has just claimed."""
+        run_id = self.store.enqueue(config, name=name)
+        run = self.store.claim("cpu@here:1", 1, 30.0)
+        assert run is not None
+        lease = self.store.lease(run)
+        lease.environment(ENVIRONMENT)
+        return run_id, lease
+
+    def done(self, config: RunConfig, name: str = "", scale: float = 1.0) -> int:
+        """A finished run of two minutes with curves and measurements; scale: of its KL."""
+        run_id, lease = self.begun(config, name)
+        lease.stage("int2", 2)
+        for step in range(12):
+            self.now += 10
+            names = ("held_out_kl_int2", "jsd", "int2_block_before", "int2_block_after")
+            lease.metrics((one, step, scale / (step + 1), 0.0) for one in names)
+        lease.metrics([("int2_tokens", 0, 8000.0, 0.0), ("int2_distill_tokens", 0, 512.0, 0.0)])
+        lease.progress(2, 99.0, 0.0, 2_000_000_000, "")
+        lease.save_measurements(measurement(label, kl * scale) for label, kl in KL.items())
+        lease.finish("done")
+        return run_id
+
+    def checked(self, run_id: int, suite: str, results: dict[str, list[dict[str, Any]]]) -> None:
+        """A finished check of a run. results: precision -> outcomes as JSON."""
+        config = {"suite": suite, "model": "bundled", "precisions": list(results), "limit": 0}
+        self.store.enqueue_check(config, run_id)
+        check = self.store.claim("cpu@here:1", 1, 30.0)
+        assert check is not None
+        lease = self.store.lease(check)
+        for precision, found in results.items():
+            for position, one in enumerate(found):
+                lease.save_check_result(precision, position, one)
+        lease.finish("done")
+
+
+def measurement(label: str, kl: float) -> dict[str, Any]:
+    """One measured model; the held-out answers are the same for all."""
+    precision = label.removeprefix("RTN ")
+    fidelity = {"kl": kl, "kl_low": 0.9 * kl, "kl_high": 1.1 * kl, "kl_p95": 3 * kl}
+    return fidelity | {
+        "label": label,
+        "precision": precision,
+        "top1": 1 / (1 + kl),
+        "agreed_median": 12.0,
+        "ppl": 1.8 * (1 + kl),
+        "tokens": 2657,
+        "bits_per_weight": {"FP16": 16.0, "INT4": 4.25, "INT2": 2.25}[precision],
+        "size_bytes": SIZES[precision],
+        "seconds": 5.0,
+    }
+
+
+def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any]]:
+    """The outcomes of a suite with one instruction a prompt."""
+    found = []
+    for key, one in enumerate(followed):
+        verdict = Verdict(instruction_id="length:words", strict=one, loose=one, reason="found 3")
+        found.append(PromptResult(key=key, response=response, verdicts=(verdict,)).to_json())
+    return found
+
+
+def marks(*right: bool) -> list[dict[str, Any]]:
+    """The outcomes of MMLU."""
+    def scores(is_right: bool) -> tuple[float, ...]:
+        return (0.0, -1.0, -2.0, -3.0) if is_right else (-9.0, 0.0, -1.0, -2.0)
+
+    return [
+        Marked(key=key, subject="anatomy", answer=0, scores=scores(one)).to_json()
+        for key, one in enumerate(right)
+    ]
+
+
+def chunks(*nll_per_token: float) -> list[dict[str, Any]]:
+    """The outcomes of WikiText-2."""
+    return [Chunk(nll=one * 2047, tokens=2047).to_json() for one in nll_per_token]

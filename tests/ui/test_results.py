@@ -1,0 +1,265 @@
+"""Runs beside each other: what is gathered of them, the table, the charts, the CSV and the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ui.lab import Lab, chunks, marks, verdicts
+from tests.ui.test_render import HOSTILE, Structure
+from ui import comparison, render_compare, render_results
+from ui import report as report_command
+from ui.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
+from ui.html import Html
+from ui.render_report import report
+from ui.theme import STYLE_SHEET
+from upq.__main__ import _config, _parser
+from upq.config import RunConfig, with_settings
+from upq.presets import preset
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path)
+    yield lab
+    lab.store.close()
+
+
+def quick(**changes: Any) -> RunConfig:
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return with_settings(preset("quick", "upq"), dotted)
+
+
+def only(subjects: list[Subject], label: str) -> ResultRow:
+    (row,) = [row for one in subjects for row in one.rows if row.label == label]
+    return row
+
+
+def renderings(subjects: list[Subject]) -> list[Html]:
+    """Everything that shows the runs."""
+    rows = [row for one in subjects for row in one.rows]
+    return [
+        render_results.results_table(rows),
+        render_results.results_table(rows, brief=True),
+        *(render_results.size_against_quality(rows, name) for name in render_results.MEASURES),
+        render_compare.kl_over_minutes(subjects),
+        render_compare.all_block_errors(subjects),
+        render_compare.overlay(subjects, "jsd"),
+        render_compare.origins(subjects),
+        render_compare.remarks(subjects),
+        *(render_compare.differences(subjects[0], one) for one in subjects),
+        Html(report(subjects).removeprefix("<!DOCTYPE html>")),
+    ]
+
+
+# What is gathered
+
+
+def test_a_row_says_how_it_was_made_and_its_command_repeats_it(lab: Lab) -> None:
+    config = quick(seed=3, int2__distill__beta=0.25)
+    row = only(gather(lab.store, [lab.done(config)]), "INT2")
+    assert (row.method, row.seed, row.training_tokens) == ("upq", 3, 8512)
+    assert (row.run_seconds, row.peak_bytes) == (120.0, 2_000_000_000)
+    assert (row.commit, row.machine) == ("0123456789ab+", "AMD EPYC, 2 cores, AVX2, 16 GB")
+    assert (row.kl, row.kl_low, row.agreed_median) == (1.3, pytest.approx(1.17), 12.0)
+    assert _config(_parser().parse_args(shlex.split(row.command)[3:])) == config
+
+
+def test_scores_come_from_the_newest_finished_check_of_each_suite(lab: Lab) -> None:
+    run_id = lab.done(quick())
+    lab.checked(run_id, "ifeval", {"INT2": verdicts(True, True), "INT4": verdicts(True, False)})
+    lab.checked(run_id, "ifeval", {"INT2": verdicts(True, False, False, False)})
+    lab.checked(run_id, "mmlu", {"INT2": marks(True, True, True, False)})
+    lab.checked(run_id, "wikitext2", {"INT2": chunks(3.0, 3.0, 3.0)})
+    subjects = gather(lab.store, [run_id])
+    scores = only(subjects, "INT2").scores
+    assert (scores["ifeval"].value, scores["ifeval"].count) == (0.25, 4)
+    assert scores["ifeval"].low < 0.25 < scores["ifeval"].high
+    assert (scores["mmlu"].value, scores["mmlu"].count) == (0.75, 4)
+    assert scores["wikitext2"].value == pytest.approx(math.exp(3.0))
+    assert scores["wikitext2"].count == 3 * 2047
+    assert only(subjects, "INT4").scores["ifeval"].value == 0.5
+    assert only(subjects, "RTN INT2").scores == {}, "a baseline was not checked"
+
+
+def test_at_first_the_newest_finished_runs_of_one_model_are_compared(lab: Lab) -> None:
+    old = lab.done(quick())
+    other = lab.done(quick(model__source="owner/other"))
+    assert comparison.newest(comparison.comparable(lab.store)) == [other]
+    new = lab.done(quick(seed=1))
+    lab.begun(quick(seed=2))
+    lab.store.enqueue(quick(seed=3))
+    runs = comparison.comparable(lab.store)
+    assert comparison.newest(runs) == [new, old]
+    assert len(runs) == 4, "a queued run has nothing to show"
+
+
+def test_no_more_runs_than_there_are_colours_are_gathered(lab: Lab) -> None:
+    ids = [lab.done(quick(seed=seed)) for seed in range(MAX_RUNS + 2)]
+    subjects = gather(lab.store, [*ids, 999])
+    assert [one.run.id for one in subjects] == ids[:MAX_RUNS]
+    defined = set(re.findall(r"\.(slot\d) \{", STYLE_SHEET.read_text(encoding="utf-8")))
+    assert {one.slot for one in subjects} == defined
+
+
+def test_minutes_count_work_and_no_pause(lab: Lab) -> None:
+    run_id, lease = lab.begun(quick())
+    lab.now += 20
+    lease.metrics([("held_out_kl_int2", 0, 2.0, 5.0)])
+    lease.finish("cancelled")
+    lab.now += 90_000
+    lab.store.resume(run_id)
+    run = lab.store.claim("cpu@here:1", 1, 30.0)
+    assert run is not None
+    lease = lab.store.lease(run)
+    lab.now += 10
+    lease.metrics([("held_out_kl_int2", 1, 1.0, 0.0)])
+    (subject,) = gather(lab.store, [run_id])
+    assert subject.minutes["held_out_kl_int2"] == [(0.25, 2.0), (0.5, 1.0)]
+
+
+def test_a_diff_names_only_what_differs_and_marks_the_presets_values(lab: Lab) -> None:
+    first = quick(int2__distill__beta=0.25, seed=4)
+    second = quick(int2__distill__beta=0.75)
+    found = comparison.differing(first, second)
+    assert [(one.path, one.values, one.usual) for one in found] == [
+        ("seed", ("4", "0"), (False, True)),
+        ("int2.distill.beta", ("0.25", "0.75"), (False, False)),
+    ]
+    assert comparison.differing(first, first) == []
+
+
+def test_runs_with_other_held_out_answers_are_not_on_one_scale(lab: Lab) -> None:
+    first, second = lab.done(quick()), lab.done(quick(seed=1))
+    assert comparison.same_yardstick(gather(lab.store, [first, second]))
+    third, lease = lab.begun(quick(data__held_out=4))
+    lease.save_measurements([{"label": "FP16", "precision": "FP16", "ppl": 2.4, "tokens": 96}])
+    lease.finish("done")
+    subjects = gather(lab.store, [first, third])
+    assert not comparison.same_yardstick(subjects)
+    assert "not on one scale" in render_compare.remarks(subjects)
+
+
+# What is shown
+
+
+def test_no_text_from_outside_becomes_markup(lab: Lab) -> None:
+    def shown(text: str) -> list[Html]:
+        run_id = lab.done(
+            quick(model__source=text, data__path=text, model__revision=text), name=text
+        )
+        lab.checked(run_id, "builtin", {"FP16": verdicts(True, response=text)})
+        other = lab.done(quick(), name=text)
+        return renderings(gather(lab.store, [run_id, other]))
+
+    for harmless, hostile in zip(shown("harmless"), shown(HOSTILE), strict=True):
+        expected, found = Structure(harmless), Structure(hostile)
+        assert found.tags == expected.tags
+        assert not {name for name, _ in found.attributes} & {"src", "href", "onerror", "action"}
+    assert "onerror" in found.words, "the text itself is shown"
+
+
+def test_runs_without_any_result_have_a_state_of_their_own(lab: Lab) -> None:
+    run_id, _ = lab.begun(quick())
+    words = [Structure(one).words for one in renderings(gather(lab.store, [run_id]))]
+    assert "No results yet." in words[0]
+    assert "Nothing has been measured yet." in words[-1]
+    assert "No run is chosen." in render_compare.remarks([])
+    assert "no run" in report([])
+
+
+def test_the_front_is_named_and_fp16_is_one_point(lab: Lab) -> None:
+    ids = [lab.done(quick()), lab.done(quick(seed=1), scale=0.5)]
+    rows = [row for one in gather(lab.store, ids) for row in one.rows]
+    chart = render_results.size_against_quality(rows, "kl")
+    assert "Pareto front: #2 INT2, #2 INT4, FP16" in Structure(chart).words
+    assert len(re.findall(r'class="dot ', chart)) == 2 * 4 + 1
+    top1 = render_results.size_against_quality(rows, "top1")
+    assert "Pareto front: #2 INT2, #2 INT4, FP16" in Structure(top1).words
+    assert "Checks tab" in render_results.size_against_quality(rows, "mmlu")
+
+
+def test_a_run_without_a_curve_is_a_point_at_its_end(lab: Lab) -> None:
+    words = Structure(render_compare.kl_over_minutes(gather(lab.store, [lab.done(quick())]))).words
+    assert "#1 UPQ INT4, at its end" in words
+    assert "#1 UPQ INT2, at its end" not in words
+
+
+def test_the_table_sorts_by_numbers_and_the_short_one_has_no_empty_column(lab: Lab) -> None:
+    rows = gather(lab.store, [lab.done(quick())])[0].rows
+    table = render_results.results_table(rows)
+    assert 'data-key="88408646"' in table
+    assert "MMLU" in table
+    brief = render_results.results_table(rows, brief=True)
+    assert "data-key" not in brief
+    assert "MMLU" not in brief
+    assert "0.120" in brief
+    assert "0.108\u20130.132" in brief, "the interval"
+
+
+def test_csv_holds_every_column_and_reads_back(lab: Lab) -> None:
+    run_id = lab.done(quick(model__source="=cmd('x')", int2__distill__beta=0.25))
+    lab.checked(run_id, "mmlu", {"INT2": marks(True, False)})
+    text = render_results.csv_text(gather(lab.store, [run_id])[0].rows)
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(text))}
+    assert rows["INT2"]["model"] == "'=cmd('x')"
+    assert float(rows["INT4"]["size_bytes"]) == 88_408_646
+    assert (rows["INT2"]["mmlu_value"], rows["INT4"]["mmlu_value"]) == ("0.5", "")
+    assert rows["INT2"]["commit"] == "0123456789ab+"
+    assert "--set int2.distill.beta=0.25" in rows["INT2"]["command"]
+
+
+def test_a_score_shows_its_interval_and_its_count() -> None:
+    cell = render_results.score_cell("mmlu", Score(0.25, 0.2, 0.31, 1140))
+    assert Structure(cell).words == "25.0 % 20.0\u201331.0 % of 1,140"
+    assert render_results.score_cell("mmlu", None) == "\u2013"
+
+
+# The report
+
+
+def test_a_report_holds_everything_and_asks_for_nothing(lab: Lab) -> None:
+    ids = [lab.done(quick(), name="mine"), lab.done(quick(seed=5))]
+    lab.checked(
+        ids[0], "builtin", {"FP16": verdicts(True, response="Paris."), "INT2": verdicts(False)}
+    )
+    lab.checked(ids[0], "mmlu", {"FP16": marks(True, True), "INT2": marks(True, False)})
+    text = report(gather(lab.store, ids))
+    assert text.startswith("<!DOCTYPE html>\n")
+    page = Structure(text.removeprefix("<!DOCTYPE html>"))
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not {name for name, _ in page.attributes} & {"src", "href"}
+    assert not re.search(r"url\(|@import|https?:", text)
+    for words in ("KL 1.300", "1.170\u20131.430", "AMD EPYC", "0123456789ab+", "mine", "Paris."):
+        assert words in page.words
+    for words in ("python -m upq run --model bundled", "MMLU", "Pareto front", "8,000", "seed"):
+        assert words in page.words
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_command_writes_the_report_and_says_what_is_wrong(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id, out = lab.done(quick()), tmp_path / "report.html"
+    start = ["--data-dir", str(tmp_path), "--out", str(out)]
+    assert report_command.main([str(run_id), *start]) == 0
+    assert "#1 UPQ" in out.read_text(encoding="utf-8")
+    assert report_command.main(["77", *start]) == 2
+    assert report_command.main([*map(str, range(1, MAX_RUNS + 2)), *start]) == 2
+    assert (
+        report_command.main([str(run_id), "--data-dir", str(tmp_path), "--out", str(tmp_path)]) == 2
+    )
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0].partition(".")[0] for line in said[:2]] == [
+        "There is no run 77",
+        f"A report compares at most {MAX_RUNS} runs",
+    ]
+    assert "could not be written" in said[2]

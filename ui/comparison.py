@@ -1,0 +1,259 @@
+"""What the Results tab and the report compare: each chosen run with its rows, curves, scores and origin."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ui.axes import Point
+from ui.chat_turn import speed_key
+from ui.words import METHOD_NAMES, model_name, size
+from upq import check_report, provenance
+from upq.config import RunConfig, settings
+from upq.errors import UserError
+from upq.presets import preset
+from upq.store import Run, Store
+
+#: So many runs can be told apart in one chart.
+MAX_RUNS = 8
+#: Suite -> its main figure and the number of trials behind it, as upq.check_report.rows names them.
+FIGURES = {
+    "wikitext2": ("ppl", "tokens"),
+    "mmlu": ("accuracy", "n"),
+    "ifeval": ("prompt_strict", "n"),
+    "builtin": ("prompt_strict", "n"),
+}
+#: Suite -> precision -> what its newest finished check found, in the suite's order.
+Checks = dict[str, dict[str, list[Any]]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and of how many trials."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One artifact or baseline of one run; None is "not measured". scores: suite -> outcome of its newest check."""
+
+    run: int
+    model: str
+    method: str
+    preset: str
+    label: str  # "INT4", "RTN INT2", ...
+    precision: str
+    size_bytes: int | None
+    bits_per_weight: float | None
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+    kl_p95: float | None
+    top1: float | None
+    agreed_median: float | None
+    ppl: float | None
+    tokens: int | None
+    tokens_per_s: float | None
+    run_seconds: float
+    training_tokens: int | None
+    peak_bytes: int | None
+    seed: int
+    machine: str
+    commit: str
+    command: str
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> bool:
+        """Whether this is a measurement without an artifact."""
+        return self.label != self.precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One compared run. slot: its colour class; curves: series -> (step, value); minutes: series -> (minutes that the
+    run had been worked on, value), without the points of which that is not known; config: None if unreadable.
+    """
+
+    run: Run
+    slot: str
+    rows: Sequence[ResultRow]
+    curves: Mapping[str, Sequence[Point]]
+    minutes: Mapping[str, Sequence[Point]]
+    tokens: Mapping[str, int]
+    config: RunConfig | None
+    command: str
+    checks: Checks
+
+    @property
+    def name(self) -> str:
+        """E.g. "#4 UPQ"; short enough for a legend."""
+        return f"#{self.run.id} {METHOD_NAMES.get(self.run.method, self.run.method)}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that two runs differ in, as text; usual: whether it is the value of the run's preset."""
+
+    path: str
+    values: tuple[str, str]
+    usual: tuple[bool, bool]
+
+
+def comparable(store: Store) -> list[Run]:
+    """The quantization runs that have begun, newest first."""
+    return [run for run in store.runs(limit=sys.maxsize, kind="quantize") if run.started_at]
+
+
+def newest(runs: Sequence[Run]) -> list[int]:
+    """Ids of the newest finished runs of the model that was finished last, newest first."""
+    done = [run for run in runs if run.state == "done"]
+    return [run.id for run in done if run.model == done[0].model][:MAX_RUNS]
+
+
+def gather(store: Store, run_ids: Sequence[int]) -> list[Subject]:
+    """The chosen runs in the order of their numbers; ones that are gone are left out."""
+    checks = _newest_checks(store, set(run_ids))
+    runs = {run.id: run for run in comparable(store) if run.id in set(run_ids)}
+    return [
+        _subject(store, runs[run_id], f"slot{slot}", checks.get(run_id, {}))
+        for slot, run_id in enumerate(sorted(runs)[:MAX_RUNS])
+    ]
+
+
+def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
+    points = store.metrics(run.id)
+    config = config_of(run)
+    curves: dict[str, list[Point]] = {}
+    minutes: dict[str, list[Point]] = {}
+    for one in points:
+        curves.setdefault(one["series"], []).append((one["step"], one["value"]))
+        if one["at_s"] is not None:
+            minutes.setdefault(one["series"], []).append((one["at_s"] / 60, one["value"]))
+    tokens = provenance.training_tokens(points)
+    origin = {
+        "training_tokens": sum(tokens.values()) or None,
+        "machine": machine_words(run),
+        "commit": commit_words(run),
+        "command": provenance.command(config) if config else "",
+    }
+    scores = {
+        (suite, name): one for suite in checks for name, one in scores_of(suite, checks[suite])
+    }
+    return Subject(
+        run=run,
+        slot=slot,
+        rows=[_row(store, run, one, scores, origin) for one in store.measurements(run.id)],
+        curves=curves,
+        minutes=minutes,
+        tokens=tokens,
+        config=config,
+        command=origin["command"],
+        checks=checks,
+    )
+
+
+def _row(
+    store: Store,
+    run: Run,
+    measured: dict[str, Any],
+    scores: Mapping[tuple[str, str], Score],
+    origin: dict[str, Any],
+) -> ResultRow:
+    label, precision, extra = measured["label"], measured["precision"], measured["extra"]
+    speed = store.note(speed_key(run.id, precision, run.model)) if label == precision else None
+    same = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
+    added = ("kl_low", "kl_high", "agreed_median")
+    return ResultRow(
+        run=run.id,
+        model=model_name(run.model),
+        method=run.method,
+        preset=run.preset,
+        label=label,
+        precision=precision,
+        **{name: measured[name] for name in same},
+        **{name: extra.get(name) for name in added},
+        tokens_per_s=speed,
+        run_seconds=run.worked_s,
+        peak_bytes=run.peak_bytes,
+        seed=run.config["seed"],
+        **origin,
+        scores={suite: score for (suite, whose), score in scores.items() if whose == label},
+    )
+
+
+def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
+    """Run id -> what was checked; a precision that the newest check of a suite left out comes from an older one."""
+    found: dict[int, Checks] = {}
+    for check in store.runs(limit=sys.maxsize, kind="check"):
+        if check.state != "done" or check.parent_id not in run_ids:
+            continue
+        suite = check.config["suite"]
+        own = found.setdefault(check.parent_id, {}).setdefault(suite, {})
+        for precision, one in check_report.outcomes(suite, store.check_results(check.id)).items():
+            own.setdefault(precision, one)
+    return found
+
+
+def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Score]]:
+    """(precision, its score) of a suite's outcomes."""
+    name, count = FIGURES[suite]
+    for row in check_report.rows(suite, found):
+        yield (
+            row["precision"],
+            Score(row[name], row[f"{name}_low"], row[f"{name}_high"], row[count]),
+        )
+
+
+def config_of(run: Run) -> RunConfig | None:
+    """The run's config as this version understands it; None if it does not."""
+    try:
+        return RunConfig.from_json(json.dumps(run.config))
+    except UserError:
+        return None
+
+
+def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
+    """The settings in which two configs differ, in the order of the settings."""
+    usual = [dict(settings(preset(one.preset, one.method))) for one in (first, second)]
+    found = []
+    for (path, one), (_, other) in zip(settings(first), settings(second), strict=True):
+        values = (one["value"], other["value"])
+        if values[0] != values[1]:
+            texts = (provenance.as_text(values[0]), provenance.as_text(values[1]))
+            marks = (values[0] == usual[0][path]["value"], values[1] == usual[1][path]["value"])
+            found.append(Setting(path, texts, marks))
+    return found
+
+
+def same_yardstick(subjects: Sequence[Subject]) -> bool:
+    """Whether all runs were measured on the same held-out answers: FP16's own perplexity of them tells."""
+    reference = (row for subject in subjects for row in subject.rows if row.label == "FP16")
+    return len({(row.model, row.tokens, round(row.ppl or 0.0, 6)) for row in reference}) < 2
+
+
+def machine_words(run: Run) -> str:
+    """The machine that the run was last executed on, "" for runs of before this was kept."""
+    if not run.environments:
+        return ""
+    machine = run.environments[-1]["machine"]
+    cores = f"{machine['cores']} cores"
+    parts = [machine["processor"], cores, machine["instructions"], size(machine["memory_bytes"])]
+    if machine["gpu"]:
+        parts += [machine["gpu"], size(machine["gpu_bytes"])]
+    return ", ".join(filter(None, parts))
+
+
+def commit_words(run: Run) -> str:
+    """The commit that the run was last executed at, else the version; "" if that was not kept."""
+    if not run.environments:
+        return ""
+    last = run.environments[-1]
+    return last["commit"] or f"version {last['versions']['upq']}"

@@ -1,0 +1,201 @@
+"""Runs beside each other: their curves in common charts, their settings, where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ui.axes import linear_axis, log_axis
+from ui.charts import Series, line_chart
+from ui.comparison import Subject, commit_words, differing, machine_words, same_yardstick
+from ui.html import Html, tag
+from ui.render import notice, run_name, stage_seconds, table
+from ui.words import NO_VALUE, duration, size, stage_name
+from upq.provenance import TOKENS
+
+#: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.
+SERIES_NAMES = {
+    "jsd": "Distillation loss (JSD, nats)",
+    "next_token": "Next-token loss (nats)",
+    "grad_norm": "Gradient norm",
+    "lr": "Learning rate",
+    "tokens_per_s": "Training speed (tokens/s)",
+    "held_out_kl_int4": "Held-out KL of INT4 (nats)",
+    "held_out_kl_int2": "Held-out KL of INT2 (nats)",
+}
+PRECISIONS = ("INT4", "INT2")
+#: From this ratio of the longest run to the shortest, minutes are drawn on a logarithmic axis.
+LOG_MINUTES = 12.0
+
+
+def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
+    """Held-out KL while the runs were worked on; a run without a curve is a point at its end."""
+    series = [
+        one
+        for precision in PRECISIONS
+        for subject in subjects
+        if (one := _kl_series(subject, precision)).points
+    ]
+    ends = [max(x for x, _ in one.points) for one in series]
+    spread = max(ends, default=1.0) / max(min(ends, default=1.0), 1e-9)
+    logarithmic = spread > LOG_MINUTES
+    return line_chart(
+        "Held-out KL to FP16 (nats) against minutes",
+        series,
+        x_name="minutes of work, pauses not counted" + (", logarithmic" if logarithmic else ""),
+        x_scale=log_axis if logarithmic else linear_axis,
+        y_scale=log_axis,
+        empty="A curve for each run, once it has been measured.",
+    )
+
+
+def _kl_series(subject: Subject, precision: str) -> Series:
+    points = list(subject.minutes.get(f"held_out_kl_{precision.lower()}", ()))
+    name = f"{subject.name} {precision}"
+    if not points:
+        measured = subject.run.stages.get("measure", {}).get("seconds", 0.0)
+        at = (subject.run.worked_s - measured) / 60
+        points = [(at, row.kl) for row in subject.rows if row.label == precision and row.kl]
+        name += ", at its end"
+    return Series(name, subject.slot, points, precision == "INT4", f"#{subject.run.id}")
+
+
+def block_errors(subjects: Sequence[Subject], precision: str) -> Html:
+    """Error of each decoder block's output, before its training (dashed) and after."""
+    series = []
+    for subject in subjects:
+        before, after = (
+            subject.curves.get(f"{precision.lower()}_block_{when}", ())
+            for when in ("before", "after")
+        )
+        series.append(Series(f"{subject.name} before", subject.slot, before, True, quiet=True))
+        series.append(Series(subject.name, subject.slot, after, label=f"#{subject.run.id}"))
+    return line_chart(
+        f"{precision} block error, dashed before training",
+        series,
+        x_name="block",
+        y_scale=log_axis,
+        empty=f"None of these runs trained {precision} block by block.",
+    )
+
+
+def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
+    """(label, series) of the curves over steps that any of the runs has, the loss first."""
+    there = {name for subject in subjects for name in subject.curves}
+    over_steps = {name for name in there if "_block_" not in name and not name.endswith(TOKENS)}
+    known = [name for name in SERIES_NAMES if name in over_steps]
+    return [(series_name(name), name) for name in [*known, *sorted(over_steps - {*known})]]
+
+
+def series_name(series: str) -> str:
+    """A curve's name as shown."""
+    if series.startswith("int4_"):
+        return f"{series_name(series.removeprefix('int4_'))}, INT4"
+    return SERIES_NAMES.get(series) or series.replace("_", " ").capitalize()
+
+
+def overlay(subjects: Sequence[Subject], series: str) -> Html:
+    """One curve of each run over its steps."""
+    curves = [
+        Series(one.name, one.slot, one.curves.get(series, ()), label=f"#{one.run.id}")
+        for one in subjects
+    ]
+    empty = "None of these runs has this curve."
+    return line_chart(series_name(series), curves, x_name="step", empty=empty)
+
+
+def differences(first: Subject, second: Subject) -> Html:
+    """The settings in which two runs differ; what their presets say is marked."""
+    if first.config is None or second.config is None:
+        return notice("empty", "This version cannot read the settings of one of these runs.")
+    found = differing(first.config, second.config)
+    if not found:
+        return notice("empty", f"#{first.run.id} and #{second.run.id} have the same settings.")
+
+    def cell(text: str, usual: bool) -> Html:
+        mark = tag("small", " preset") if usual else None
+        return tag("span", text or NO_VALUE, mark, class_="usual" if usual else "changed")
+
+    rows = [[tag("code", one.path), *(map(cell, one.values, one.usual))] for one in found]
+    head = ("setting", run_name(first.run), run_name(second.run))
+    return table(head, rows, class_="differences")
+
+
+def origins(subjects: Sequence[Subject], *, opened: bool = False) -> Html:
+    """For each run: the line that repeats it, where it was executed, and what its stages took."""
+    return tag("div", *(_origin(one, opened) for one in subjects), class_="origins")
+
+
+def _origin(subject: Subject, opened: bool) -> Html:
+    run = subject.run
+    title = tag("summary", tag("i", class_=f"key {subject.slot}"), run_name(run), " ", run.name)
+    return tag(
+        "details",
+        title,
+        tag(
+            "pre",
+            subject.command or "This version cannot read the run's settings.",
+            class_="command",
+        ),
+        tag("dl", *_facts(subject), class_="facts"),
+        _stages(subject),
+        open=opened,
+    )
+
+
+def _facts(subject: Subject) -> list[Html]:
+    run = subject.run
+    last: dict[str, Any] = run.environments[-1] if run.environments else {}
+    versions = ", ".join(f"{name} {one}" for name, one in last.get("versions", {}).items())
+    facts = [
+        ("state", run.state),
+        ("seed", run.config.get("seed")),
+        ("time", duration(run.worked_s)),
+        ("peak memory", size(run.peak_bytes)),
+        ("commit", commit_words(run) or "not kept"),
+        ("machine", machine_words(run) or "not kept"),
+        ("versions", versions or "not kept"),
+    ]
+    if len(run.environments) > 1:
+        facts.append(("environments", f"{len(run.environments)}; the last one is shown"))
+    return [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]
+
+
+def _stages(subject: Subject) -> Html | None:
+    stages = subject.run.stages
+    if not stages:
+        return None
+    times = [duration(stage_seconds(one, one["started"])) for one in stages.values()]
+    tokens = [
+        f"{subject.tokens[name]:,}" if name in subject.tokens else NO_VALUE for name in stages
+    ]
+    head = ("stage", *map(stage_name, stages))
+    rows = [("time", *times), ("tokens", *tokens)]
+    return table(head, rows, numeric=range(1, len(head)), class_="stages")
+
+
+def remarks(subjects: Sequence[Subject]) -> Html:
+    """What a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
+    if not subjects:
+        return notice(
+            "empty",
+            "No run is chosen.",
+            "Choose runs above; a run can be chosen once it has begun.",
+        )
+    if same_yardstick(subjects):
+        return Html()
+    return notice(
+        "empty",
+        "These runs were measured against different models or on different held-out answers.",
+        "Their KL, top-1 and perplexity of FP16's answers are not on one scale.",
+    )
+
+
+def one_run_only() -> Html:
+    """What stands in the place of differences where there are no two runs."""
+    return notice("empty", "Choose two different runs to see what sets them apart.")
+
+
+def all_block_errors(subjects: Sequence[Subject]) -> Html:
+    """The block errors of both precisions beside each other."""
+    return tag("div", *(block_errors(subjects, one) for one in PRECISIONS), class_="charts")

@@ -1,0 +1,169 @@
+"""A report of one run or of several: one HTML page that needs nothing else, opens from disk and prints well."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from ui import render_compare, render_results
+from ui.comparison import ResultRow, Subject
+from ui.html import Html, join, tag
+from ui.render import notice, run_name, table
+from ui.render_results import MEASURES, SUITES
+from ui.words import PRECISIONS, fixed, percent, size
+from upq import check_report
+
+STYLE_SHEETS = ("theme.css", "report.css")
+DOCTYPE = Html("<!DOCTYPE html>\n")
+#: Prompts whose answers are shown, and of each answer so many characters.
+EXAMPLES, EXAMPLE_CHARACTERS = 3, 700
+
+
+def report(subjects: Sequence[Subject]) -> str:
+    """The whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
+    title = "UPQ Studio: " + (", ".join(one.name for one in subjects) or "no run")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", _style()),
+    )
+    body = tag("body", tag("main", *_sections(subjects), class_="prose"), class_="gradio-container")
+    return DOCTYPE + tag("html", head, body, lang="en")
+
+
+@cache
+def _style() -> Html:
+    """The page's own look and the app's, so that charts and tables look as they do there. Dark where the reader's
+    system is, but not on paper.
+    """
+    app, own = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in STYLE_SHEETS)
+    dark = re.search(r"^\.dark (\{.*?^\})", app, re.MULTILINE | re.DOTALL)
+    assert dark, "theme.css has a dark palette"
+    return Html(
+        f"{app}\n@media screen and (prefers-color-scheme: dark) {{ :root {dark[1]} }}\n{own}"
+    )
+
+
+def _sections(subjects: Sequence[Subject]) -> list[Html]:
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    top = tag(
+        "header",
+        tag("h1", "UPQ Studio", class_="brand"),
+        *(
+            tag("p", tag("i", class_=f"key {one.slot}"), run_name(one.run), " ", one.run.name)
+            for one in subjects
+        ),
+        tag("p", f"Report of {made}", class_="hint"),
+    )
+    rows = [row for one in subjects for row in one.rows]
+    if not rows:
+        return [top, notice("empty", "Nothing has been measured yet.")]
+    charts = [render_results.size_against_quality(rows, name) for name in _measured(rows)]
+    return [
+        top,
+        render_compare.remarks(subjects),
+        _section("Figures", _headline(rows), render_results.results_table(rows, brief=True)),
+        _section("Size against quality", tag("div", *charts, class_="charts large")),
+        _section("Training", *_training(subjects)),
+        *(_section(f"Evaluations of {one.name}", *_checks(one)) for one in subjects if one.checks),
+        *_differences(subjects),
+        _section("Where the results come from", render_compare.origins(subjects, opened=True)),
+        *(
+            _section(f"Answers of {one.name}", found)
+            for one in subjects
+            if (found := _examples(one))
+        ),
+    ]
+
+
+def _differences(subjects: Sequence[Subject]) -> list[Html]:
+    """How each further run is set up differently from the first one."""
+    first, *others = subjects
+    return [
+        _section(f"Settings of {first.name} and {one.name}", render_compare.differences(first, one))
+        for one in others
+    ]
+
+
+def _section(title: str, *children: Html) -> Html:
+    return tag("section", tag("h2", title), *children, class_="card")
+
+
+def _measured(rows: Sequence[ResultRow]) -> list[str]:
+    """The measures that at least one quantized model has; KL always."""
+    quantized = [row for row in rows if row.label != "FP16"]
+    return [
+        name
+        for name, one in MEASURES.items()
+        if name == "kl" or any(one.value(row) is not None for row in quantized)
+    ]
+
+
+def _headline(rows: Sequence[ResultRow]) -> Html:
+    """The smallest set of figures that says what was won and lost: each artifact's size and fidelity."""
+    facts = []
+    for row in rows:
+        if row.baseline or row.label == "FP16":
+            continue
+        kl = render_results.with_interval(
+            f"KL {fixed(row.kl, 3)}", row.kl_low, row.kl_high, lambda one: fixed(one, 3)
+        )
+        name = tag("dt", f"#{row.run} {row.label}", class_=row.precision.lower())
+        words = join(
+            [tag("b", kl), tag("small", f"{size(row.size_bytes)}, top-1 {percent(row.top1)}")]
+        )
+        facts.append(tag("div", name, tag("dd", words)))
+    return tag("dl", *facts, class_="headline") if facts else Html()
+
+
+def _training(subjects: Sequence[Subject]) -> list[Html]:
+    curves = [
+        render_compare.overlay(subjects, one) for _, one in render_compare.series_choices(subjects)
+    ]
+    return [
+        tag("div", render_compare.kl_over_minutes(subjects), class_="large"),
+        render_compare.all_block_errors(subjects),
+        tag("div", *curves, class_="charts"),
+    ]
+
+
+def _checks(subject: Subject) -> list[Html]:
+    """A table for each suite that was put to the run."""
+    parts = []
+    for suite, found in subject.checks.items():
+        rows = [check_report.readable(suite, row) for row in check_report.rows(suite, found)]
+        head = list(rows[0]) if rows else []
+        cells = [[row[name] for name in head] for row in rows]
+        parts += [tag("h4", SUITES[suite]), table(head, cells, numeric=range(1, len(head)))]
+    return parts
+
+
+def _examples(subject: Subject) -> Html | None:
+    """What the precisions answered to the first prompts of a check, beside each other."""
+    for suite in ("builtin", "ifeval"):
+        found = subject.checks.get(suite, {})
+        answers = {name: {one.key: one.response for one in found[name]} for name in found}
+        names = [name for name in PRECISIONS if name in answers]
+        keys = list(answers[names[0]])[:EXAMPLES] if names else []
+        if keys:
+            examples = [
+                _example(key, {name: answers[name].get(key, "") for name in names}) for key in keys
+            ]
+            return tag("div", *examples, class_="examples-kept")
+    return None
+
+
+def _example(key: int, answers: Mapping[str, str]) -> Html:
+    columns = []
+    for name, text in answers.items():
+        cut = text[:EXAMPLE_CHARACTERS] + ("\u2026" if len(text) > EXAMPLE_CHARACTERS else "")
+        title = tag("h4", name, class_=name.lower())
+        columns.append(tag("div", title, tag("div", cut or "(empty)", class_="text")))
+    return tag(
+        "div", tag("p", f"Prompt {key}", class_="hint"), tag("div", *columns, class_="answers")
+    )
