@@ -65,7 +65,7 @@ def fidelity(store: Store, run_id: int, text: Path | None, tokens: int) -> list[
     device = pipeline.prepare(config)
     loaded = models.load(config.model.source, revision=config.model.revision)
     teacher = pipeline.in_compute_dtype(loaded.model, device)
-    quiet = cast(RunContext, _Quiet(store))
+    quiet = cast(RunContext, QuietContext(store))
     held_out = data.held_out(config, replace(loaded, model=teacher), quiet)
     reference = Reference(teacher, held_out, lambda: None)
     rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
@@ -105,7 +105,7 @@ def perplexity(model: Any, ids: list[int], window: int = 1024) -> float:
     return wikitext.perplexity([read_chunk(model, ids[at : at + window]) for at in starts])[0]
 
 
-class _Quiet:
+class QuietContext:
     """A RunContext for reading data outside a run: answers come from the store, nothing is reported."""
 
     def __init__(self, store: Store) -> None:
