@@ -1,0 +1,66 @@
+"""Training on an NVIDIA GPU: blocks lent from the CPU, and memory that does not grow with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.helpers import RecordingContext, examples
+from upq.blockwise import BlockResult, Task, reconstruct
+from upq.config import BlockwiseConfig, Int2Config
+from upq.data import collate
+from upq.layers import place
+from upq.quantizers import INT2
+from upq.structure import plan_layers
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
+]
+TRAINING = BlockwiseConfig(tokens=1, epochs=2, weight_lr=0.05, scale_lr=0.01)
+
+
+def model_of(blocks: int, device: str) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=262,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=blocks,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    model = LlamaForCausalLM(shape)
+    place(model, torch.device(device), torch.bfloat16)
+    return model.eval().requires_grad_(False)
+
+
+def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, list[float], int]:
+    """(result, errors of the blocks, peak bytes on the GPU) of a model that is at home on CPU or GPU."""
+    model = model_of(blocks, home)
+    start = {one.name: model.get_submodule(one.name).weight for one in plan_layers(model, 64)}
+    task = Task("int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
+    context = RecordingContext(folder)
+    batches = [collate(examples(8, 128, seed), home) for seed in range(6)]
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    cuda = torch.device("cuda")
+    result = reconstruct(model, task, batches, context, lambda _: None, lambda *_: None, cuda)
+    errors = list(context.curve("int2_block_after").values())
+    return result, errors, torch.cuda.max_memory_allocated()
+
+
+def test_blocks_lent_from_the_cpu_are_reconstructed_like_those_on_the_gpu(tmp_path: Path) -> None:
+    _, here, _ = reconstructed(2, "cuda", tmp_path)
+    _, lent, _ = reconstructed(2, "cpu", tmp_path)
+    assert lent == pytest.approx(here, rel=0.05)
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
+    reconstructed(1, "cpu", tmp_path)  # what is allocated once for the process
+    _, _, few = reconstructed(2, "cpu", tmp_path)
+    _, _, many = reconstructed(8, "cpu", tmp_path)
+    assert many == pytest.approx(few, rel=0.02)

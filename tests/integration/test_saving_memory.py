@@ -1,0 +1,58 @@
+"""The options that save memory while distilling, in whole runs: INT4 or kept states as teacher, 8-bit moments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.reference import dequantize
+from tests.helpers import RecordingContext, examples, tiny_config
+from upq.data import collate
+from upq.errors import UserError
+from upq.forward import last_hidden
+from upq.models import LoadedModel
+from upq.pipeline import run_quantization
+from upq.quantizers import INT4
+from upq.structure import plan_layers
+from upq.targets import packed_teacher
+
+
+@pytest.mark.parametrize("teacher", ["int4", "cached"])
+def test_a_run_with_every_saving_leaves_two_measured_artifacts(
+    tiny_model_dir: Path, tmp_path: Path, teacher: str
+) -> None:
+    context = RecordingContext(tmp_path)
+    saving = {"checkpointing": True, "optimizer_bits": 8, "teacher": teacher, "norm_lr": 1e-3}
+    changes = {f"int2__distill__{name}": value for name, value in saving.items()}
+    run_quantization(tiny_config(tiny_model_dir, **changes), context)
+    assert [row["label"] for row in context.rows][:3] == ["FP16", "INT4", "INT2"]
+    losses = list(context.curve("jsd").values())
+    assert len(losses) >= 3
+    assert losses[-1] < 1.5 * losses[0]
+
+
+def test_int4_cannot_teach_itself(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_model_dir, int4__distill__tokens=100, int4__distill__teacher="int4")
+    with pytest.raises(UserError, match="no INT4 model yet") as caught:
+        run_quantization(config, RecordingContext(tmp_path))
+    assert caught.value.code == "bad_config"
+
+
+def test_a_packed_teacher_is_the_model_that_is_stored(tiny: LoadedModel) -> None:
+    model = tiny.model
+    packed = {
+        one.name: INT4.pack(weight, *INT4.fit(weight, 16))
+        for one in plan_layers(model, 16)
+        for weight in [model.get_parameter(f"{one.name}.weight")]
+    }
+    teacher = packed_teacher(model, packed, {"model.norm.weight": torch.full((64,), 2.0)})
+    ids = collate(examples(2)).ids
+    found = last_hidden(teacher, ids)
+    assert not torch.equal(found, last_hidden(model, ids))
+    with torch.no_grad():
+        for name, one in packed.items():
+            model.get_parameter(f"{name}.weight").copy_(dequantize(one))
+        model.get_parameter("model.norm.weight").fill_(2.0)
+    torch.testing.assert_close(found, last_hidden(model, ids))
