@@ -20,7 +20,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from upq.config import RunConfig
+from upq.config import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
 from upq.errors import UserError
 from upq.model_files import BUILDING, Source, resolve, vet_config
 from upq.sources import RESOURCES
@@ -28,8 +28,24 @@ from upq.store import Run
 from upq.structure import plan_embeddings, plan_layers
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
-DEFAULT_RATE_CORE = {"data": 1.4e10, "int4": 4e10, "warm": 4e10, "int2": 4e10, "measure": 3e10}
-DEFAULT_RATE_GPU = {"data": 5e12, "int4": 1e13, "warm": 1e13, "int2": 4e13, "measure": 1e13}
+DEFAULT_RATE_CORE = {
+    "data": 1.4e10,
+    "int4": 4e10,
+    "int4_distill": 4e10,
+    "int2": 4e10,
+    "int2_distill": 4e10,
+    "measure": 3e10,
+}
+DEFAULT_RATE_GPU = {
+    "data": 5e12,
+    "int4": 1e13,
+    "int4_distill": 4e13,
+    "int2": 1e13,
+    "int2_distill": 4e13,
+    "measure": 1e13,
+}
+#: Share of the time that may rest on default rates before the estimate is called a first guess.
+GUESSED_SHARE = 0.2
 #: Seconds that a run takes whatever its size: process start, loading, packing.
 FIXED_SECONDS = 20.0
 #: The estimate is given as a range of this width around the arithmetic.
@@ -86,11 +102,13 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         if gpu
         else {name: rate * cores for name, rate in DEFAULT_RATE_CORE.items()}
     )
-    if not rates:
+    times = {
+        stage: amount / rates.get(stage, defaults[stage])
+        for stage, amount in work(config, shape).items()
+    }
+    seconds = FIXED_SECONDS + sum(times.values())
+    if sum(times[stage] for stage in times.keys() - rates.keys()) > GUESSED_SHARE * seconds:
         notes.append("The time is a first guess; it becomes exact after one run on this machine.")
-    seconds = FIXED_SECONDS + sum(
-        amount / rates.get(stage, defaults[stage]) for stage, amount in work(config, shape).items()
-    )
     if config.data.source != "builtin":
         notes.append(
             "The number of rows in your dataset is not known yet; the time assumes there are enough."
@@ -98,15 +116,15 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
     fp16, skipped = shape.parameters * 2, list(shape.skipped)
     rest = fp16
     if config.embedding_bits == 8:
-        rest -= _saved_bytes(shape.embeddings, 8, 0)
+        rest -= _saved_bytes(shape.embeddings, 8, PrecisionConfig(group_size=0))
         skipped += shape.skipped_embeddings
     return Estimate(
         seconds_low=seconds * LOW,
         seconds_high=seconds * HIGH,
         memory_bytes=_memory(config, shape),
         fp16_bytes=fp16,
-        int4_bytes=rest - _saved_bytes(shape.int4, 4, config.int4.group_size),
-        int2_bytes=rest - _saved_bytes(shape.int2, 2, config.int2.group_size),
+        int4_bytes=rest - _saved_bytes(shape.int4, 4, config.int4),
+        int2_bytes=rest - _saved_bytes(shape.int2, 2, config.int2),
         skipped=skipped,
         notes=notes,
     )
@@ -114,7 +132,7 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
 
 def work(config: RunConfig, shape: Shape) -> dict[str, float]:
     """Multiplications of each stage. A forward pass costs one per weight and token, a backward pass two."""
-    data, int2 = config.data, config.int2
+    data = config.data
     answers = _answers(config)
     sequence = min(
         TYPICAL_PROMPT_TOKENS + TYPICAL_ANSWER_SHARE * data.answer_tokens, data.sequence_tokens
@@ -125,12 +143,35 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
         "data": everything * (answers * sequence + held_out),
         "measure": everything * held_out * (5 if config.measure.baselines else 3),
     }
-    if config.method == "upq":
-        for stage, blockwise in (("int4", config.int4.blockwise), ("warm", int2.warm_start)):
-            amounts[stage] = shape.quantized * blockwise.tokens * (3.0 * blockwise.epochs + 4)
-        unique = min(answers * sequence, int2.distill.tokens)
-        amounts["int2"] = 3.0 * everything * int2.distill.tokens + shape.quantized * unique
-    return amounts
+    for stage, one in (("int4", config.int4), ("int2", config.int2)):
+        amounts[stage] = _blockwise_work(one, shape)
+        tokens = one.distill.tokens
+        unique = min(answers * sequence, tokens) if one.distill.loss == "jsd" else 0
+        amounts[f"{stage}_distill"] = 3.0 * everything * tokens + shape.quantized * unique
+    return {stage: amount for stage, amount in amounts.items() if amount}
+
+
+def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
+    """Of one precision: training passes and the streams' own, Hessians, and LDLQ with its descent passes."""
+    blockwise = config.blockwise
+    epochs = blockwise.epochs if _trains(blockwise) else 0
+    total = shape.quantized * blockwise.tokens * (3.0 * epochs + 4)
+    if config.rounding == "ldlq":
+        total += blockwise.tokens * sum(width**2 for width in _shared_widths(shape.int2))
+        solved = sum(rows * columns**2 for rows, columns in shape.int2.values())
+        total += (1 + config.descent_passes) * solved
+    return total
+
+
+def _trains(config: BlockwiseConfig) -> bool:
+    rates = [value for name, value in vars(config).items() if name.endswith("_lr")]
+    return any(rates)
+
+
+def _shared_widths(layers: dict[str, tuple[int, int]]) -> list[int]:
+    """Inputs of each tensor that layers read; layers of one module and width are taken to read the same one."""
+    readers = {(name.rpartition(".")[0], columns) for name, (_, columns) in layers.items()}
+    return [columns for _, columns in readers]
 
 
 def _answers(config: RunConfig) -> int:
@@ -146,9 +187,10 @@ def _answers(config: RunConfig) -> int:
 
 
 def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
-    """Multiplications per second by stage in the newest finished quantization run that trained, or nothing."""
+    """Multiplications per second by stage, each from the newest finished quantization run that had the stage."""
+    rates: dict[str, float] = {}
     for run in runs:
-        if run.kind != "quantize" or run.state != "done" or run.method != "upq" or run.attempt != 1:
+        if run.kind != "quantize" or run.state != "done" or run.attempt != 1:
             continue
         config = RunConfig.from_json(json.dumps(run.config))
         try:
@@ -163,11 +205,13 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
         spent = {
             name: (times["ended"] or 0) - times["started"] for name, times in run.stages.items()
         }
-        amounts = work(config, shape)
-        return {
-            name: amount / spent[name] for name, amount in amounts.items() if spent.get(name, 0) > 1
+        found = {
+            name: amount / spent[name]
+            for name, amount in work(config, shape).items()
+            if spent.get(name, 0) > 1
         }
-    return {}
+        rates = found | rates
+    return rates
 
 
 def inspect(source: str, revision: str | None, int4_group: int, int2_group: int) -> Shape:
@@ -223,22 +267,41 @@ def _hub_folder(place: Source) -> Path:
         ) from error
 
 
-def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, group_size: int) -> int:
+def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, config: PrecisionConfig) -> int:
     """What packed layers take less than their weights in 16 bits."""
-    weights = sum(rows * columns for rows, columns in layers.values())
-    scales = sum(rows * (columns // (group_size or columns)) for rows, columns in layers.values())
-    return weights * 2 - weights * bits // 8 - scales * 2
+    return sum(
+        rows * columns * 2 - _packed_bytes(rows, columns, bits, config)
+        for rows, columns in layers.values()
+    )
+
+
+def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
+    """One packed layer: codes, float16 scales, zeros in a byte, float16 vectors of a rotation, float32 lattice."""
+    groups = rows * (columns // (config.group_size or columns))
+    size = rows * columns * bits // 8 + groups * (3 if config.grid == "integer_zero" else 2)
+    size += {"none": 0, "input": 2 * columns, "both": 2 * (columns + rows)}[config.rotation]
+    return size + (4 * (16 + 4) if config.codebook == "lattice" else 0)
 
 
 def _memory(config: RunConfig, shape: Shape) -> int:
-    """The exact reference and the teacher; while distilling also weight, gradient and two moments in float32, the
-    student's 16-bit weights and its activations; and torch itself.
+    """The exact reference, the teacher, a model that is measured or trained, its latent weights, INT4's where INT2
+    starts from them, what distillation adds; and torch itself.
     """
-    held = shape.parameters * (4 + 2)
-    if config.method != "upq":
-        return held + shape.parameters * 2 + 700_000_000
-    training = shape.quantized * (4 * 4 + 2 + 2 * 4) + shape.parameters * 2
+    held = shape.parameters * (4 + 2 + 2)
+    latents = shape.quantized * 4 * (2 if config.int2.start == "int4" else 1)
+    trained = max(_distill_memory(one.distill, shape) for one in (config.int4, config.int2))
+    return held + latents + trained + 700_000_000
+
+
+def _distill_memory(config: DistillConfig, shape: Shape) -> int:
+    """The student's float32 weights, its 16-bit ones, activations; gradients and moments where weights learn."""
+    if not config.tokens:
+        return 0
+    learning = 0
+    if config.weight_lr:
+        learning = 2 + 2 if config.optimizer_bits == 8 else 4 + 8
     width = max(columns for _, columns in shape.int2.values())
     depth = max(1, len(shape.int2) // 7)
-    activations = config.int2.distill.batch_tokens * width * depth * 24
-    return held + training + activations + 700_000_000
+    kept = 24 + depth if config.checkpointing else 24 * depth
+    activations = config.batch_tokens * width * kept
+    return shape.quantized * (4 + 2 + learning) + activations

@@ -128,9 +128,11 @@ class Grid:
         """Codes (out, in) uint8 of the nearest levels; a weight on a border takes the upper level."""
         rows, columns = weight.shape
         steps = weight.float().view(rows, scale.shape[1], -1) / scale.float().unsqueeze(-1)
-        steps = steps.add_(self.levels // 2 if zeros is None else zeros.unsqueeze(-1) + 0.5)
-        codes = steps.floor_().clamp_(0, self.levels - 1).to(torch.uint8)
-        return codes.view(rows, columns)
+        if zeros is None:  # an integer added before the floor could round up to the next code
+            steps = steps.floor_().add_(self.levels // 2)
+        else:
+            steps = steps.add_(zeros.unsqueeze(-1) + 0.5).floor_()
+        return steps.clamp_(0, self.levels - 1).to(torch.uint8).view(rows, columns)
 
     def decode(
         self, codes: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
