@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--preset", default="quick")
-    parser.add_argument("--methods", nargs="+", default=["upq"], choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -64,8 +64,8 @@ def main() -> None:
 
 
 def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
-    changes = {"model.source": options.model, "method": method, "seed": seed}
-    config = with_settings(preset(options.preset), changes)
+    changes = {"model.source": options.model, "seed": seed}
+    config = with_settings(preset(options.preset, method), changes)
     run = commands.run_and_wait(folder, lambda store: store.enqueue(config), _say)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())

@@ -20,6 +20,7 @@ from ui.words import PRECISIONS
 from upq.config import with_settings
 from upq.errors import UserError
 from upq.generate import stream
+from upq.presets import DEFAULT_METHOD
 from upq.presets import preset as preset_config
 from upq.store import Run
 
@@ -36,7 +37,7 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
     @speaks_plainly
     def start_run(
         model: str = "bundled",
-        method: str = "upq",
+        method: str = DEFAULT_METHOD,
         preset: str = "quick",
         settings_json: str = "{}",
     ) -> dict:
@@ -44,12 +45,12 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
 
         Args:
             model: `bundled`, a Hugging Face hub id, a local folder or a GGUF file.
-            method: `upq` or `rtn`.
-            preset: `smoke`, `quick`, `standard` or `paper`.
+            method: `rotated_upq`, `upq`, `efficientqat`, `unisvq`, `gptq` or `rtn`.
+            preset: `smoke`, `quick`, `overnight`, `standard` or `paper`.
             settings_json: JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}.
         """
-        changes = {**_json_object(settings_json), "model.source": model, "method": method}
-        run_id = app.store.enqueue(with_settings(preset_config(preset), changes))
+        changes = {**_json_object(settings_json), "model.source": model}
+        run_id = app.store.enqueue(with_settings(preset_config(preset, method), changes))
         return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
     @speaks_plainly

@@ -20,7 +20,7 @@ from upq.check_run import SUITES, check_config
 from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.jobs import data_dir, open_store
-from upq.presets import preset
+from upq.presets import DEFAULT_METHOD, preset
 from upq.worker import worker_main
 
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
     )
-    run.add_argument("--method", default="upq", choices=METHODS)
+    run.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
     run.add_argument("--preset", default="quick", choices=PRESETS)
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
