@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nltk
 import pytest
 
 from tests.unit.test_assembly import packed_of
@@ -45,7 +46,7 @@ def local_rows(name: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def lm_eval(monkeypatch: pytest.MonkeyPatch) -> Any:
     """lm-eval, reading its hub data sets from the local files."""
-    monkeypatch.setenv("NLTK_DATA", str(UPQ_DATA / "nltk_data"))
+    monkeypatch.setattr(nltk.data, "path", [str(UPQ_DATA / "nltk_data"), *nltk.data.path])
     found = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     import datasets  # noqa: PLC0415
 
