@@ -2,7 +2,8 @@
 
 The scale is trained as its logarithm: it stays positive, and one learning rate fits every layer because a step
 is relative. The backward pass recomputes from the weight instead of saving intermediates, so that the op keeps
-nothing alive but its inputs and its output, which the linear layer needs anyway.
+nothing alive but its inputs and its output, which the linear layer needs anyway. On a CPU it runs in C
+(kernels.training); what stands here is the definition, and what runs elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kernels import training
 from upq.quantizers.grid import SMALLEST_SCALE, Grid, row_chunks
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).
@@ -27,21 +29,33 @@ class _FakeQuantize(torch.autograd.Function):
         grid: Grid,
         dtype: torch.dtype,
     ) -> torch.Tensor:
+        context.grid = grid
+        if training.is_usable(weight, log_scale, dtype):
+            whole = None if zero is None else grid.whole_zeros(zero).contiguous()
+            fine = _scale(log_scale).squeeze(-1).contiguous()
+            quantized = training.forward(weight, fine, whole, grid.levels, dtype)
+            context.save_for_backward(weight, log_scale, zero, quantized)
+            return quantized
         scale, zeros = _scale(log_scale), _zeros(zero, grid)
         quantized = torch.empty_like(weight, dtype=dtype)
         for rows in row_chunks(weight):
             groups = _grouped(weight[rows], log_scale)
             quantized[rows] = grid.round(groups, scale[rows], _part(zeros, rows)).flatten(1)
         context.save_for_backward(weight, log_scale, zero, quantized)
-        context.grid = grid
         return quantized
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, log_scale, zero, quantized = context.saved_tensors
-        gradient, scale = gradient.contiguous(), _scale(log_scale)
+        scale, share = _scale(log_scale), CLIP_SHARE if zero is None else 1.0
+        if training.is_usable(weight, log_scale, quantized.dtype):
+            whole = None if zero is None else context.grid.whole_zeros(zero).contiguous()
+            fine, levels = scale.squeeze(-1).contiguous(), context.grid.levels
+            found = training.backward(weight, fine, whole, levels, share, quantized, gradient)
+            return *found, None, None
+        gradient = gradient.contiguous()
         middle = _middle(scale, _zeros(zero, context.grid), context.grid)
-        limit = scale * (context.grid.levels / 2 * (CLIP_SHARE if zero is None else 1.0))
+        limit = scale * (context.grid.levels / 2 * share)
         weight_gradient = torch.empty_like(weight)
         scale_gradient = torch.empty_like(log_scale)
         zero_gradient = None if zero is None else torch.empty_like(zero)

@@ -61,7 +61,7 @@ class Grid:
         ]
         scale = torch.cat([scale for scale, _ in fitted])
         zeros = [zeros for _, zeros in fitted if zeros is not None]
-        return storable(scale), torch.cat(zeros) if zeros else None
+        return scale, torch.cat(zeros) if zeros else None
 
     def _fit_rows(
         self, groups: torch.Tensor, method: str, weighting: torch.Tensor | None
@@ -77,10 +77,11 @@ class Grid:
     def _of_range(
         self, low: torch.Tensor, high: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scales, rounded as they are stored, and zeros of groups from low to high."""
         if not self.integer_zero:
-            return ((high - low) / self.levels).clamp_min(SMALLEST_SCALE), None
+            return storable((high - low) / self.levels), None
         scale = ((high - low) / (self.levels - 1)).clamp_min(SMALLEST_SCALE)
-        return scale, self.whole_zeros(-low / scale)
+        return storable(scale), self.whole_zeros(-low / scale)
 
     def whole_zeros(self, zero: torch.Tensor) -> torch.Tensor:
         """Zeros as they are stored: whole codes."""

@@ -1,0 +1,23 @@
+// Fake quantization of a weight while it is trained (upq/quantizers/fake.py has the definition): one pass over memory
+// forward and one backward, where separate operations make a dozen.
+#pragma once
+
+#include <stdint.h>
+
+typedef struct {
+    int32_t rows, columns, group;  // group: columns that share a scale, a multiple of 16
+    int32_t levels, half;          // half: 1 where quantized and gradient are bfloat16, 0 for float
+    float share;                   // of the range beyond which a weight counts as clipped
+    const float *weight;           // (rows, columns)
+    const float *scale;            // (rows, groups)
+    const float *zero;             // (rows, groups), whole numbers; NULL: the middle of the codes
+    void *quantized;               // (rows, columns), written forward, read backward
+    const void *gradient;          // (rows, columns): of the loss by quantized
+    float *weight_gradient;        // (rows, columns)
+    float *scale_gradient;         // (rows, groups): by the logarithm of the scale
+    float *zero_gradient;          // (rows, groups), or NULL
+} FakeQuant;
+
+// Both return as run_job does.
+int32_t fake_quantize(const FakeQuant *task, int32_t threads);
+int32_t fake_quantize_backward(const FakeQuant *task, int32_t threads);

@@ -1,0 +1,102 @@
+"""Fake quantization in C for training on a CPU: forward and backward in one pass over memory each.
+
+upq/quantizers/fake.py defines what is computed; this gives the same numbers up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from kernels import cpu
+
+#: Columns that share a scale have to be a multiple of it: the widest vector.
+LANES = 16
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _FakeQuant(ctypes.Structure):
+    """csrc/training.h, FakeQuant."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("rows", "columns", "group", "levels", "half")),
+        ("share", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "zero", "quantized")),
+        *((name, ctypes.c_void_p) for name in ("gradient", "weight_gradient", "scale_gradient")),
+        ("zero_gradient", ctypes.c_void_p),
+    ]
+
+
+def is_usable(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether the C code takes a weight (out, in) with scale (out, groups) and results in dtype."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == scale.dtype == torch.float32
+        and weight.is_contiguous()
+        and dtype in DTYPES
+        and weight.numel() > 0
+        and (weight.shape[1] // scale.shape[1]) % LANES == 0
+        and cpu.library() is not None
+    )
+
+
+def forward(
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    levels: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The nearest levels (out, in) in dtype; scale and zero (out, groups), zero whole numbers or None."""
+    quantized = torch.empty_like(weight, dtype=dtype)
+    task = _task(weight, scale, zero, levels, quantized)
+    _run("fake_quantize", task)
+    return quantized
+
+
+def backward(
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    levels: int,
+    share: float,
+    quantized: torch.Tensor,
+    gradient: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Gradients by weight (out, in), by the logarithm of scale and by zero (out, groups), all float32."""
+    task = _task(weight, scale, zero, levels, quantized)
+    gradient = gradient.to(quantized.dtype).contiguous()
+    weight_gradient = torch.empty_like(weight)
+    scale_gradient = torch.empty_like(scale, memory_format=torch.contiguous_format)
+    zero_gradient = None if zero is None else torch.empty_like(scale_gradient)
+    task.share, task.gradient = share, gradient.data_ptr()
+    task.weight_gradient = weight_gradient.data_ptr()
+    task.scale_gradient = scale_gradient.data_ptr()
+    task.zero_gradient = None if zero_gradient is None else zero_gradient.data_ptr()
+    _run("fake_quantize_backward", task)
+    return weight_gradient, scale_gradient, zero_gradient
+
+
+def _task(
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    levels: int,
+    quantized: torch.Tensor,
+) -> _FakeQuant:
+    """scale and zero have to be contiguous, and all tensors to live until the task has run."""
+    rows, columns = weight.shape
+    return _FakeQuant(
+        *(rows, columns, columns // scale.shape[1], levels, quantized.dtype == torch.bfloat16),
+        weight=weight.data_ptr(),
+        scale=scale.data_ptr(),
+        zero=None if zero is None else zero.data_ptr(),
+        quantized=quantized.data_ptr(),
+    )
+
+
+def _run(name: str, task: _FakeQuant) -> None:
+    function = getattr(cpu.library(), name)
+    if function(ctypes.byref(task), ctypes.c_int32(torch.get_num_threads())):
+        raise RuntimeError("The operating system refused to make a thread.")

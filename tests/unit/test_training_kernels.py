@@ -1,0 +1,89 @@
+"""Fake quantization in C against its definition in torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import cpu, training
+from upq.quantizers import Grid, fake_quantize
+
+pytestmark = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+
+
+def results(
+    weight: torch.Tensor,
+    log_scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    grid: Grid,
+    upstream: torch.Tensor,
+) -> list[torch.Tensor]:
+    """The quantized weight and its gradients."""
+    weight, log_scale = (one.detach().clone().requires_grad_() for one in (weight, log_scale))
+    zeros = None if zero is None else zero.detach().clone().requires_grad_()
+    quantized = fake_quantize(weight, log_scale, grid, upstream.dtype, zeros)
+    quantized.backward(upstream)
+    gradients = [one.grad for one in (weight, log_scale, zeros) if one is not None]
+    return [quantized.detach(), *(one for one in gradients if one is not None)]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns", "group"), [(7, 192, 64), (3, 48, 16), (64, 576, 576)])
+def test_c_computes_what_torch_defines(
+    monkeypatch: pytest.MonkeyPatch,
+    bits: int,
+    integer_zero: bool,
+    dtype: torch.dtype,
+    rows: int,
+    columns: int,
+    group: int,
+) -> None:
+    torch.manual_seed(rows)
+    grid, weight = Grid(bits, integer_zero), torch.randn(rows, columns)
+    scale, zero = grid.fit(weight, group)
+    log_scale = (scale * 0.7).log()  # so that some weights are clipped
+    zero = None if zero is None else zero + 0.3 * torch.randn_like(zero)
+    upstream = torch.randn(rows, columns).to(dtype)
+    assert training.is_usable(weight, log_scale, dtype)
+    ours = results(weight, log_scale, zero, grid, upstream)
+    monkeypatch.setattr(training, "is_usable", lambda *_: False)
+    theirs = results(weight, log_scale, zero, grid, upstream)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+    assert 0 < int((ours[1] == 0).sum()) < weight.numel()  # clipped and unclipped are both there
+    for mine, reference in zip(ours[2:], theirs[2:], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, log_scale = torch.randn(37, 128), torch.randn(37, 2) * 0.1
+    upstream = torch.randn(37, 128)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(results(weight, log_scale, None, Grid(2), upstream))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_stays_one(dtype: torch.dtype) -> None:
+    weight = torch.zeros(1, 32)
+    weight[0, 5] = torch.nan
+    quantized = fake_quantize(weight, torch.zeros(1, 1), Grid(2), dtype)
+    assert quantized.isnan().nonzero().tolist() == [[0, 5]]
+
+
+@pytest.mark.parametrize(
+    ("weight", "groups", "dtype"),
+    [
+        (torch.zeros(4, 40), 5, torch.float32),  # groups of 8: less than a vector
+        (torch.zeros(64, 4).T, 1, torch.float32),  # not contiguous
+        (torch.zeros(4, 64), 1, torch.float16),
+        (torch.zeros(0, 64), 1, torch.float32),
+    ],
+)
+def test_what_c_does_not_take(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> None:
+    assert not training.is_usable(weight, torch.zeros(len(weight), groups), dtype)
