@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from ui import render_compare, render_results
+from ui import render_checks, render_compare, render_results
 from ui.comparison import ResultRow, Subject
 from ui.html import Html, join, tag
-from ui.render import notice, run_name, table
+from ui.render import notice, run_name
 from ui.render_results import MEASURES, SUITES
 from ui.words import PRECISIONS, fixed, percent, size
-from upq import check_report
 
 STYLE_SHEETS = ("theme.css", "report.css")
 DOCTYPE = Html("<!DOCTYPE html>\n")
@@ -133,13 +132,11 @@ def _training(subjects: Sequence[Subject]) -> list[Html]:
 
 
 def _checks(subject: Subject) -> list[Html]:
-    """A table for each suite that was put to the run."""
+    """Scores, and shares of instruction types or subjects, of each suite that was put to the run."""
     parts = []
     for suite, found in subject.checks.items():
-        rows = [check_report.readable(suite, row) for row in check_report.rows(suite, found)]
-        head = list(rows[0]) if rows else []
-        cells = [[row[name] for name in head] for row in rows]
-        parts += [tag("h4", SUITES[suite]), table(head, cells, numeric=range(1, len(head)))]
+        parts += [tag("h4", SUITES[suite]), render_checks.scores_table(suite, found)]
+        parts.append(render_checks.bars(suite, found))
     return parts
 
 

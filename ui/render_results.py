@@ -149,8 +149,8 @@ def score_cell(suite: str, score: Score | None) -> Html:
 def with_interval(
     text: str, low: float | None, high: float | None, write: Callable[[float], str]
 ) -> Html:
-    """A figure and, where it is known, its 95 % interval."""
-    if low is None or high is None:
+    """A figure and, where it is known and not a point, its 95 % interval."""
+    if low is None or high is None or low == high:
         return join([text])
     ends = f" {write(low).removesuffix(' %')}\u2013{write(high)}"
     return join([text, tag("small", ends, title="95 % interval")])

@@ -8,13 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-import upq
 from kernels.packing import PackedWeight
+from upq import provenance
 from upq.artifact import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact_vet import damaged, vetted_layers
 from upq.config import RunConfig
@@ -112,11 +111,7 @@ def _manifest(
         "bits_per_weight": sum(one.size_bytes for one in packed.values()) * 8 / weights,
         "quantized_weights": weights,
         "layers": {name: _entry(one) for name, one in (packed | embeddings).items()},
-        "versions": {
-            "upq": upq.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **provenance.environment(),
     }
 
 

@@ -371,6 +371,8 @@ def test_runs_are_compared_sorted_and_reported(
         expect(alone.locator(".headline")).to_contain_text("#3 INT2")
         expect(alone.locator("img, script, form")).to_have_count(0)
         alone.screenshot(path=photos / "report.png", full_page=True)
+        alone.emulate_media(media="print")
+        alone.screenshot(path=photos / "report-print.png", full_page=True)
         alone.close()
         assert asked == []
     finally:
