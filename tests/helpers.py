@@ -11,13 +11,12 @@ import torch
 
 from kernels.packing import PackedWeight
 from upq.artifact import Artifact
-from upq.config import RunConfig, with_settings
+from upq.config import RunConfig, settings, with_settings
 from upq.data import Example
 from upq.presets import preset
 
 #: The smoke preset, small enough for the tiny model: a run takes about two seconds.
 TINY_SETTINGS: dict[str, Any] = {
-    "threads": 1,
     "data.max_rows": 6,
     "data.held_out": 3,
     "data.answer_tokens": 8,
@@ -27,18 +26,27 @@ TINY_SETTINGS: dict[str, Any] = {
     "int4.blockwise.tokens": 300,
     "int4.blockwise.batch_tokens": 320,
     "int2.group_size": 32,
-    "int2.warm_start.tokens": 300,
-    "int2.warm_start.batch_tokens": 320,
+    "int4.distill.tokens": 600,
+    "int4.distill.batch_tokens": 320,
+    "int4.distill.checkpoint_seconds": 0.0,
+    "int2.blockwise.tokens": 300,
+    "int2.blockwise.batch_tokens": 320,
     "int2.distill.tokens": 1500,
     "int2.distill.batch_tokens": 320,
     "int2.distill.checkpoint_seconds": 0.0,
 }
 
 
-def tiny_config(model: Path, **changes: Any) -> RunConfig:
-    """A run of the tiny model; keywords are settings with two underscores for a dot."""
+def tiny_config(model: Path, method: str = "upq", **changes: Any) -> RunConfig:
+    """A run of the tiny model; keywords are settings with two underscores for a dot.
+
+    What the method does without, such as tokens of a stage, is 0 in the preset and stays 0.
+    """
+    start = preset("smoke", method)
+    given = {path: spec["value"] for path, spec in settings(start)}
+    sizes = {path: value for path, value in TINY_SETTINGS.items() if given[path]}
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return with_settings(preset("smoke"), {"model.source": str(model), **TINY_SETTINGS, **dotted})
+    return with_settings(start, {"model.source": str(model), "threads": 1, **sizes, **dotted})
 
 
 class RecordingContext:

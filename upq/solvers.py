@@ -49,7 +49,7 @@ def ldlq(
 
 
 def damped(hessian: torch.Tensor) -> torch.Tensor:
-    """The Hessian over its mean diagonal, DAMPING added: float32. Inputs that are never there count as mean ones."""
+    """The Hessian over its mean diagonal, DAMPING added: float32."""
     diagonal = hessian.diagonal()
     scaled = (hessian / diagonal.mean().clamp_min(1e-30)).float()
     scaled.diagonal().add_(DAMPING)

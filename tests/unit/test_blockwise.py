@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
 from upq.blockwise import BlockResult, Task, reconstruct
-from upq.config import BlockwiseConfig
+from upq.config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.errors import UserError
-from upq.layers import FakeQuantLinear, swap_linears
+from upq.layers import FakeQuantLinear, Latent, swap_linears
 from upq.models import LoadedModel
 from upq.quantizers import INT2, INT4, Grid
 from upq.structure import block_linears, decoder_blocks
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)
-Latent = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def batches(count: int = 3) -> list[Batch]:
@@ -46,12 +46,13 @@ def run(
     saved: dict[int, BlockResult] | None = None,
     scale_init: str = "absmax",
     save: Callable[[int, BlockResult], None] | None = None,
-) -> tuple[Latent, RecordingContext]:
+) -> tuple[dict[str, Latent], RecordingContext]:
     context = RecordingContext(folder)
-    task = Task("int2", grid, 16, scale_init, training, weights(model))
+    config = Int2Config(group_size=16, scale_init=scale_init, blockwise=training)  # type: ignore[arg-type]
+    task = Task("int2", grid, config, weights(model))
     kept = {} if saved is None else saved
     result = reconstruct(model, task, data, context, kept.get, save or kept.__setitem__)
-    return result, context
+    return result.layers, context
 
 
 @pytest.mark.parametrize("grid", [INT4, INT2], ids=["INT4", "INT2"])
@@ -79,22 +80,22 @@ def test_without_batches_scales_are_fitted_and_weights_kept(
 ) -> None:
     result, _ = run(tiny.model, [], tmp_path, INT4, scale_init="search")
     for name, weight in weights(tiny.model).items():
-        assert torch.equal(result[name][0], weight)
-        torch.testing.assert_close(result[name][1], INT4.fit(weight, 16))
+        assert torch.equal(result[name].weight, weight)
+        torch.testing.assert_close(result[name].scale, INT4.fit(weight, 16)[0])
 
 
-def test_zero_calibration_tokens_turn_training_off(tiny: LoadedModel, tmp_path: Path) -> None:
-    result, _ = run(tiny.model, batches(1), tmp_path, training=BlockwiseConfig(tokens=0))
+def test_no_epochs_turn_training_off(tiny: LoadedModel, tmp_path: Path) -> None:
+    result, _ = run(tiny.model, batches(1), tmp_path, training=BlockwiseConfig(epochs=0))
     for name, weight in weights(tiny.model).items():
-        assert torch.equal(result[name][0], weight)
+        assert torch.equal(result[name].weight, weight)
 
 
-def quantized_model(model: Any, latent: Latent, blocks: int) -> Any:
+def quantized_model(model: Any, latents: dict[str, Latent], blocks: int) -> Any:
     """A copy of the model in which the linears of the first blocks hold what is stored."""
     twin = copy.deepcopy(model)
-    for name, (weight, scale) in latent.items():
+    for name, latent in latents.items():
         if int(name.split(".")[2]) < blocks:
-            twin.get_submodule(name).weight.data = INT2.round_trip(weight, scale)
+            twin.get_submodule(name).weight.data = weight_of(latent.pack(INT2))
     return twin
 
 
@@ -132,7 +133,7 @@ def test_a_block_reads_the_quantized_prefix_and_aims_at_the_fp16_output(
         model = quantized_model(tiny.model, result, done)
         if series == "before":  # the block itself is rounded to nearest before it trains
             here = {
-                name: (weight, INT2.fit(weight, 16, "absmax"))
+                name: Latent(weight, *INT2.fit(weight, 16, "absmax"))
                 for name, weight in weights(tiny.model).items()
                 if name.split(".")[2] == str(index)
             }
@@ -166,8 +167,9 @@ def test_a_resumed_run_gives_the_same_bits(tiny: LoadedModel, tmp_path: Path) ->
     resumed, context = run(tiny.model, batches(), tmp_path, saved=saved)
     assert list(saved) == [0, 1]
     assert whole.keys() == resumed.keys()
-    for name, pair in whole.items():
-        assert all(torch.equal(*tensors) for tensors in zip(pair, resumed[name], strict=True))
+    for name, latent in whole.items():
+        pairs = zip(latent.tensors().values(), resumed[name].tensors().values(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
     assert context.curve("int2_block_after").keys() == {0, 1}, "the curve has no hole"
 
 
@@ -195,10 +197,11 @@ def test_a_bias_is_carried_through(tiny: LoadedModel, tmp_path: Path) -> None:
     twin = copy.deepcopy(tiny.model)
     twin.model.layers[0].self_attn.q_proj.bias = None
     errors = [
-        run(model, batches(1), tmp_path, training=BlockwiseConfig(tokens=0))[1].points
+        run(model, batches(1), tmp_path, training=BlockwiseConfig(epochs=0))[1].points
         for model in (tiny.model, twin)
     ]
     assert errors[0] != errors[1]
-    kept = FakeQuantLinear(linear.weight, linear.bias, INT2.fit(linear.weight, 16), INT2)
+    latent = Latent(linear.weight, *INT2.fit(linear.weight, 16))
+    kept = FakeQuantLinear(latent, linear.bias, INT2)
     swap_linears(tiny.model, ["model.layers.0.self_attn.q_proj"], lambda *_: kept)
     assert torch.equal(tiny.model.model.layers[0].self_attn.q_proj.bias, torch.ones(64))

@@ -12,6 +12,7 @@ from kernels.transform import Transform
 from tests.helpers import naive_weight
 from upq.layers import (
     FakeQuantLinear,
+    Latent,
     PackedEmbedding,
     PackedLinear,
     fake_quant_layers,
@@ -29,7 +30,8 @@ grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def training_form(grid: Grid, bias: bool) -> FakeQuantLinear:
     torch.manual_seed(0)
     linear = nn.Linear(32, 12, bias=bias)
-    return FakeQuantLinear(linear.weight, linear.bias, grid.fit(linear.weight, 8), grid)
+    latent = Latent(linear.weight, *grid.fit(linear.weight, 8))
+    return FakeQuantLinear(latent, linear.bias, grid)
 
 
 @grids
@@ -88,7 +90,7 @@ def test_zeros_and_a_transform_are_buffers_that_no_placing_rounds() -> None:
 def test_a_packed_embedding_gives_the_rows_that_its_codes_stand_for(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = torch.randn(12, 32)
-    layer = PackedEmbedding(INT8.pack(weight, INT8.fit(weight, 0, "absmax")), dtype)
+    layer = PackedEmbedding(INT8.pack(weight, *INT8.fit(weight, 0, "absmax")), dtype)
     ids = torch.tensor([[3, 0, 11], [3, 3, 7]])
     expected = F.embedding(ids, naive_weight(layer.packed).to(dtype))
     torch.testing.assert_close(layer(ids), expected, atol=0.0, rtol=0.0)
@@ -100,7 +102,7 @@ def test_a_packed_embedding_gives_the_rows_that_its_codes_stand_for(dtype: torch
 @pytest.mark.parametrize("token", [-1, 12])
 def test_an_id_outside_of_the_vocabulary_is_refused(token: int) -> None:
     weight = torch.randn(12, 32)
-    layer = PackedEmbedding(INT8.pack(weight, INT8.fit(weight, 0)), torch.float32)
+    layer = PackedEmbedding(INT8.pack(weight, *INT8.fit(weight, 0)), torch.float32)
     with pytest.raises(IndexError):
         layer(torch.tensor([token]))
 
@@ -109,7 +111,8 @@ def test_layers_are_swapped_and_found_by_name_in_module_order(tiny: LoadedModel)
     names = ["model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj"]
 
     def fake(_: str, linear: nn.Linear) -> FakeQuantLinear:
-        return FakeQuantLinear(linear.weight, linear.bias, INT4.fit(linear.weight, 0), INT4)
+        latent = Latent(linear.weight, *INT4.fit(linear.weight, 0))
+        return FakeQuantLinear(latent, linear.bias, INT4)
 
     swap_linears(tiny.model, names, fake)
     assert [name for name, _ in fake_quant_layers(tiny.model)] == sorted(names)
@@ -120,7 +123,8 @@ def test_layers_are_swapped_and_found_by_name_in_module_order(tiny: LoadedModel)
 
 
 def test_what_modules_share_stays_shared_when_a_model_is_placed(tiny: LoadedModel) -> None:
-    pair = INT8.pack(tiny.model.lm_head.weight, INT8.fit(tiny.model.lm_head.weight, 0, "absmax"))
+    weight = tiny.model.lm_head.weight
+    pair = INT8.pack(weight, *INT8.fit(weight, 0, "absmax"))
     model = tiny.model
     model.model.embed_tokens = PackedEmbedding(pair, torch.float32)
     model.lm_head = PackedLinear(pair)

@@ -33,7 +33,7 @@ def stored_run(store: Store, loaded: LoadedModel, folder: Path) -> int:
         packed = {}
         for one in plan_layers(loaded.model, 32):
             weight = loaded.model.get_parameter(f"{one.name}.weight")
-            packed[one.name] = grid.pack(weight, grid.fit(weight, 32))
+            packed[one.name] = grid.pack(weight, *grid.fit(weight, 32))
         store.lease(run).save_artifact(assembly.build(name, packed, loaded, config))
     store.lease(run).finish("done")
     return run_id

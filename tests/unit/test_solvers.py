@@ -1,0 +1,124 @@
+"""LDLQ against GPTQ written plainly in float64; what it lowers, what descent adds, and what it refuses."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from upq.initialise import lattice
+from upq.quantizers import INT2, INT4, Grid
+from upq.solvers import damped, ldlq, proxy_error
+
+ROWS = 5
+
+
+def problem(columns: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weight (ROWS, columns), Hessian of strongly correlated inputs (columns, columns))."""
+    source = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=source) * torch.logspace(0, -1, columns)
+    inputs = torch.randn(4 * columns, columns, generator=source) @ mixing
+    return torch.randn(ROWS, columns, generator=source), inputs.T @ inputs
+
+
+def brute_force(
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    grid: Grid,
+    group: int,
+    affine: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(latent, rounded), float64: round `step` inputs, invert the Hessian of those that are left, pass the error on."""
+    step = 1 if affine is None else len(affine)
+    basis = torch.eye(step).double() if affine is None else affine.double()
+    left, hessian = weight.double().clone(), damped(hessian).double()
+    latent, rounded = torch.empty_like(left), torch.empty_like(left)
+    scale, zero = torch.empty(0), None
+    for at in range(0, weight.shape[1], step):
+        now, later = slice(at, at + step), slice(at + step, None)
+        if at % group == 0:
+            turned = left[:, at : at + group].unflatten(1, (-1, step)) @ basis
+            scale, zero = grid.fit(turned.flatten(1).float(), 0, "absmax")
+        inverse = torch.linalg.inv(hessian[at:, at:])
+        latent[:, now] = left[:, now] @ basis
+        rounded[:, now] = grid.round(latent[:, now], scale.double(), zero) @ basis.T
+        missed = left[:, now] - rounded[:, now]
+        left[:, later] -= missed @ torch.linalg.inv(inverse[:step, :step]) @ inverse[:step, step:]
+    return latent, rounded
+
+
+@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True), Grid(4, True)], ids=str)
+@pytest.mark.parametrize(("columns", "group"), [(32, 8), (32, 0), (256, 128)])
+def test_the_codes_are_those_of_gptq_written_plainly(grid: Grid, columns: int, group: int) -> None:
+    weight, hessian = problem(columns)
+    found = ldlq(weight, hessian, grid, group, "absmax")
+    latent, rounded = brute_force(weight, hessian, grid, group or columns)
+    assert found.scale.shape == (ROWS, columns // (group or columns))
+    assert (found.zero is not None) == grid.integer_zero
+    torch.testing.assert_close(found.weight.double(), latent, atol=1e-3, rtol=1e-3)
+    stored = grid.round_trip(found.weight, found.scale, found.zero)
+    torch.testing.assert_close(stored.double(), rounded, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", [0, 16])
+def test_four_lattice_codes_are_rounded_together(group: int) -> None:
+    weight, hessian = problem(32)
+    affine = lattice()
+    torch.testing.assert_close(affine @ affine.T, torch.eye(4))
+    found = ldlq(weight, hessian, INT2, group, "absmax", lattice=affine)
+    latent, rounded = brute_force(weight, hessian, INT2, group or 32, affine)
+    codes = INT2.encode(found.weight, found.scale)
+    assert torch.equal(codes, INT2.encode(latent.float(), found.scale))
+    stored = INT2.decode(codes, found.scale).unflatten(1, (-1, 4)) @ affine.T
+    torch.testing.assert_close(stored.flatten(1).double(), rounded, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True)], ids=str)
+@pytest.mark.parametrize("scale_init", ["absmax", "search"])
+def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init: str) -> None:
+    weight, hessian = problem(64)
+    found = ldlq(weight, hessian, grid, 16, scale_init)
+    solved = grid.round_trip(found.weight, found.scale, found.zero)
+    nearest = grid.round_trip(weight, *grid.fit(weight, 16, scale_init))  # type: ignore[arg-type]
+    assert proxy_error(weight, solved, hessian) < 0.7 * proxy_error(weight, nearest, hessian)
+
+
+@pytest.mark.parametrize("grid", [INT2, INT4], ids=["INT2", "INT4"])
+@pytest.mark.parametrize("group", [0, 16, 128])
+def test_no_pass_of_coordinate_descent_raises_the_error(grid: Grid, group: int) -> None:
+    weight, hessian = problem(256 if group == 128 else 64, seed=1)
+    errors = []
+    for passes in range(4):
+        found = ldlq(weight, hessian, grid, group, passes=passes)
+        stored = grid.round_trip(found.weight, found.scale)
+        errors.append(proxy_error(weight, stored, damped(hessian)))
+    assert all(after <= before * (1 + 1e-3) for before, after in pairwise(errors))
+    assert errors[-1] < errors[0]
+
+
+def test_inputs_that_have_nothing_in_common_are_rounded_to_nearest() -> None:
+    weight, _ = problem(32)
+    found = ldlq(weight, torch.diag(torch.logspace(-2, 2, 32)), INT2, 8, "absmax")
+    scale, _ = INT2.fit(weight, 8, "absmax")
+    assert torch.equal(found.scale, scale)
+    assert torch.equal(found.weight, weight)
+
+
+def test_the_scale_is_fitted_to_the_inputs_that_matter() -> None:
+    weight, _ = problem(32)
+    power = torch.logspace(-3, 3, 32)
+    found = ldlq(weight, torch.diag(power), INT2, 0)
+    expected, _ = INT2.fit(weight, 0, importance=damped(torch.diag(power)).diagonal())
+    assert torch.equal(found.scale, expected)
+
+
+def test_an_indefinite_hessian_is_refused() -> None:
+    weight, _ = problem(32)
+    with pytest.raises(ValueError, match="not positive definite"):
+        ldlq(weight, torch.ones(32, 32) * 5 - 4 * torch.eye(32) * 2, INT2, 8)
+
+
+def test_inputs_without_power_are_no_obstacle() -> None:
+    weight, hessian = problem(32)
+    hessian[:, 3] = hessian[3] = 0.0
+    found = ldlq(weight, hessian, INT2, 8)
+    assert found.weight.isfinite().all()
