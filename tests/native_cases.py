@@ -79,6 +79,7 @@ def around_layer(kind: str, number: int, rows: int, columns: int) -> Transform |
     return replace(around, affine=affine, shift=0.02 * torch.randn(4, generator=generator))
 
 
+@torch.no_grad()
 def surrounded(model: Any, bits: int, kind: str, group_size: int = 64) -> Any:
     """A copy of a float model, each layer of its blocks rounded where its transform puts it (`around_layer`)."""
     model, grid = copy.deepcopy(model), Grid(bits)
