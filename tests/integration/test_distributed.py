@@ -39,7 +39,7 @@ def test_two_processes_distill_like_one(tiny_model_dir: Path, tmp_path: Path) ->
         [*launch, str(tiny_model_dir), str(tmp_path / "two")],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=250,
+        timeout=900,
     )
     (alone, one), (shared, two) = result(tmp_path / "one"), result(tmp_path / "two")
     assert (one["processes"], two["processes"]) == (1, 2)
