@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.config import PRESETS, RunConfig, settings, with_settings
+from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.presets import preset
 
@@ -57,15 +57,23 @@ def test_both_ends_of_a_range_are_allowed(path: str) -> None:
         ({"int2.distill.beta": float("nan")}, "int2.distill.beta is nan"),
         ({"int2.distill.beta": "inf"}, "int2.distill.beta is inf"),
         ({"int2.distill.beta": 10**400}, "int2.distill.beta is 1000"),
-        ({"int2.warm_start.epochs": 1.5}, "int2.warm_start.epochs is 1.5; expected int."),
+        ({"int2.blockwise.epochs": 1.5}, "int2.blockwise.epochs is 1.5; expected int."),
         ({"int4.blockwise.epochs": True}, "int4.blockwise.epochs is True; expected int."),
         ({"measure.baselines": "maybe"}, "measure.baselines is 'maybe'; expected bool."),
-        ({"method": "magic"}, "method is 'magic'; expected one of upq, rtn."),
+        (
+            {"method": "magic"},
+            "method is 'magic'; expected one of rotated_upq, upq, efficientqat, unisvq, gptq, rtn.",
+        ),
         ({"embedding_bits": "12"}, "embedding_bits is '12'; expected one of 16, 8."),
         ({"device": "abacus"}, "device is 'abacus'; expected one of auto, cpu, cuda."),
         ({"preset": "huge"}, "preset is 'huge'; expected one of smoke, quick"),
         ({"data.source": "file"}, "data.path is empty; data.source=file needs one."),
         ({"model.revision": 3}, "model.revision is 3; expected str or NoneType."),
+        (
+            {"int4.rounding": "ldlq", "int4.blockwise.tokens": 0},
+            "int4.rounding is ldlq, which needs calibration tokens; int4.blockwise.tokens is 0.",
+        ),
+        ({"int2.codebook": "lattice"}, "expected int2.rounding=ldlq and int2.grid=odd with it."),
     ],
 )
 def test_the_message_says_what_was_found_and_what_was_expected(
@@ -81,8 +89,8 @@ def test_the_message_says_what_was_found_and_what_was_expected(
     ("name", "suggestion"),
     [
         ("int2.distil.beta", "int2.distill.beta"),
-        ("beta", "int2.distill.beta"),
-        ("int2.warmstart.tokens", "int2.warm_start.tokens"),
+        ("beta", ".distill.beta"),
+        ("int2.blockwse.tokens", "int2.blockwise.tokens"),
         ("int2.distill.temprature", "int2.distill.temperature"),
         ("groupsize", "group_size"),
         ("seeds", "seed"),
@@ -146,17 +154,51 @@ def test_any_config_survives_json(changes: dict[str, Any]) -> None:
     assert RunConfig.from_json(config.to_json()) == config
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_valid_and_survives_json(name: str) -> None:
-    config = preset(name)
-    assert config.preset == name
+def test_every_method_in_every_preset_is_valid_and_survives_json(name: str, method: str) -> None:
+    config = preset(name, method)
+    assert (config.preset, config.method) == (name, method)
     assert RunConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json())["version"] == config.version
 
 
-def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(UserError, match="expected one of smoke, quick, standard, paper"):
+def test_an_unknown_preset_or_method_is_refused() -> None:
+    with pytest.raises(UserError, match="expected one of smoke, quick, overnight, standard, paper"):
         preset("fast")
+    with pytest.raises(UserError, match="method is 'magic'; expected one of rotated_upq, upq"):
+        preset("smoke", "magic")
+
+
+#: What a run of version 0.1.0 stored, shortened where a setting has kept its default.
+VERSION_1 = """{"data": {"answer_tokens": 24, "held_out": 4, "max_rows": 8, "sequence_tokens": 96},
+ "device": "auto", "embedding_bits": 8,
+ "int2": {"distill": {"batch_tokens": 256, "beta": 0.7, "scale_lr": 0.001, "tokens": 512, "weight_lr": 0.0003},
+  "group_size": 32, "scale_init": "search",
+  "warm_start": {"batch_tokens": 256, "epochs": 1, "scale_lr": 0.005, "tokens": 300, "weight_lr": 0.01}},
+ "int4": {"blockwise": {"batch_tokens": 256, "epochs": 3, "scale_lr": 0.005, "tokens": 256, "weight_lr": 0.01},
+  "group_size": 64, "scale_init": "absmax"},
+ "measure": {"answer_tokens": 24, "baselines": true}, "method": "upq",
+ "model": {"revision": null, "source": "bundled"}, "preset": "smoke", "seed": 7, "threads": 0, "version": 1}"""
+
+
+def test_a_config_of_version_1_is_read_as_what_it_did() -> None:
+    config = RunConfig.from_json(VERSION_1)
+    assert (config.version, config.method, config.seed) == (2, "upq", 7)
+    assert (config.int4.blockwise.epochs, config.int4.scale_init) == (3, "absmax")
+    assert config.int4.distill.tokens == 0, "INT4 had no end-to-end training"
+    assert (config.int2.blockwise.tokens, config.int2.blockwise.weight_lr) == (300, 0.01)
+    assert (config.int2.distill.tokens, config.int2.distill.beta) == (512, 0.7)
+    assert (config.int2.start, config.int2.group_size) == ("int4", 32)
+    for one in (config.int4, config.int2):
+        assert (one.grid, one.rotation, one.rounding) == ("odd", "none", "nearest")
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_rounding_to_nearest_of_version_1_trains_nothing_in_version_2_either() -> None:
+    config = RunConfig.from_json(VERSION_1.replace('"method": "upq"', '"method": "rtn"'))
+    for one in (config.int4, config.int2):
+        assert (one.blockwise.tokens, one.distill.tokens) == (0, 0)
 
 
 def test_text_from_a_command_line_is_parsed_by_the_type_of_its_setting() -> None:

@@ -41,7 +41,7 @@ def used_scale(log_scale: torch.Tensor) -> torch.Tensor:
 def test_fake_quantize_is_decode_of_encode_to_the_last_bit(
     grid: Grid, weight: torch.Tensor, group: int, method: str
 ) -> None:
-    log_scale = grid.fit(weight, group, method).log()  # type: ignore[arg-type]
+    log_scale = grid.fit(weight, group, method)[0].log()  # type: ignore[arg-type]
     scale = used_scale(log_scale)
     expected = grid.decode(grid.encode(weight, scale), scale)
     torch.testing.assert_close(fake_quantize(weight, log_scale, grid), expected, atol=0.0, rtol=0.0)
@@ -71,7 +71,7 @@ def test_training_form_with_stored_scales_equals_packed_and_decoded_to_the_last_
 def test_round_trip_is_decode_of_encode_with_the_stored_scale(
     grid: Grid, weight: torch.Tensor, group: int, method: str
 ) -> None:
-    scale = grid.fit(weight, group, method)  # type: ignore[arg-type]
+    scale, _ = grid.fit(weight, group, method)  # type: ignore[arg-type]
     assert torch.equal(scale, storable(scale)), "fit gives scales that can be stored"
     expected = grid.decode(grid.encode(weight, scale), scale)
     torch.testing.assert_close(grid.round_trip(weight, scale), expected, atol=0.0, rtol=0.0)
@@ -83,10 +83,11 @@ def test_a_group_takes_no_more_values_than_the_grid_has_levels(
     grid: Grid, levels: int, weight: torch.Tensor
 ) -> None:
     assert grid.levels == levels
-    quantized = grid.round_trip(weight, grid.fit(weight, 8))
+    scale, _ = grid.fit(weight, 8)
+    quantized = grid.round_trip(weight, scale)
     for group in quantized.view(-1, 8):
         assert len(group.unique()) <= levels
-    assert int(grid.encode(weight, grid.fit(weight, 8)).max()) < levels
+    assert int(grid.encode(weight, scale).max()) < levels
     assert not (quantized == 0).any(), "no level is zero"
 
 
@@ -103,7 +104,7 @@ def test_search_never_has_a_larger_squared_error_than_absmax(
     grid: Grid, weight: torch.Tensor, group: int
 ) -> None:
     def errors(method: str) -> torch.Tensor:
-        scale = grid.fit(weight, group, method)  # type: ignore[arg-type]
+        scale, _ = grid.fit(weight, group, method)  # type: ignore[arg-type]
         difference = grid.round_trip(weight, scale).double() - weight.double()
         return difference.view(*scale.shape, -1).square().sum(-1)
 
@@ -118,7 +119,7 @@ def test_search_with_importance_lowers_the_weighted_error(grid: Grid) -> None:
     def error(scale: torch.Tensor) -> torch.Tensor:
         return ((grid.round_trip(weight, scale) - weight).square() * importance).sum(-1)
 
-    weighted, plain = grid.fit(weight, 0, importance=importance), grid.fit(weight, 0)
+    (weighted, _), (plain, _) = grid.fit(weight, 0, importance=importance), grid.fit(weight, 0)
     assert (error(weighted) <= error(plain) * (1 + 1e-5)).all()
     assert error(weighted).sum() < error(plain).sum()
 
@@ -141,7 +142,7 @@ def test_encode_is_monotone_and_idempotent(grid: Grid, values: list[float], scal
 def test_a_weight_that_is_not_clipped_moves_by_half_a_step_at_most(
     grid: Grid, weight: torch.Tensor, group: int
 ) -> None:
-    scale = grid.fit(weight, group).double().unsqueeze(-1)
+    scale = grid.fit(weight, group)[0].double().unsqueeze(-1)
     moved = (grid.round_trip(weight, scale.squeeze(-1)).double() - weight.double()).abs()
     moved, size = moved.view(*scale.shape[:2], -1), weight.double().abs().view(*scale.shape[:2], -1)
     unclipped = size <= scale * grid.levels / 2
@@ -162,7 +163,7 @@ def gradients(
 @pytest.mark.parametrize("group", [4, 16])
 def test_gradients_are_the_mask_and_the_lsq_formula_of_a_loop(grid: Grid, group: int) -> None:
     weight, upstream = random_weight(0) * 2, random_weight(1)
-    log_scale = (grid.fit(weight, group) * 0.6).log()  # so that some weights are clipped
+    log_scale = (grid.fit(weight, group)[0] * 0.6).log()  # so that some weights are clipped
     by_weight, by_scale = gradients(weight, log_scale, grid, upstream)
     quantized, scale = fake_quantize(weight, log_scale, grid), log_scale.exp()
     expected = torch.zeros_like(log_scale)
@@ -187,7 +188,7 @@ def test_gradients_are_finite_differences_of_the_straight_through_surrogate(grid
     where a weight is clipped its code is frozen, so it is s (code - zero), the quantized weight linear in s.
     """
     weight, upstream = random_weight(2).double() * 2, random_weight(3).double()
-    log_scale = (grid.fit(weight, 8) * 0.6).double().log()
+    log_scale = (grid.fit(weight, 8)[0] * 0.6).double().log()
     scale = log_scale.exp().unsqueeze(-1)
     grouped = weight.view(*log_scale.shape, -1)
     levels = grid.encode(weight, log_scale.exp()).double().view_as(grouped) - grid.zero
@@ -217,7 +218,7 @@ def test_gradients_are_finite_differences_of_the_straight_through_surrogate(grid
 
 def test_the_scale_gets_no_gradient_where_it_is_not_asked_for() -> None:
     weight = random_weight().requires_grad_()
-    log_scale = INT2.fit(weight.detach(), 0).log()
+    log_scale = INT2.fit(weight.detach(), 0)[0].log()
     fake_quantize(weight, log_scale, INT2, torch.bfloat16).float().sum().backward()
     assert weight.grad is not None
     assert log_scale.grad is None
