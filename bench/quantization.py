@@ -6,17 +6,15 @@ python -m bench.quantization --preset quick --seeds 0 1 --json results.json
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from bench import report
 from upq import commands
 from upq.config import METHODS, with_settings
+from upq.context import STAGES
 from upq.jobs import open_store
 from upq.presets import preset
 
@@ -35,32 +33,26 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Run the benchmark and print its table as Markdown."""
+    """Run the benchmark and print its tables as Markdown."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--data-dir", type=Path, help="keep the runs there; the app shows them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = [
-            _measure(Path(folder), options, method, seed)
+            _measure(options.data_dir or Path(folder), options, method, seed)
             for method in options.methods
             for seed in options.seeds
         ]
+    _count_data(runs)
     rows = [row for run in runs for row in run["rows"]]
-    table = [[row[name] for name in COLUMNS] for row in rows]
-    sys.stdout.write(tabulate(table, headers=COLUMNS, tablefmt="github", floatfmt=".3f") + "\n")
-    for run in runs:
-        stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in run["stages"].items())
-        sys.stdout.write(
-            f"{run['method']}, seed {run['seed']}: {run['seconds']:.0f} s ({stages})\n"
-        )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"machine": report.machine(), "runs": runs}, indent=1), encoding="utf-8"
-        )
+    report.show([{name: row[name] for name in COLUMNS} for row in rows])
+    report.show([_time_row(run) for run in runs])
+    report.save(options.json, rows, preset=options.preset, runs=runs)
 
 
 def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
@@ -70,19 +62,36 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     store = open_store(folder)
-    rows = [{"method": method, "seed": seed, **row} for row in store.measurements(run.id)]
-    speeds = [
-        point["value"] for point in store.metrics(run.id) if point["series"] == "tokens_per_s"
-    ]
+    points = store.metrics(run.id)
+    speeds = [point["value"] for point in points if point["series"] == "tokens_per_s"]
+    curve = [point for point in points if point["series"] == "held_out_kl_int2"]
     return {
         "method": method,
         "seed": seed,
-        "seconds": (run.ended_at or 0) - (run.started_at or 0),
         "stages": {name: (one["ended"] or 0) - one["started"] for name, one in run.stages.items()},
         "distillation_tokens_per_s": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "peak_bytes": run.peak_bytes,
-        "rows": rows,
+        "kl_curve": [(point["at_s"], point["value"]) for point in curve],
+        "rows": [{"method": method, "seed": seed, **row} for row in store.measurements(run.id)],
     }
+
+
+def _count_data(runs: list[dict[str, Any]]) -> None:
+    """Runs of one seed share the FP16 model's answers, which the first of them wrote; count that time for each."""
+    for run in runs:
+        others = [one["stages"]["data"] for one in runs if one["seed"] == run["seed"]]
+        run["stages"]["data"] = max(others)
+        run["seconds"] = sum(run["stages"].values())
+
+
+def _time_row(run: dict[str, Any]) -> dict[str, Any]:
+    stages = {name: round(run["stages"].get(name, 0)) for name in STAGES}
+    peak = f"{run['peak_bytes'] / 1e9:.1f} GB" if run["peak_bytes"] else None
+    return (
+        {"method": run["method"], "seed": run["seed"], "s": round(run["seconds"])}
+        | stages
+        | {"peak": peak}
+    )
 
 
 def _say(line: str) -> None:
