@@ -1,0 +1,133 @@
+"""Every method from config to measured artifacts on the tiny model: what is stored, what it measures, and repeats."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kernels.reference import weight_of
+from tests.helpers import RecordingContext, digest, tiny_config
+from upq import assembly, checkpoint, data, models
+from upq.artifact import Artifact
+from upq.config import METHODS, RunConfig
+from upq.evaluate import Reference
+from upq.layers import Latent, packed_layers, replace_module
+from upq.pipeline import in_compute_dtype, prepare, run_quantization
+from upq.quantizers import Grid
+
+methods = pytest.mark.parametrize("method", METHODS)
+#: What lies around the packed codes of each method's layers.
+SURROUNDINGS: dict[str, set[str]] = {
+    "rotated_upq": {"scale_in"},
+    "upq": set(),
+    "efficientqat": {"zero"},
+    "unisvq": {"scale_in", "scale_out"},
+    "gptq": set(),
+    "rtn": set(),
+}
+
+
+def config_of(model: Path, method: str) -> RunConfig:
+    return tiny_config(model, method, measure__baselines=False)
+
+
+def run(config: RunConfig, folder: Path) -> RecordingContext:
+    context = RecordingContext(folder)
+    run_quantization(config, context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, RecordingContext]:
+    """A run of each method; leave them as they are."""
+    return {
+        method: run(config_of(tiny_model_dir, method), tmp_path_factory.mktemp(method))
+        for method in METHODS
+    }
+
+
+def dense(artifact: Artifact, dtype: torch.dtype) -> Any:
+    """The artifact's model with plain linears that hold what the codes stand for."""
+    model, _ = assembly.assemble(artifact, "cpu", dtype)
+    for name, layer in list(packed_layers(model)):
+        rows, columns = layer.packed.shape
+        plain = torch.nn.Linear(columns, rows, bias=layer.bias is not None, dtype=dtype)
+        plain.weight.data, plain.bias = weight_of(layer.packed).to(dtype), layer.bias
+        replace_module(model, name, plain)
+    return model
+
+
+@methods
+def test_both_artifacts_hold_every_layer_in_its_bits_and_compute_from_packed_codes(
+    finished: dict[str, RecordingContext], method: str
+) -> None:
+    for precision, bits in (("INT4", 4), ("INT2", 2)):
+        artifact = finished[method].artifacts[precision]
+        model, _ = assembly.assemble(artifact)
+        layers = {name: one for name, one in packed_layers(model) if name.startswith("model.")}
+        assert len(layers) == 2 * 7
+        assert {one.bits for one in layers.values()} == {bits}
+        parts = {name.rpartition(".")[2] for name in artifact.tensors if ".layers." in name}
+        assert parts - {"codes", "scale", "weight"} == SURROUNDINGS[method]
+        assert artifact.manifest["method"] == method
+        assert not any(isinstance(one, torch.nn.Linear) for one in model.modules())
+
+
+@methods
+def test_the_measured_kl_is_that_of_the_weights_that_the_stored_codes_stand_for(
+    finished: dict[str, RecordingContext], tiny_model_dir: Path, tmp_path: Path, method: str
+) -> None:
+    config = config_of(tiny_model_dir, method)
+    loaded = models.load(config.model.source)
+    teacher = in_compute_dtype(loaded.model, prepare(config))
+    context: Any = RecordingContext(tmp_path)
+    context.answers = copy.deepcopy(finished[method].answers)
+    held_out = data.build(config, replace(loaded, model=teacher), context).held_out
+    reference = Reference(teacher, held_out, context.check)
+    rows = {row["label"]: row for row in finished[method].rows}
+    for precision, artifact in finished[method].artifacts.items():
+        found = reference.measure(dense(artifact, teacher.dtype), context.check)
+        assert rows[precision]["kl"] == pytest.approx(found.kl, rel=0.05), "up to 16-bit rounding"
+        assert rows[precision]["tokens"] == found.tokens
+
+
+@methods
+def test_a_run_repeated_gives_the_same_bits(
+    finished: dict[str, RecordingContext], tiny_model_dir: Path, tmp_path: Path, method: str
+) -> None:
+    again = run(config_of(tiny_model_dir, method), tmp_path)
+    for precision, artifact in finished[method].artifacts.items():
+        assert digest(again.artifacts[precision]) == digest(artifact)
+    assert [row["kl"] for row in again.rows] == [row["kl"] for row in finished[method].rows]
+
+
+def test_methods_differ_in_what_they_store(finished: dict[str, RecordingContext]) -> None:
+    digests = {digest(one.artifacts["INT2"]) for one in finished.values()}
+    assert len(digests) == len(METHODS)
+
+
+def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and_zeros(
+    finished: dict[str, RecordingContext],
+) -> None:
+    """EfficientQAT's second phase, for both of its precisions."""
+    context = finished["efficientqat"]
+    for name, precision in (("int4", "INT4"), ("int2", "INT2")):
+        kept = checkpoint.load(context.folder / name / "latent")
+        assert kept is not None
+        model, _ = assembly.assemble(context.artifacts[precision])
+        for layer, module in packed_layers(model):
+            if not layer.startswith("model."):
+                continue
+            packed = module.packed
+            parts = {part: kept[0][f"{layer}:{part}"] for part in ("weight", "scale", "zero")}
+            before = Latent(**parts).pack(Grid(packed.bits, integer_zero=True))
+            assert before.zeros is not None
+            assert packed.zeros is not None
+            assert torch.equal(packed.codes, before.codes)
+            assert torch.equal(packed.zeros, before.zeros)
+            assert not torch.equal(packed.scale, before.scale)
