@@ -60,7 +60,7 @@ def test_a_whole_run_of_two_processes(tiny_model_dir: Path, tmp_path: Path) -> N
     base = [sys.executable, "-m", "upq", "--data-dir", str(data), "run", "--method", "upq"]
     chosen = ["--preset", "smoke", "--model", str(tiny_model_dir), "--processes", "2"]
     done = subprocess.run(
-        [*base, *chosen, *settings], check=False, capture_output=True, text=True, timeout=280
+        [*base, *chosen, *settings], check=False, capture_output=True, text=True, timeout=900
     )
     log = (data / "logs" / "worker.log").read_text(encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr + log
