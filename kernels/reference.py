@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from kernels import Prepared
 from kernels.packing import PackedWeight, unpack
 from kernels.transform import Transform
+
+if TYPE_CHECKING:
+    from kernels import Prepared
 
 #: Weights that a CPU decodes at once: the head of a model is much larger than any other layer.
 CHUNK_WEIGHTS = 4_194_304

@@ -131,7 +131,6 @@ def matmul_kernel(
     FIELDS: tl.constexpr = 16 // BITS
     SHARED: tl.constexpr = fields_per_shift(PART, inputs.dtype.element_ty)
     DTYPE: tl.constexpr = inputs.dtype.element_ty
-    MIDDLE: tl.constexpr = (2**BITS - 1) / 2
     output = tl.program_id(0) * TILE + tl.arange(0, TILE)
     word = tl.arange(0, 16)
     column = tl.arange(0, COLUMNS)
@@ -164,13 +163,13 @@ def matmul_kernel(
                     part = tl.dot(levels, values, part, input_precision="ieee")
                 if GROUP > 0 and (field + 1) % RUN == 0:
                     start = block * (16 * FIELDS) + field * 16
-                    place = scale + (start // GROUP)[:, None] * padded_out + output[None, :]
+                    place = (start // GROUP)[:, None] * padded_out + output[None, :]
                     some = (start < in_features)[:, None]
-                    factor = tl.load(place) if EVEN else tl.load(place, some, other=0.0)
+                    factor = tl.load(scale + place) if EVEN else tl.load(scale + place, some, 0.0)
                     if zeros is not None:
-                        place = zeros + (start // GROUP)[:, None] * padded_out + output[None, :]
-                        zero = tl.load(place) if EVEN else tl.load(place, some, other=0)
-                        part += (MIDDLE - zero.to(tl.float32))[:, :, None] * seen[:, None, :]
+                        zero = tl.load(zeros + place) if EVEN else tl.load(zeros + place, some, 0)
+                        left = (2**BITS - 1) / 2 - zero.to(tl.float32)
+                        part += left[:, :, None] * seen[:, None, :]
                         seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                     total += part * factor.to(tl.float32)[:, :, None]
                     part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
@@ -179,12 +178,11 @@ def matmul_kernel(
     product = tl.sum(total, axis=0)
     if GROUP == 0:
         if zeros is not None:
-            zero = MIDDLE - tl.load(zeros + output).to(tl.float32)
-            product += zero[:, None] * tl.sum(seen, axis=0)[None, :]
+            left = (2**BITS - 1) / 2 - tl.load(zeros + output).to(tl.float32)
+            product += left[:, None] * tl.sum(seen, axis=0)[None, :]
         product *= tl.load(scale + output).to(tl.float32)[:, None]
     target = outputs + column[None, :] * out_features + output[:, None]
-    kept = (output < out_features)[:, None] & (column < rows)[None, :]
-    tl.store(target, product.to(DTYPE), mask=kept)
+    tl.store(target, product.to(DTYPE), (output < out_features)[:, None] & (column < rows)[None, :])
 
 
 @triton.jit
