@@ -10,20 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sqlite_utils import Database
 
-from upq import store_artifacts
+from upq import store_adopt, store_artifacts
 from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
-from upq.store_artifacts import ArtifactRow
+from upq.store_artifacts import ArtifactRow, Prepared
 from upq.store_lease import Lease, LostLease, add_log
-from upq.store_reports import Reports
+from upq.store_reports import Reports, set_note
 from upq.store_schema import Connections, migrate, next_revision
 
 __all__ = ["MAX_CRASHES", "ArtifactRow", "Lease", "LostLease", "Run", "RunState", "Store"]
@@ -205,6 +205,27 @@ class Store(Reports):
             db.execute("DELETE FROM runs WHERE id = ?", [run.id])
             store_artifacts.remove_unused_blobs(db)
             next_revision(db)
+
+    # A run from elsewhere
+
+    def may_adopt(self, note: str) -> bool:
+        """Whether `adopt` would insert a run now."""
+        with self._connections.read() as db:
+            return store_adopt.may_adopt(db, note)
+
+    def adopt(
+        self, run: Mapping[str, Any], artifacts: Iterable[Prepared], line: str, note: str
+    ) -> int | None:
+        """Insert a done run that was executed elsewhere, in one transaction, and return its id.
+
+        run: columns, `measurements` and `metrics`; line: its log. Once for each `note`, and only while no quantization
+        is done: else nothing is written, and the answer is None.
+        """
+        with self._connections.write() as db:
+            if not store_adopt.may_adopt(db, note):
+                return None
+            set_note(db, note, True)
+            return store_adopt.insert(db, run, artifacts, line, self._clock())
 
     # The queue, as workers and their supervisor see it
 

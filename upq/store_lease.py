@@ -135,14 +135,8 @@ class Lease:
 
     def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store fidelity rows; one with a known label replaces it. Unknown keys go to `extra`."""
-        values = [_measurement(row) for row in rows]
         with self._fenced() as db:
-            db.conn.executemany(
-                "INSERT OR REPLACE INTO measurements (run_id, label, precision, kl, kl_p95, top1,"
-                " ppl, tokens, bits_per_weight, size_bytes, seconds, extra)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [(self.run_id, *row) for row in values],
-            )
+            add_measurements(db, self.run_id, rows)
 
     def save_check_result(self, precision: str, position: int, result: dict[str, Any]) -> None:
         """Store the verdicts on one prompt of a check run."""
@@ -226,6 +220,19 @@ def add_log(db: Database, run_id: int, lines: Iterable[tuple[float, str]]) -> No
     db.conn.executemany(
         "INSERT INTO log (run_id, at, line) VALUES (?, ?, ?)",
         [(run_id, at, clean_text(line)[:LOG_LINE_CHARACTERS]) for at, line in lines],
+    )
+
+
+def add_measurements(db: Database, run_id: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert fidelity rows inside the caller's transaction; one with a known label replaces it.
+
+    Raises ValueError if a value is not finite.
+    """
+    db.conn.executemany(
+        "INSERT OR REPLACE INTO measurements (run_id, label, precision, kl, kl_p95, top1,"
+        " ppl, tokens, bits_per_weight, size_bytes, seconds, extra)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(run_id, *_measurement(row)) for row in rows],
     )
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sqlite_utils import Database
+
 from upq import store_artifacts
 from upq.artifact import Artifact
 from upq.store_artifacts import ArtifactRow
@@ -75,8 +77,13 @@ class Reports:
     def set_note(self, key: str, value: Any) -> None:
         """Store a small JSON value, such as a speed measured on this machine."""
         with self._connections.write() as db:
-            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", [key, json.dumps(value)])
+            set_note(db, key, value)
 
     def _list(self, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
         with self._connections.read() as db:
             return list(db.query(sql, parameters))
+
+
+def set_note(db: Database, key: str, value: Any) -> None:
+    """Store a note inside the caller's transaction."""
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", [key, json.dumps(value)])

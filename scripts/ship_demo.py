@@ -1,0 +1,93 @@
+"""Make the models that ship with the app of a finished run of the bundled model.
+
+python -m scripts.ship_demo --data-dir FOLDER RUN
+
+Writes demo.json, INT4.npz and INT2.npz into upq/resources/demo, unpacks them again and compares every bit with the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from upq.artifact import Artifact
+from upq.jobs import data_dir, open_store
+from upq.models import LoadedModel, load
+from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
+from upq.store import Store
+from upq.store_artifacts import prepare
+
+LARGEST_BYTES = 30_000_000
+RUN_FACTS = (
+    *("model", "method", "preset", "config", "stages", "environments"),
+    *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes"),
+)
+
+
+def ship(store: Store, run_id: int, loaded: LoadedModel, folder: Path) -> None:
+    """Write the files of a run into `folder`, which is created. loaded: the model that the run quantized.
+
+    Raises ValueError if the run is not done, a file is too large or a tensor does not come back bit for bit.
+    """
+    run = store.run(run_id)
+    if run.state != "done" or run.kind != "quantize":
+        raise ValueError(f"run {run_id} is a {run.kind} run that is {run.state}")
+    facts = {name: getattr(run, name) for name in RUN_FACTS}
+    facts["measurements"] = [
+        {
+            name: value
+            for name, value in (row | row["extra"]).items()
+            if name not in ("run_id", "extra")
+        }
+        for row in store.measurements(run_id)
+    ]
+    facts["metrics"] = store.metrics(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = {}
+    for row in store.artifacts(run_id):
+        artifact = store.load_artifact(run_id, row.precision)
+        _write(artifact, loaded, folder / f"{row.precision}.npz")
+        artifacts[row.precision] = {
+            "manifest": artifact.manifest,
+            "digests": digests(prepare(artifact)),
+        }
+    text = json.dumps({"run": facts, "artifacts": artifacts}, sort_keys=True)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    print(origin(facts))
+
+
+def _write(artifact: Artifact, loaded: LoadedModel, path: Path) -> None:
+    arrays: dict[str, Any] = dict(differences(artifact, loaded))
+    numpy.savez_compressed(path, **arrays)
+    size = path.stat().st_size
+    print(f"{path.name}: {size:,} bytes, of {artifact.size_bytes:,}")
+    if size > LARGEST_BYTES:
+        raise ValueError(f"{path.name} has {size:,} bytes; expected at most {LARGEST_BYTES:,}")
+    with numpy.load(path, allow_pickle=False) as arrays:
+        found = digests(prepare(restored(artifact.manifest, arrays, loaded)))
+    if found != digests(prepare(artifact)):
+        raise ValueError(f"{path.name} does not give the tensors of the run again")
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=int, help="a finished run of the bundled model")
+    parser.add_argument("--data-dir", help="folder of its database; else UPQ_HOME")
+    options = parser.parse_args()
+    store = open_store(data_dir(options.data_dir))
+    try:
+        ship(store, options.run, load(store.run(options.run).model), FOLDER)
+    except ValueError as error:
+        sys.exit(f"Not shipped: {error}.")
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    main()
