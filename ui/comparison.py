@@ -139,7 +139,6 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
             minutes.setdefault(one["series"], []).append((one["at_s"] / 60, one["value"]))
     tokens = provenance.training_tokens(points)
     origin = {
-        "training_tokens": sum(tokens.values()) or None,
         "machine": machine_words(run),
         "commit": commit_words(run),
         "command": provenance.command(config) if config else "",
@@ -150,7 +149,16 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
     return Subject(
         run=run,
         slot=slot,
-        rows=[_row(store, run, one, scores, origin) for one in store.measurements(run.id)],
+        rows=[
+            _row(
+                store,
+                run,
+                one,
+                scores,
+                origin | {"training_tokens": _tokens_of(one["label"], tokens, config)},
+            )
+            for one in store.measurements(run.id)
+        ],
         curves=curves,
         minutes=minutes,
         tokens=tokens,
@@ -158,6 +166,14 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
         command=origin["command"],
         checks=checks,
     )
+
+
+def _tokens_of(label: str, tokens: Mapping[str, int], config: RunConfig | None) -> int | None:
+    """Tokens that an artifact was calibrated with and trained on; INT2 that starts from INT4 has had INT4's too."""
+    names = {"INT4": ["int4"], "INT2": ["int2"]}.get(label, [])
+    if label == "INT2" and config and config.int2.start == "int4":
+        names.append("int4")
+    return sum(count for stage, count in tokens.items() if stage.partition("_")[0] in names) or None
 
 
 def _row(

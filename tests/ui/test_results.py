@@ -65,7 +65,9 @@ def renderings(subjects: list[Subject]) -> list[Html]:
 
 def test_a_row_says_how_it_was_made_and_its_command_repeats_it(lab: Lab) -> None:
     config = quick(seed=3, int2__distill__beta=0.25)
-    row = only(gather(lab.store, [lab.done(config)]), "INT2")
+    subjects = gather(lab.store, [lab.done(config)])
+    row = only(subjects, "INT2")
+    assert only(subjects, "RTN INT2").training_tokens is None
     assert (row.method, row.seed, row.training_tokens) == ("upq", 3, 8512)
     assert (row.run_seconds, row.peak_bytes) == (120.0, 2_000_000_000)
     assert (row.commit, row.machine) == ("0123456789ab+", "AMD EPYC, 2 cores, AVX2, 16 GB")
