@@ -10,7 +10,6 @@ import json
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Literal
 
 import gradio as gr
@@ -31,12 +30,12 @@ MODEL_CHOICES = [
 ]
 DATA_CHOICES = [("built-in prompts", "builtin"), ("hub dataset", "hub"), ("local file", "file")]
 METHOD_LINES = {
-    "rotated_upq": "Rotated UPQ, ours: rotated weights, rounded with curvature, trained as in UPQ",
-    "upq": "UPQ: block-wise INT4, from it INT2, then distillation",
-    "efficientqat": "EfficientQAT: all of a block, then the scales end to end",
-    "unisvq": "UniSVQ: rotated weights on a lattice, rounded with curvature",
-    "gptq": "GPTQ: rounded with curvature, no training",
-    "rtn": "RTN: rounding only, the baseline",
+    "rotated_upq": "Rotated UPQ, ours: rotate, round so that errors cancel, then train as UPQ does",
+    "upq": "UPQ: train INT4 block by block, from it INT2, then distill",
+    "efficientqat": "EfficientQAT: train block by block, then only the scales of the whole",
+    "unisvq": "UniSVQ: rotate, round so that errors cancel, tune vectors around the weights",
+    "gptq": "GPTQ: round so that errors cancel; no training",
+    "rtn": "RTN: round every weight on its own; the baseline",
 }
 DATA_FIELDS = {
     "data.path": "Dataset id or file",
@@ -117,10 +116,14 @@ def build() -> RunForm:
         }
     form = RunForm(model_kind, model_text, method, preset_choice, data_source, data_fields, fields)
     with gr.Accordion("Advanced: every setting", open=False, elem_id="advanced"):
-        rest = [(path, spec) for path, spec in start.items() if path not in PLAIN]
-        for section, members in groupby(rest, key=lambda item: item[0].rpartition(".")[0]):
-            gr.HTML(render.section_title(SECTIONS.get(section, section)))
-            form.fields.update({path: _component(path, spec) for path, spec in members})
+        for section, title in SECTIONS.items():
+            gr.HTML(render.section_title(title))
+            members = {
+                path: spec
+                for path, spec in start.items()
+                if path not in PLAIN and path.rpartition(".")[0] == section
+            }
+            form.fields.update({path: _component(path, spec) for path, spec in members.items()})
     model_kind.change(
         lambda kind: gr.update(visible=kind != "bundled"),
         model_kind,
