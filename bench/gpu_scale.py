@@ -192,8 +192,10 @@ def _row(
 
 def resized(shape: LlamaConfig, layers: int, vocabulary: int | None = None) -> LlamaConfig:
     """The shape with another number of blocks, and of words where it is given."""
-    values = shape.to_dict() | {"num_hidden_layers": layers}
-    return LlamaConfig(**values | ({"vocab_size": vocabulary} if vocabulary else {}))
+    values: dict[str, Any] = shape.to_dict() | {"num_hidden_layers": layers}
+    if vocabulary:
+        values["vocab_size"] = vocabulary
+    return LlamaConfig(**values)
 
 
 def _model(shape: LlamaConfig, device: torch.device) -> Any:

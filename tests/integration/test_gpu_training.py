@@ -41,7 +41,8 @@ def model_of(blocks: int, device: str) -> LlamaForCausalLM:
 def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, list[float], int]:
     """(result, errors of the blocks, peak bytes on the GPU) of a model that is at home on CPU or GPU."""
     model = model_of(blocks, home)
-    start = {one.name: model.get_submodule(one.name).weight for one in plan_layers(model, 64)}
+    names = [one.name for one in plan_layers(model, 64)]
+    start = {name: model.get_parameter(f"{name}.weight").detach() for name in names}
     task = Task("int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
     context = RecordingContext(folder)
     batches = [collate(examples(8, 128, seed), home) for seed in range(6)]

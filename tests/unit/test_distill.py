@@ -37,7 +37,7 @@ def config(**changes: Any) -> DistillConfig:
 def student_of(teacher: Any, grid: Grid = INT2, group: int = 16) -> Any:
     student = copy.deepcopy(teacher)
 
-    def make(_: str, linear: nn.Linear) -> FakeQuantLinear:
+    def make(_name: str, linear: nn.Linear) -> FakeQuantLinear:
         scale, _ = grid.fit(linear.weight, group, "absmax")
         return FakeQuantLinear(Latent(linear.weight, scale), linear.bias, grid)
 

@@ -30,9 +30,11 @@ def test_the_weight_and_the_codes_are_those_of_the_layer(grid: Grid) -> None:
         name for name, _ in layer.named_parameters() if name != "weight"
     }
     with torch.no_grad():
-        fixed.log_scale += torch.linspace(-0.7, 0.7, 12).view(6, 2)
+        fixed.log_scale.add_(torch.linspace(-0.7, 0.7, 12).view(6, 2))
     release_codes(root)
-    packed = root[0].pack()
+    released = root[0]
+    assert type(released) is FakeQuantLinear
+    packed = released.pack()
     assert torch.equal(packed.codes, layer.pack().codes)
     torch.testing.assert_close(packed.scale, fixed.log_scale.exp().half(), rtol=1e-3, atol=0)
 

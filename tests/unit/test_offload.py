@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def test_a_block_is_lent_as_a_copy_and_stays_where_it_is(tiny: LoadedModel) -> N
 
 
 def test_only_the_blocks_leave(tiny: LoadedModel) -> None:
-    model = tiny.model
+    model: Any = tiny.model
     with suppress(NotImplementedError), blocks_away(model, "meta"):
         assert devices(decoder_blocks(model)[1]) == {"meta"}
         assert devices(model.get_output_embeddings()) == devices(model.model.norm) == {"cpu"}
