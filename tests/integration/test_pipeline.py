@@ -34,10 +34,12 @@ def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_run_passes_through_its_stages_in_order(finished: RecordingContext) -> None:
-    assert tuple(name for name, _ in finished.stages) == STAGES
+    assert [name for name, _ in finished.stages] == [
+        name for name in STAGES if name != "int4_distill"
+    ]
     totals = dict(finished.stages)
-    assert (totals["data"], totals["int4"], totals["warm"], totals["measure"]) == (9, 2, 2, 5)
-    assert totals["int2"] >= 4
+    assert (totals["data"], totals["int4"], totals["int2"], totals["measure"]) == (9, 2, 2, 5)
+    assert totals["int2_distill"] >= 4
     for name, total in totals.items():
         done = [step for stage, step in finished.steps if stage == name]
         assert done == sorted(done)
@@ -65,9 +67,10 @@ def test_the_curves_are_complete(finished: RecordingContext) -> None:
     assert series == {
         *("int4_block_before", "int4_block_after", "int2_block_before", "int2_block_after"),
         *("jsd", "grad_norm", "lr", "tokens_per_s", "held_out_kl_int2"),
+        *("int4_tokens", "int2_tokens", "int2_distill_tokens"),
     }
     assert list(finished.curve("int4_block_after")) == [0, 1]
-    assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2"]))
+    assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2_distill"]))
 
 
 def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
@@ -93,19 +96,21 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
 def test_round_to_nearest_is_the_baseline_of_the_other_method(
     finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    context = run(tiny_config(tiny_model_dir, method="rtn"), tmp_path)
+    context = run(tiny_config(tiny_model_dir, "rtn"), tmp_path)
     rows = {row["label"]: row for row in context.rows}
     assert list(rows) == ["FP16", "INT4", "INT2"]
     baselines = {row["label"]: row for row in finished.rows}
     for precision in ("INT4", "INT2"):
         assert rows[precision]["kl"] == baselines[f"RTN {precision}"]["kl"]
-    assert not context.points
+    for name in ("int4", "int2"):
+        assert set(context.curve(f"{name}_tokens").values()) == {0.0}, "no token was used"
+    assert not context.curve("jsd")
 
 
 def test_layers_that_do_not_fit_are_left_alone_and_logged(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(tiny_model_dir, method="rtn", int4__group_size=0, int2__group_size=0)
+    config = tiny_config(tiny_model_dir, "rtn", int4__group_size=0, int2__group_size=0)
     per_channel = run(config, tmp_path / "per channel")
     assert not [line for line in per_channel.lines if "skips" in line]
     with pytest.raises(UserError) as caught:
@@ -132,7 +137,7 @@ def test_the_teacher_is_a_frozen_copy_in_the_compute_dtype(tiny: LoadedModel) ->
 
 @pytest.mark.slow
 def test_the_smoke_preset_runs_on_the_bundled_model(bundled: LoadedModel, tmp_path: Path) -> None:
-    config = dataclasses.replace(preset("smoke"), threads=torch.get_num_threads())
+    config = dataclasses.replace(preset("smoke", "upq"), threads=torch.get_num_threads())
     assert config.model.source == "bundled"
     context = run(config, tmp_path)
     rows = {row["label"]: row for row in context.rows}
@@ -147,7 +152,7 @@ def test_8_bit_embeddings_make_the_artifacts_smaller_and_leave_the_layers_alone(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     plain, packed = (
-        run(tiny_config(tiny_model_dir, method="rtn", embedding_bits=bits), tmp_path / str(bits))
+        run(tiny_config(tiny_model_dir, "rtn", embedding_bits=bits), tmp_path / str(bits))
         for bits in (16, 8)
     )
     for row, baseline in zip(packed.rows[1:], plain.rows[1:], strict=True):
