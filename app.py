@@ -42,6 +42,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--demo", action="store_true", help="start a quick run if there is none")
+    parser.add_argument(
+        "--without-shipped",
+        action="store_true",
+        help="do not add the models that ship with the app",
+    )
     parser.add_argument("--auth-file", type=Path, help="file with one name:password a line")
     return parser.parse_args()
 
@@ -61,7 +66,7 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
-    from upq import jobs, presets, serve, supervisor  # noqa: PLC0415
+    from upq import jobs, presets, serve, shipped, supervisor  # noqa: PLC0415
 
     folder = jobs.data_dir(options.data_dir)
     store = jobs.open_store(folder)
@@ -76,6 +81,8 @@ def serve(options: argparse.Namespace) -> None:
         page = build(App(store, models, worker, Path(exports)))
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
+        if not options.without_shipped:  # takes some seconds, while FP16 chats already
+            threading.Thread(target=shipped.add_quietly, args=[store], daemon=True).start()
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
         if options.host not in LOOPBACK and not options.auth_file:
             print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)

@@ -110,6 +110,6 @@ def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:
         return None, gr.skip()
     keep = chosen is not None and chosen in {NO_RUN, *artifacts}
     value = chosen if keep else runs[0].id
-    choices = [(render.run_name(run), run.id) for run in runs]
+    choices = [(render.run_label(run), run.id) for run in runs]
     choices.append((f"{model_name('bundled')} · FP16 only", NO_RUN))
     return value, gr.update(choices=choices, value=value)

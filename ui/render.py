@@ -117,6 +117,11 @@ def run_name(run: Run) -> str:
     return f"#{run.id} {method} · {run.preset} · {model_name(run.model)}"
 
 
+def run_label(run: Run) -> str:
+    """The same with the name that the run was given, if any."""
+    return " · ".join(filter(None, [run_name(run), run.name]))
+
+
 def estimate_panel(estimate: Estimate) -> Html:
     """Time, memory and sizes before Start, and what will not be quantized."""
     sizes = [
@@ -139,7 +144,7 @@ def run_panel(run: Run | None, position: int, now: float) -> Html:
     """Title, stepper and numbers of a run, and what came of it."""
     if run is None:
         return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
-    parts = [tag("h2", "Run ", run_name(run)), _outcome(run, position)]
+    parts = [tag("h2", "Run ", run_label(run)), _outcome(run, position)]
     if run.state != "queued":
         parts += [stepper(run, now), _numbers(run)]
     return tag("div", *parts, class_=f"run-panel {run.state}")

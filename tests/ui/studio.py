@@ -27,13 +27,19 @@ class Studio:
     process: subprocess.Popen[bytes]
 
 
-def start_app(folder: Path, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start `python app.py` and wait until it answers; returns its address and process."""
+def start_app(
+    folder: Path, *options: str, shipped: bool = False
+) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start `python app.py` and wait until it answers; returns its address and process.
+
+    shipped: with the models that ship with the app; without them a new data folder stays empty.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (folder / "app.log").open("wb")
     command = [sys.executable, "app.py", "--data-dir", str(folder), "--port", str(port), *options]
+    command += [] if shipped else ["--without-shipped"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)

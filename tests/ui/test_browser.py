@@ -18,6 +18,7 @@ from tests.ui.lab import Lab, marks
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.models import LoadedModel
 from upq.presets import preset
+from upq.shipped import DESCRIPTION, FOLDER, NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -146,6 +147,36 @@ def test_the_first_visit_says_what_to_do_next_everywhere(
         go(page, "Results")
         expect(page.locator("#results-table")).to_contain_text("No results yet.")
         page.screenshot(path=photos / "empty-results.png", full_page=True)
+    finally:
+        stop_app(process)
+
+
+def test_a_first_visitor_chats_with_the_shipped_models(
+    browser: Browser,
+    tmp_path: Path,
+    photos: Path,
+    open_page: Callable[..., Page],
+    bundled: LoadedModel,
+) -> None:
+    if not (FOLDER / DESCRIPTION).is_file():
+        pytest.skip("upq/resources/demo has no models; see its README.md")
+    url, process = start_app(tmp_path, shipped=True)
+    try:
+        page = open_page(url=url)
+        chosen = page.locator("#run-selector input")
+        expect(chosen).to_have_value(re.compile(NAME), timeout=RUN_MS)
+        expect(page.locator("#run-summary")).to_contain_text(NAME)
+        page.screenshot(path=photos / "shipped-quantize.png", full_page=True)
+        go(page, "Chat")
+        page.locator("#message textarea").fill("What is the capital of France?")
+        page.locator("#send").click()
+        for name in ("fp16", "int4", "int2"):
+            answer = page.locator(f"#pane-{name} .answer footer")
+            expect(answer).to_contain_text("token", timeout=RUN_MS)
+        page.screenshot(path=photos / "shipped-chat.png", full_page=True)
+        go(page, "Results")
+        expect(page.locator("#results-table")).to_contain_text("INT2")
+        page.screenshot(path=photos / "shipped-results.png", full_page=True)
     finally:
         stop_app(process)
 
