@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="make at most so many of the missing rows")
     options = parser.parse_args()
     folder = options.data_dir or options.json.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
     rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
     wanted = [name for name in ROWS if name not in {row["row"] for row in rows}]
     measure: Callable[[Store, int], dict[str, Fidelity]] | None = None

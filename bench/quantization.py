@@ -42,9 +42,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="keep the runs there; the app shows them")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as fresh:
+        folder = options.data_dir or Path(fresh)
+        folder.mkdir(parents=True, exist_ok=True)
         runs = [
-            _measure(options.data_dir or Path(folder), options, method, seed)
+            _measure(folder, options, method, seed)
             for method in options.methods
             for seed in options.seeds
         ]
