@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import charts, render, render_chat, render_checks, words
+from ui import charts, render, render_chat, render_checks, run_form, words
 from ui.html import VOID_TAGS, Html, escape, tag, visible
 from upq.checks import PromptResult, Verdict
+from upq.config import METHODS, PRESETS, settings
 from upq.context import STAGES
 from upq.estimate import Estimate
+from upq.presets import preset
 from upq.store import Run
 
 HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'
@@ -201,10 +204,30 @@ def test_a_span_names_its_unit_once() -> None:
 
 def test_the_stepper_shows_what_is_done_current_and_open() -> None:
     html = render.stepper(a_run(), now=30.0)
+    drawn = len(STAGES) - 1  # by default INT4 has no end-to-end training
     assert re.findall(r'<li class="(\w+)"', html) == ["done", "done", "current"] + ["open"] * (
-        len(STAGES) - 3
+        drawn - 3
     )
     assert "10 s" in html
+
+
+def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
+    names = {
+        method: re.findall(
+            r"<span>([\w -]+)",
+            render.stepper(a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0),
+        )
+        for method in ("efficientqat", "unisvq")
+    }
+    assert names["efficientqat"] == [words.STAGE_NAMES[name] for name in STAGES]
+    left_out = {words.STAGE_NAMES["int4_distill"], words.STAGE_NAMES["int2_distill"]}
+    assert names["unisvq"] == [one for one in names["efficientqat"] if one not in left_out]
+
+
+def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
+    assert {path.rpartition(".")[0] for path, _ in settings()} == set(run_form.SECTIONS)
+    assert run_form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
+    assert words.PRESET_LINES.keys() == set(PRESETS)
 
 
 def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
