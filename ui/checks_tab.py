@@ -107,7 +107,6 @@ def build(app: App, header: Header) -> None:
                 resume = gr.Button("Resume", visible=False, size="sm", min_width=90)
             totals = gr.HTML(elem_id="check-totals")
             flips = gr.HTML(elem_id="check-flips")
-            gr.HTML(render_checks.unavailable_types(instruction_types()))
     with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type or subject", open=True):
         types = gr.HTML(elem_id="check-types")
     with gr.Column(elem_classes="card"):
@@ -139,6 +138,7 @@ def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
     )
     start = gr.Button("Run", variant="primary", elem_id="run-checks")
     started = gr.HTML(elem_id="check-started")
+    types = gr.HTML(render_checks.unavailable_types(instruction_types()))
 
     def fit(name: str) -> Any:
         one = AMOUNTS[name]
@@ -146,10 +146,10 @@ def _lay_out_form() -> tuple[list[Any], gr.Button, gr.HTML]:
             render_checks.hint(one.hint),
             gr.update(visible=name != "builtin", value=""),
             gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
-            gr.update(visible=name in ("builtin", "ifeval")),
+            *[gr.update(visible=name in ("builtin", "ifeval"))] * 2,
         )
 
-    suite.change(fit, suite, [hint, path, amount, tokens], **PRIVATE)
+    suite.change(fit, suite, [hint, path, amount, tokens, types], **PRIVATE)
     return [suite, path, amount, tokens, precisions], start, started
 
 

@@ -56,9 +56,9 @@ def _order(results: Results) -> list[str]:
 
 
 def bars(suite: str, results: Results) -> Html:
-    """Share of items passed, one group of bars for each instruction type or subject; nothing for WikiText-2."""
+    """Share of items passed, one group of bars for each instruction type or subject."""
     if suite == "wikitext2":
-        return Html()
+        return hint("A perplexity is of the whole text; there is nothing to list.")
     counts = {precision: _groups(suite, results[precision]) for precision in _order(results)}
     names = list(dict.fromkeys(name for one in counts.values() for name in one))
     groups = [

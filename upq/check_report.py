@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from upq import check_scores, mmlu_scores, wikitext
@@ -38,6 +38,7 @@ def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]
     Where FP16 took part, lost and gained (items that it alone has right, and the reverse) and p (McNemar, exact);
     of WikiText-2, nll_difference with its interval.
     """
+    describe: Callable[..., dict[str, Any]]
     describe = {"mmlu": _mmlu, "wikitext2": _wikitext}.get(suite, _instructions)
     base = found.get(BASE, [])
     return [

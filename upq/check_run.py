@@ -38,11 +38,11 @@ class CheckContext(Protocol):
 class Source(Protocol):
     """Where the models come from (upq.serve.Models)."""
 
-    def get(self, run_id: int | None, precision: str, source: str) -> Any:
+    def get(self, run_id: int | None, precision: str, source: str, /) -> Any:
         """The model as the chat serves it."""
         ...
 
-    def whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
+    def whole(self, run_id: int | None, precision: str, source: str, /) -> tuple[Any, Any]:
         """(transformers model in the compute dtype, tokenizer)."""
         ...
 

@@ -5,8 +5,9 @@ where counts are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ class Paired:
         return min(1.0, 2 * tail / 2**changed)
 
 
-def paired(before: Mapping[Hashable, bool | None], after: Mapping[Hashable, bool | None]) -> Paired:
+def paired(before: Mapping[Any, bool | None], after: Mapping[Any, bool | None]) -> Paired:
     """Compare outcomes by item; an item that one side lacks, or has None for, is left out."""
     pairs = [
         (one, after[key])

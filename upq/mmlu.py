@@ -112,7 +112,7 @@ class Marked:
         return self.choice == self.answer
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"scores": list(self.scores)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Marked:

@@ -15,7 +15,6 @@ from typing import Any
 import nltk
 import pytest
 
-from tests.unit.test_assembly import packed_of
 from upq import assembly
 from upq.check_report import outcomes, rows
 from upq.check_run import check_config
@@ -24,6 +23,7 @@ from upq.jobs import WorkerContext, open_store
 from upq.models import BUNDLED, LoadedModel
 from upq.quantizers import INT2
 from upq.store import Store
+from upq.structure import plan_layers
 from upq.worker import default_engine
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def local_rows(name: str) -> list[dict[str, Any]]:
     path = UPQ_DATA / name
     if not path.exists():
         pytest.skip(f"{name} is not in UPQ_DATA")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def lm_eval(monkeypatch: pytest.MonkeyPatch) -> Any:
                 split: [one for one in local_rows(f"mmlu_{split}.jsonl") if one["subject"] == name]
                 for split in ("dev", "test")
             }
-        made = {split: datasets.Dataset.from_list(own) for split, own in kept.items()}
+        made = [(split, datasets.Dataset.from_list(own)) for split, own in kept.items()]
         return datasets.DatasetDict(made)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -75,7 +75,11 @@ def store(
     opened = open_store(folder)
     config = RunConfig()
     opened.enqueue(config)
-    packed = packed_of(bundled.model, INT2, 64)
+    weights = {
+        one.name: bundled.model.get_parameter(f"{one.name}.weight").detach()
+        for one in plan_layers(bundled.model, 64)
+    }
+    packed = {name: INT2.pack(one, *INT2.fit(one, 64, "absmax")) for name, one in weights.items()}
     run = opened.claim("test", os.getpid(), 600)
     assert run
     lease = opened.lease(run)
