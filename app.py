@@ -81,14 +81,16 @@ def serve(options: argparse.Namespace) -> None:
         page = build(App(store, models, worker, Path(exports)))
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
-        if not options.without_shipped:  # takes some seconds, while FP16 chats already
-            threading.Thread(target=shipped.add_quietly, args=[store], daemon=True).start()
+        adding = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
         if options.host not in LOOPBACK and not options.auth_file:
             print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
         stopped.wait()
         page.close(verbose=False)
         worker.stop()
+        if adding:
+            adding.kill()
+            adding.wait()
 
 
 def main() -> None:

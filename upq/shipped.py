@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from upq.artifact import Artifact
 from upq.artifact_vet import vetted_layers
 from upq.assembly import build
 from upq.config import RunConfig
+from upq.jobs import open_store
 from upq.model_files import resolve
 from upq.models import LoadedModel, load
 from upq.provenance import training_tokens
@@ -32,6 +35,7 @@ from upq.quantizers import Grid
 from upq.sources import RESOURCES
 from upq.store import Store
 from upq.store_artifacts import Prepared, prepare
+from upq.worker import give_way
 
 FOLDER = RESOURCES / "demo"
 #: What is not a tensor: the run, its curves and measurements, and each artifact's manifest and digests.
@@ -101,7 +105,7 @@ def add_to(store: Store, folder: Path = FOLDER) -> int | None:
     Nothing is downloaded. Takes some ten seconds, and memory for the float32 model meanwhile. Raises Mismatch, and
     UserError as models.load does.
     """
-    if not (folder / DESCRIPTION).is_file() or not store.may_adopt(NOTE):
+    if not is_wanted(store, folder):
         return None
     described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     run, artifacts = described["run"], described["artifacts"]
@@ -112,10 +116,28 @@ def add_to(store: Store, folder: Path = FOLDER) -> int | None:
     return store.adopt({**run, "name": NAME}, prepared, origin(run), NOTE)
 
 
-def add_quietly(store: Store, folder: Path = FOLDER) -> None:
-    """`add_to` for a thread of the app: what goes wrong is a line in the log, and the app is as without the files."""
+def is_wanted(store: Store, folder: Path = FOLDER) -> bool:
+    """Whether there are shipped models, and a store that has neither had them nor a finished quantization."""
+    return (folder / DESCRIPTION).is_file() and store.may_adopt(NOTE)
+
+
+def start(store: Store, data_folder: Path) -> subprocess.Popen[bytes] | None:
+    """`add_to` in a process of its own, which gives its memory back; None if there is nothing to do.
+
+    It may be killed at any time: the run is added whole or not at all.
+    """
+    if not is_wanted(store):
+        return None
+    command = [sys.executable, "-m", "upq.shipped", str(data_folder)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def main(data_folder: Path, folder: Path = FOLDER) -> None:
+    """What the process does: whatever goes wrong is a line in the app's log, and the app is as without the files."""
     try:
+        store = open_store(data_folder)
         add_to(store, folder)
+        store.close()
     except Exception as error:
         _logger.warning("The models that ship with the app were not added: %s", error)
 
@@ -192,3 +214,8 @@ def _require_exact(name: str, packed: PackedWeight) -> None:
         raise ValueError(f"{name} has zeros, a lattice or tuned factors, which are not kept here")
     if any(block.bit_length() % 2 == 0 for block in blocks):
         raise ValueError(f"{name} has Hadamard blocks of {blocks}; expected 1, 4, 16, 64, ...")
+
+
+if __name__ == "__main__":
+    give_way()
+    main(Path(sys.argv[1]))

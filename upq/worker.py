@@ -70,7 +70,7 @@ def worker_main(
     """
     parent = os.getppid()
     terminate = _on_signals()
-    _give_way()
+    give_way()
     store = open_store(folder)
     engine = load_engine(store)
 
@@ -149,8 +149,8 @@ def _device_lock(path: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
         yield True
 
 
-def _give_way() -> None:
-    """Let the chat, which somebody waits for, go before the run."""
+def give_way() -> None:
+    """Let the chat, which somebody waits for, go before this process."""
     with suppress(OSError):  # already lower, or not allowed
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     with suppress(OSError):

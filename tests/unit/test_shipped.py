@@ -21,7 +21,7 @@ from upq import shipped
 from upq.jobs import WorkerContext, execute, open_store
 from upq.models import LoadedModel, load
 from upq.pipeline import run_quantization
-from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_quietly, add_to, differences
+from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
 from upq.store import Store
 
 
@@ -155,10 +155,10 @@ def test_another_model_than_the_one_that_was_quantized_is_noticed(
 
 @pytest.mark.parametrize("name", [DESCRIPTION, "INT4.npz"])
 def test_a_file_that_cannot_be_read_is_a_line_in_the_log(
-    files: Path, store: Store, name: str, caplog: pytest.LogCaptureFixture
+    files: Path, store: Store, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (files / name).write_bytes(b"PK damaged")
-    add_quietly(store, files)
+    shipped.main(tmp_path, files)
     assert "The models that ship with the app were not added" in caplog.text
     assert store.runs() == []
 
