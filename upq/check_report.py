@@ -38,8 +38,8 @@ def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]
     Where FP16 took part, lost and gained (items that it alone has right, and the reverse) and p (McNemar, exact);
     of WikiText-2, nll_difference with its interval.
     """
-    describe: Callable[..., dict[str, Any]]
-    describe = {"mmlu": _mmlu, "wikitext2": _wikitext}.get(suite, _instructions)
+    scales: dict[str, Callable[..., dict[str, Any]]] = {"mmlu": _mmlu, "wikitext2": _wikitext}
+    describe = scales.get(suite, _instructions)
     base = found.get(BASE, [])
     return [
         {"precision": precision, **describe(own, base if precision != BASE else [])}
