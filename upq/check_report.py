@@ -104,7 +104,7 @@ def readable(suite: str, row: Mapping[str, Any]) -> dict[str, str]:
         rules = [f"{unit}_{rule}" for unit in ("prompt", "instruction") for rule in RULES]
         names = {one: one.replace("_", " ") for one in rules}
     cells = {title: _share(row, name) for name, title in names.items()}
-    tested = dict.fromkeys(("lost", "gained", "p"), "")
+    tested: dict[str, str] = dict.fromkeys(("lost", "gained", "p"), "")
     if "p" in row:
         tested = {"lost": str(row["lost"]), "gained": str(row["gained"]), "p": p_value(row["p"])}
     return {"model": row["precision"], **cells, **tested, "n": f"{row['n']:,}"}
