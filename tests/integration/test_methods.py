@@ -56,8 +56,8 @@ def dense(artifact: Artifact, dtype: torch.dtype) -> Any:
     model, _ = assembly.assemble(artifact, "cpu", dtype)
     for name, layer in list(packed_layers(model)):
         rows, columns = layer.packed.shape
-        plain = torch.nn.Linear(columns, rows, bias=layer.bias is not None, dtype=dtype)
-        plain.weight.data, plain.bias = weight_of(layer.packed).to(dtype), layer.bias
+        plain = torch.nn.Linear(columns, rows, bias=False, dtype=dtype)
+        plain.weight.data = weight_of(layer.packed).to(dtype)
         replace_module(model, name, plain)
     return model
 
@@ -124,8 +124,8 @@ def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and
             if not layer.startswith("model."):
                 continue
             packed = module.packed
-            parts = {part: kept[0][f"{layer}:{part}"] for part in ("weight", "scale", "zero")}
-            before = Latent(**parts).pack(Grid(packed.bits, integer_zero=True))
+            weight, scale, zero = (kept[0][f"{layer}:{one}"] for one in ("weight", "scale", "zero"))
+            before = Latent(weight, scale, zero).pack(Grid(packed.bits, integer_zero=True))
             assert before.zeros is not None
             assert packed.zeros is not None
             assert torch.equal(packed.codes, before.codes)

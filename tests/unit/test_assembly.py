@@ -147,7 +147,7 @@ def test_zeros_and_transforms_come_back_as_they_were_stored(tiny: LoadedModel) -
             assert torch.equal(weight_of(layer.packed), weight_of(given))
             twin.get_submodule(name).weight.data = weight_of(given)
     model, _ = assembly.assemble(artifact)
-    torch.testing.assert_close(logits(model), logits(twin), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(model), logits(twin), atol=2e-3, rtol=1e-3)
     assert artifact.manifest["format_version"] == 3
     assert artifact.manifest["layers"]["model.layers.0.mlp.down_proj"] == {
         "bits": 2, "zero": None, "shape": [64, 128], "groups": 2, "hadamard_in": 64,

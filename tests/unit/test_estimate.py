@@ -74,8 +74,9 @@ def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
     tiny: LoadedModel, tmp_path: Path, group: int, embedding_bits: int
 ) -> None:
     folder = half(tiny, tmp_path / "half")
-    groups = {"int4__group_size": group, "int2__group_size": group}
-    config = tiny_config(folder, embedding_bits=embedding_bits, **groups)
+    config = tiny_config(
+        folder, embedding_bits=embedding_bits, int4__group_size=group, int2__group_size=group
+    )
     found, loaded = estimate(config, {}), load(str(folder))
     for grid, size in ((INT4, found.int4_bytes), (INT2, found.int2_bytes)):
         packed = {}
@@ -155,10 +156,12 @@ def test_a_method_has_the_work_of_its_stages(tiny_model_dir: Path) -> None:
 def test_learning_with_small_moments_or_of_scales_alone_takes_less_memory(
     tiny_model_dir: Path,
 ) -> None:
-    whole, small, scales = (
-        estimate(tiny_config(tiny_model_dir, **one), {}).memory_bytes
-        for one in ({}, {"int2__distill__optimizer_bits": 8}, {"int2__distill__weight_lr": 0.0})
+    configs = (
+        tiny_config(tiny_model_dir),
+        tiny_config(tiny_model_dir, int2__distill__optimizer_bits=8),
+        tiny_config(tiny_model_dir, int2__distill__weight_lr=0.0),
     )
+    whole, small, scales = (estimate(one, {}).memory_bytes for one in configs)
     assert scales < small < whole
 
 

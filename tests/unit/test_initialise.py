@@ -40,7 +40,7 @@ def statistics(
     tiny: LoadedModel, folder: Path, count: int, with_hessian: bool
 ) -> list[SharedInputs]:
     block = decoder_blocks(tiny.model)[1][0]
-    streams = entered(tiny.model, batches(count), folder)
+    streams = list(entered(tiny.model, batches(count), folder))
     return shared_inputs(block, list(block_linears(block)), streams, 0, with_hessian)
 
 
