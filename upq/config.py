@@ -251,6 +251,12 @@ class RunConfig:
                 "bad_config", f"data.path is empty; data.source={self.data.source} needs one."
             )
 
+    @property
+    def reads_data(self) -> bool:
+        """Whether any stage looks at training sequences."""
+        stages = (self.int4, self.int2)
+        return any(one.blockwise.tokens or one.distill.tokens for one in stages)
+
     def to_json(self) -> str:
         """The config as one JSON object with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

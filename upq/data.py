@@ -68,15 +68,19 @@ class Dataset:
 
 
 def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Dataset:
-    """Read, answer and tokenise what config.data asks for. Raises UserError("bad_dataset") and those of sources."""
+    """Read, answer and tokenise what config.data asks for. Raises UserError("bad_dataset") and those of sources.
+
+    The training examples of a run that reads none, such as round-to-nearest, are not written.
+    """
     train_rows, held_out_rows = read_rows(config.data, config.seed)
+    train_rows = train_rows if config.reads_data else []
     repeats = config.data.answers_per_prompt if not all(map(_complete, train_rows)) else 1
     jobs = [(row, draw) for draw in range(repeats) for row in train_rows]
     context.stage("data", len(held_out_rows) + sum(not _complete(row) for row, _ in jobs))
     writer = _Teacher(loaded, config, context)
     held_out = writer.held_out(held_out_rows)
     train = writer.examples(jobs, config.data.answer_tokens, config.data.answer_temperature)
-    if not train or not held_out:
+    if (config.reads_data and not train) or not held_out:
         raise UserError(
             "bad_dataset",
             "No usable sequence is left after tokenising; expected at least one.",

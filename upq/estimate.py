@@ -177,7 +177,7 @@ def _shared_widths(layers: dict[str, tuple[int, int]]) -> list[int]:
 def _answers(config: RunConfig) -> int:
     """Answers that the teacher has to write."""
     data = config.data
-    if data.text_column or data.answer_column:
+    if data.text_column or data.answer_column or not config.reads_data:
         return 0
     rows = data.max_rows
     if data.source == "builtin":

@@ -93,6 +93,16 @@ def test_teacher_answers_are_made_once_and_then_taken_from_the_cache(
     assert len(context.saved_answers) == 2
 
 
+def test_a_run_that_trains_on_nothing_has_only_the_held_out_answers_written(
+    tiny: LoadedModel, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    context = RecordingContext(tmp_path)
+    made = data.build(tiny_config(tiny_model_dir, "rtn"), tiny, context)
+    assert made.train == []
+    assert made.held_out
+    assert len(context.saved_answers) == 1, "the held-out batch"
+
+
 def test_another_seed_or_length_asks_the_teacher_again(
     tiny: LoadedModel, tiny_model_dir: Path, tmp_path: Path
 ) -> None:

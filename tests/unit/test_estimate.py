@@ -196,9 +196,12 @@ def test_each_speed_comes_from_the_newest_finished_run_that_had_the_stage(
     assert rates == {name: amount / 10.0 for name, amount in amounts.items()}
     assert measured_rates([dataclasses.replace(run, attempt=2)]) == {}, "it was interrupted"
     assert measured_rates([finished_run(store, config, 0.5)]) == {}, "too short to tell"
-    rounded = finished_run(store, tiny_config(tiny_model_dir, "rtn"), 20.0)
+    no_training = tiny_config(tiny_model_dir, "rtn")
+    rounded = finished_run(store, no_training, 20.0)
     mixed = measured_rates([rounded, run])
-    assert mixed["data"] == rates["data"] / 2, "the newer one"
+    small = work(no_training, inspect(str(tiny_model_dir), None, 32, 32))["data"]
+    assert small < amounts["data"], "only the held-out answers are written"
+    assert mixed["data"] == small / 20.0, "the newer one"
     assert mixed["int2_distill"] == rates["int2_distill"], "the newer one trained nothing"
     gone = finished_run(store, tiny_config(tmp_path / "gone"), 10.0)
     assert measured_rates([gone]) == {}
