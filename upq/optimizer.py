@@ -29,9 +29,7 @@ BLOCKWISE_RATES = {
 }
 
 
-def trainables(
-    student: nn.Module, config: BlockwiseConfig | DistillConfig
-) -> list[dict[str, Any]]:
+def trainables(student: nn.Module, config: BlockwiseConfig | DistillConfig) -> list[dict[str, Any]]:
     """Optimizer groups of `student` at their peak learning rates; freezes what has none.
 
     With norm_lr the norms compute with gains until `settle_norms`.

@@ -99,6 +99,7 @@ def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any
 
 def marks(*right: bool) -> list[dict[str, Any]]:
     """The outcomes of MMLU."""
+
     def scores(is_right: bool) -> tuple[float, ...]:
         return (0.0, -1.0, -2.0, -3.0) if is_right else (-9.0, 0.0, -1.0, -2.0)
 

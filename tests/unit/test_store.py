@@ -90,7 +90,12 @@ def contents(store: Store, run_id: int) -> tuple[Any, ...]:
 def test_a_new_run_says_what_it_was_asked_for(store: Store) -> None:
     run = store.run(store.enqueue(preset("smoke"), name="first"))
     assert (run.kind, run.state, run.name, run.model) == ("quantize", "queued", "first", "bundled")
-    assert (run.method, run.preset, run.attempt, run.cancel_requested) == ("rotated_upq", "smoke", 0, False)
+    assert (run.method, run.preset, run.attempt, run.cancel_requested) == (
+        "rotated_upq",
+        "smoke",
+        0,
+        False,
+    )
     assert RunConfig(**{"seed": run.config["seed"]}) == RunConfig()
     assert run.config["int2"]["distill"]["beta"] == 0.5
 
