@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class Task:
 
 
 def reconstruct(
-    model: nn.Module,
+    model: Any,
     task: Task,
     batches: list[Batch],
     context: RunContext,

@@ -28,7 +28,7 @@ def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
                 "bad_config", f"{what} is {given!r}; expected one of {', '.join(known)}."
             )
     chosen = COMMON[name] | BUDGET[name] | HOW[method] | AMOUNT.get((name, method), {})
-    return with_settings(RunConfig(preset=name, method=method), chosen)
+    return with_settings(RunConfig(preset=name), {"method": method} | chosen)
 
 
 def _both(settings: Settings) -> Settings:
