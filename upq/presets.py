@@ -182,7 +182,7 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         | {"blockwise.vector_lr": 2e-3, "descent_passes": 10}
     ),
     ("overnight", "rotated_upq"): _int2(
-        _blockwise(24_000, 2, 256, **_ROTATED_TRAINING) | _distill(240_000, 512, 1e-3, 3e-3)
+        _blockwise(24_000, 2, 256, **_ROTATED_TRAINING) | _distill(480_000, 512, 1e-3, 3e-3)
     )
     | {"int4.blockwise.tokens": 24_000, "int4.descent_passes": 3, "int2.descent_passes": 2},
     ("standard", "gptq"): _both({"blockwise.tokens": 262_144, "blockwise.batch_tokens": 8192}),
