@@ -23,7 +23,7 @@ from bench import report
 from upq import assembly, data, models, pipeline
 from upq.commands import run_and_wait
 from upq.config import RunConfig, with_settings
-from upq.eval_command import QuietContext
+from upq.context import SilentContext
 from upq.evaluate import Fidelity, Reference
 from upq.jobs import open_store
 from upq.presets import preset
@@ -121,7 +121,8 @@ def _measurer(folder: Path) -> Callable[[Store, int], dict[str, Fidelity]]:
     pipeline.prepare(config)
     loaded = models.load(config.model.source)
     teacher = pipeline.in_compute_dtype(loaded.model, torch.device("cpu"))
-    context: Any = QuietContext(open_store(folder))
+    store = open_store(folder)
+    context = SilentContext(folder, store.cached_answers, store.save_answers)
     examples = data.held_out(config, replace(loaded, model=teacher), context)
     reference = Reference(teacher, examples, context.check)
 

@@ -8,7 +8,6 @@ The tokens are FP16's own greedy answers to the held-out prompts, teacher-forced
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args()
     store = open_store(data_dir(options.data_dir))
-    config = RunConfig.from_json(json.dumps(store.run(options.run).config))
+    config = RunConfig.from_values(store.run(options.run).config)
     loaded = models.load(config.model.source, revision=config.model.revision)
     teacher = NativeEngine(loaded.model)
     texts = held_out(teacher, loaded.tokenizer, config)

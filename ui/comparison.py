@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -231,7 +230,7 @@ def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[
 def config_of(run: Run) -> RunConfig | None:
     """The run's config as this version understands it; None if it does not."""
     try:
-        return RunConfig.from_json(json.dumps(run.config))
+        return RunConfig.from_values(run.config)
     except UserError:
         return None
 

@@ -6,7 +6,6 @@ done shows the result, failed is one sentence and one action. `ui.html.tag` esca
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -176,7 +175,7 @@ def stepper(run: Run, now: float) -> Html:
 
 def _stages(run: Run) -> list[str]:
     """STAGES without the end-to-end trainings that the run does not have."""
-    config = RunConfig.from_json(json.dumps(run.config))
+    config = RunConfig.from_values(run.config)
     absent = {
         f"{name}_distill"
         for name, one in (("int4", config.int4), ("int2", config.int2))

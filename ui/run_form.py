@@ -6,7 +6,6 @@ forget one.
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -194,7 +193,7 @@ def preset_values(form: RunForm, name: str, model_kind: str, model_text: str, me
 
 def config_of_run(values: dict[str, Any]) -> RunConfig:
     """The config that a run was started with."""
-    return RunConfig.from_json(json.dumps(values))
+    return RunConfig.from_values(values)
 
 
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:

@@ -256,8 +256,7 @@ def _eval(options: Any) -> None:
     result: dict[str, Any] = {"run": options.run}
     for task in eval_command.chosen_tasks(options.tasks):
         if task == "fidelity":
-            store = open_store(folder)
-            result["artifacts"] = eval_command.fidelity(store, options.run, text, options.tokens)
+            result["artifacts"] = eval_command.fidelity(folder, options.run, text, options.tokens)
             _print_table(result["artifacts"])
         else:
             values = {"max_tokens": options.max_tokens, **_suite_options(options)}

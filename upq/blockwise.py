@@ -22,9 +22,15 @@ from upq.context import RunContext
 from upq.data import Batch
 from upq.errors import UserError
 from upq.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
-from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.layers import (
+    FakeQuantLinear,
+    Latent,
+    fake_quant_layers,
+    set_parameters,
+    swap_linears,
+)
 from upq.offload import on_device
-from upq.optimizer import norms, settle_norms, trainables
+from upq.optimizer import norm_weights, settle_norms, trainables
 from upq.quantizers import Grid
 from upq.streams import Stream, Streams
 from upq.structure import decoder_blocks
@@ -86,14 +92,12 @@ def reconstruct(
         context.check()
         here, block = f"{prefix}.{index}.", on_device(kept, device)
         names = [name.removeprefix(here) for name in task.start if name.startswith(here)]
+        _reach_targets(block, streams, index)
         result = load(index)
         if result is None:
             student = _student(block, names, task, here, streams, index)
-            _reach_targets(block, streams, index)
             result = _train(student, streams, index, task, context)
             save(index, result)
-        else:
-            _reach_targets(block, streams, index)
         _advance(block, result, streams, index, task)
         whole.layers.update({here + name: latent for name, latent in result.layers.items()})
         whole.plain.update({here + name: weight for name, weight in result.plain.items()})
@@ -158,12 +162,7 @@ def _train(
             f"Lower the learning rates of {task.name}.blockwise.",
         )
     layers = {name: layer.latent() for name, layer in fake_quant_layers(student)}
-    plain = {}
-    if task.config.blockwise.norm_lr:
-        plain = {
-            f"{name}.weight": weight.detach().float().to("cpu", copy=True)
-            for name, weight in norms(student)
-        }
+    plain = norm_weights(student) if task.config.blockwise.norm_lr else {}
     return BlockResult(layers, plain, before, after)
 
 
@@ -213,7 +212,6 @@ def _advance(
     for name, latent in result.layers.items():
         stored = twin.get_parameter(f"{name}.weight")
         stored.copy_(weight_of(latent.pack(task.grid)))
-    for name, weight in result.plain.items():
-        twin.get_parameter(name).copy_(weight)
+    set_parameters(twin, result.plain)
     for stream in streams:
         stream.inputs = stream.calls[index].run(twin, stream.inputs)

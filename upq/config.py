@@ -265,9 +265,15 @@ class RunConfig:
     def from_json(text: str) -> RunConfig:
         """Read what to_json wrote. Raises UserError("bad_config")."""
         try:
-            return _read(_upgraded(json.loads(text)))
+            values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError("bad_config", f"The config is not JSON: {error}.") from error
+        return RunConfig.from_values(values)
+
+    @staticmethod
+    def from_values(values: Any) -> RunConfig:
+        """Build it from parsed JSON, of this version or an older one. Raises UserError("bad_config")."""
+        return _read(_upgraded(values))
 
 
 def _check_precision(name: str, config: PrecisionConfig) -> None:

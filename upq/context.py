@@ -6,7 +6,7 @@ the worker's implementation writes to SQLite (jobs.py), the tests use one that k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,3 +64,33 @@ class RunContext(Protocol):
     def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store fidelity rows: label ("INT4", "RTN INT2", ...), precision, kl, top1, ppl, tokens, ..."""
         ...
+
+
+class SilentContext:
+    """A RunContext outside a run's own process: it reports nothing, never stops and stores no results."""
+
+    def __init__(
+        self,
+        checkpoint_dir: Path,
+        cached_answers: Callable[[str], dict[str, list[int]]] = lambda _: {},
+        save_answers: Callable[[str, Mapping[str, list[int]]], None] = lambda *_: None,
+    ) -> None:
+        self.checkpoint_dir = checkpoint_dir
+        self._cached_answers, self._save_answers = cached_answers, save_answers
+
+    def cached_answers(self, key: str) -> dict[str, list[int]]:
+        return self._cached_answers(key)
+
+    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None:
+        self._save_answers(key, answers)
+
+    def check(self) -> None: ...
+    def stage(self, name: str, total: int) -> None: ...
+    def progress(
+        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
+    ) -> None: ...
+    def metric(self, series: str, step: int, value: float) -> None: ...
+    def log(self, message: str) -> None: ...
+    def flush(self) -> None: ...
+    def save_artifact(self, artifact: Artifact) -> None: ...
+    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...

@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from upq import parallel, pipeline
 from upq.config import RunConfig
+from upq.context import SilentContext
 from upq.jobs import data_dir, open_store
 from upq.store import Store
 from upq.worker import worker_main
@@ -60,33 +59,11 @@ def _help(store: Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # the main process says when it is over
         signal.signal(number, signal.SIG_IGN)
     while (call := parallel.say()) is not None:
-        context = _Helper(store, Path(call["checkpoints"]))
+        context = SilentContext(Path(call["checkpoints"]), store.cached_answers)
         try:
             pipeline.run_quantization(RunConfig.from_json(call["config"]), context)
         except parallel.Left:
             continue
-
-
-class _Helper:
-    """RunContext of a process that helps: it reads what the main process stored and reports nothing."""
-
-    def __init__(self, store: Store, checkpoint_dir: Path) -> None:
-        self._store, self.checkpoint_dir = store, checkpoint_dir
-
-    def cached_answers(self, key: str) -> dict[str, list[int]]:
-        return self._store.cached_answers(key)
-
-    def check(self) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def progress(
-        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
-    ) -> None: ...
-    def metric(self, series: str, step: int, value: float) -> None: ...
-    def log(self, message: str) -> None: ...
-    def flush(self) -> None: ...
-    def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None: ...
-    def save_artifact(self, artifact: Any) -> None: ...
-    def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
 
 
 if __name__ == "__main__":

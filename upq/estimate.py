@@ -6,7 +6,6 @@ this machine reached in its last runs, or over a cautious default until there wa
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -192,7 +191,7 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
     for run in runs:
         if run.kind != "quantize" or run.state != "done" or run.attempt != 1:
             continue
-        config = RunConfig.from_json(json.dumps(run.config))
+        config = RunConfig.from_values(run.config)
         try:
             shape = inspect(
                 config.model.source,

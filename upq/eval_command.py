@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from upq import assembly, commands, data, models, pipeline, wikitext
 from upq.check_run import check_config
 from upq.config import RunConfig
-from upq.context import RunContext
+from upq.context import SilentContext
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.jobs import open_store
-from upq.store import Store
 from upq.suite_data import local_copy
 from upq.wikitext import read_chunk
 
@@ -58,15 +56,16 @@ def suite_rows(
     return rows
 
 
-def fidelity(store: Store, run_id: int, text: Path | None, tokens: int) -> list[dict[str, Any]]:
+def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[dict[str, Any]]:
     """Fidelity of a run's stored artifacts on its held-out answers, and perplexity of a text file if given."""
+    store = open_store(folder)
     run = store.run(run_id)
-    config = RunConfig.from_json(json.dumps(run.config))
+    config = RunConfig.from_values(run.config)
     device = pipeline.prepare(config)
     loaded = models.load(config.model.source, revision=config.model.revision)
     teacher = pipeline.in_compute_dtype(loaded.model, device)
-    quiet = cast(RunContext, QuietContext(store))
-    held_out = data.held_out(config, replace(loaded, model=teacher), quiet)
+    silent = SilentContext(folder, store.cached_answers, store.save_answers)
+    held_out = data.held_out(config, replace(loaded, model=teacher), silent)
     reference = Reference(teacher, held_out, lambda: None)
     rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
     subjects = [teacher]
@@ -103,17 +102,3 @@ def perplexity(model: Any, ids: list[int], window: int = 1024) -> float:
     """Perplexity of a token list in windows that do not overlap; every window's first token is not counted."""
     starts = range(0, len(ids) - 1, window)
     return wikitext.perplexity([read_chunk(model, ids[at : at + window]) for at in starts])[0]
-
-
-class QuietContext:
-    """A RunContext for reading data outside a run: answers come from the store, nothing is reported."""
-
-    def __init__(self, store: Store) -> None:
-        self.cached_answers, self.save_answers = store.cached_answers, store.save_answers
-
-    def check(self) -> None: ...
-    def stage(self, name: str, total: int) -> None: ...
-    def progress(
-        self, step: int, *, tokens_per_s: float | None = None, detail: str = ""
-    ) -> None: ...
-    def log(self, message: str) -> None: ...

@@ -220,6 +220,13 @@ def swap_linears(
         replace_module(root, name, make(name, cast(nn.Linear, root.get_submodule(name))))
 
 
+@torch.no_grad()
+def set_parameters(root: nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Write values over the named parameters of root, in their own dtype."""
+    for name, value in values.items():
+        root.get_parameter(name).copy_(value)
+
+
 def fake_quant_layers(root: nn.Module) -> Iterator[tuple[str, FakeQuantLinear]]:
     """(name, layer) of every training-form layer below root, in module order."""
     for name, module in root.named_modules():

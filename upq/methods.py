@@ -32,10 +32,16 @@ from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.layers import (
+    FakeQuantLinear,
+    Latent,
+    fake_quant_layers,
+    set_parameters,
+    swap_linears,
+)
 from upq.models import LoadedModel
 from upq.offload import blocks_away, twin
-from upq.optimizer import norms
+from upq.optimizer import norm_weights
 from upq.quantizers import Grid
 from upq.structure import decoder_blocks
 from upq.targets import packed_teacher
@@ -167,9 +173,7 @@ def _distilled(
         return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(linear.weight.device)
 
     swap_linears(student, list(start.layers), make)
-    with torch.no_grad():
-        for layer, weight in start.plain.items():
-            student.get_parameter(layer).copy_(weight)
+    set_parameters(student, start.plain)
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
 
     def probe(step: int) -> None:
@@ -191,9 +195,8 @@ def _distilled(
             precision=name,
         )
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
-    trained = {f"{layer}.weight": weight.float().cpu() for layer, weight in norms(student)}
-    plain = {layer: weight.detach() for layer, weight in trained.items()}
-    result = BlockResult(layers, plain if config.distill.norm_lr else start.plain)
+    plain = norm_weights(student) if config.distill.norm_lr else start.plain
+    result = BlockResult(layers, plain)
     checkpoint.save(folder / "done", _flat(result), {})
     checkpoint.forget(folder, "step-*")
     return result

@@ -79,6 +79,14 @@ def norms(root: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(name, one.weight) for name, one in _norms(root)]
 
 
+def norm_weights(root: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the weights of `norms` by parameter name, float32 on the CPU."""
+    return {
+        f"{name}.weight": weight.detach().float().to("cpu", copy=True)
+        for name, weight in norms(root)
+    }
+
+
 def _norms(root: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, one)

@@ -174,7 +174,7 @@ def _checked(precision: str, one: dict[str, Any], folder: Path, loaded: LoadedMo
 
 
 def _config(manifest: dict[str, Any]) -> RunConfig:
-    return RunConfig.from_json(json.dumps(manifest["config"]))
+    return RunConfig.from_values(manifest["config"])
 
 
 def _rounded(loaded: LoadedModel, name: str, packed: PackedWeight) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from upq.data import Batch, Example, collate
 from upq.forward import last_hidden
-from upq.layers import PackedLinear, swap_linears
+from upq.layers import PackedLinear, set_parameters, swap_linears
 from upq.offload import twin
 from upq.streams import HiddenStates
 
@@ -32,9 +32,7 @@ def packed_teacher(
         return PackedLinear(packed[name], linear.bias).to(linear.weight.device)
 
     swap_linears(teacher, list(packed), make)
-    with torch.no_grad():
-        for name, weight in plain.items():
-            teacher.get_parameter(name).copy_(weight)
+    set_parameters(teacher, plain)
     return teacher
 
 

@@ -8,7 +8,6 @@ holds the lock may therefore take every run that an earlier worker of this devic
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -46,7 +45,7 @@ def default_engine(store: Store) -> Engine:
     def engine(context: WorkerContext) -> None:
         config = context.run.config
         if context.run.kind == "quantize":
-            pipeline.run_quantization(RunConfig.from_json(json.dumps(config)), context)
+            pipeline.run_quantization(RunConfig.from_values(config), context)
         else:
             check_run.run_check(config, context, models)
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from upq.check_report import outcomes, p_value, readable, rows
 from upq.check_run import SUITES, check_config, run_check
 from upq.engines import engine_for
 from upq.errors import UserError
-from upq.jobs import open_store
 from upq.models import LoadedModel
 from upq.quantizers import INT2
 from upq.serve import Served
@@ -164,14 +162,6 @@ def test_an_unknown_suite_is_refused() -> None:
         check_config("arc", ["FP16"], None, "bundled")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path)
-    yield opened
-    assert opened.doctor() == []
-    opened.close()
-
-
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
@@ -183,7 +173,7 @@ def test_a_check_run_that_is_killed_goes_on_to_the_bits_of_one_that_was_not(
     store: Store,
 ) -> None:
     changes = {"precisions": ["FP16"], "run_id": None, "model": str(tiny_model_dir)}
-    changes |= {"limit": 0, "per_subject": 0, "max_tokens": 12}
+    changes |= {"limit": 0, "per_subject": 0, "max_tokens": 64}
     config = a_config(suite, suites[suite]) | changes
 
     def work(run_id: int, kill: bool = False) -> None:

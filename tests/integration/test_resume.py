@@ -34,14 +34,6 @@ LONGER: dict[str, Any] = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path)
-    yield opened
-    assert opened.doctor() == []
-    opened.close()
-
-
-@pytest.fixture
 def work() -> Iterator[Callable[[Path], BaseProcess]]:
     """Starts a worker that executes one run; what is still alive at the end of the test is killed."""
     started: list[BaseProcess] = []

@@ -1,6 +1,5 @@
 """Models are loaded once, kept a few at a time, and know their size."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from upq.quantizers import GRIDS
 from upq.serve import KEPT, Models
 from upq.store import Store
 from upq.structure import plan_layers
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "upq.db")
-    yield opened
-    opened.close()
 
 
 def stored_run(store: Store, loaded: LoadedModel, folder: Path) -> int:

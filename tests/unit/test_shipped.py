@@ -55,14 +55,6 @@ def made(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path)
-    yield opened
-    assert opened.doctor() == []
-    opened.close()
-
-
-@pytest.fixture
 def files(made: tuple[Store, int, Path], tmp_path: Path) -> Path:
     """A copy of the files, to be damaged."""
     return Path(shutil.copytree(made[2], tmp_path / "demo"))
