@@ -35,16 +35,21 @@ def ldlq(
     """Round weight (out, in) against hessian (in, in), inputs first to last, errors carried on to later inputs.
 
     Scales are fitted to what a group has become when its turn comes, each input weighted by how much of its error
-    cannot be made up for later. passes: rounds of refitted scales and coordinate descent, over scalar codes. lattice:
-    (4, 4) orthonormal A / c of UniSVQ; the latent weight then is what A multiplies, four codes at a time.
+    cannot be made up for later. passes: rounds of refitted scales and coordinate descent. lattice: (4, 4) orthonormal
+    A / c of UniSVQ; the latent weight then is what A multiplies, four codes at a time.
     Raises ValueError for a Hessian that is not positive definite even when damped.
     """
     hessian = damped(hessian)
     latent, rounded = _carry_errors(weight, hessian, grid, group_size, scale_init, lattice)
-    for _ in range(passes if grid.integer_zero is False and lattice is None else 0):
+    if (
+        lattice is not None
+    ):  # descent moves one code at a time, so it works in the basis of the codes
+        weight, rounded = _to_codes(weight, lattice), _to_codes(rounded, lattice)
+        hessian = _to_codes(_to_codes(hessian, lattice).T, lattice)
+    for _ in range(passes):
         scale = _refit(weight, rounded, latent.scale, hessian)
         rounded = _rescaled(rounded, latent.scale, scale)
-        latent, rounded = _descend(weight, rounded, scale, hessian, grid)
+        latent, rounded = _descend(weight, rounded, scale, latent.zero, hessian, grid)
     return latent
 
 
@@ -91,7 +96,8 @@ def _carry_errors(
         if start % group == 0:
             ours = slice(start, start + group)
             matters = factor.diagonal()[ours].square().reciprocal()
-            scale, zero = grid.fit(_to_codes(left[:, ours], lattice), 0, scale_init, matters)  # type: ignore[arg-type]
+            codes = left[:, ours] if lattice is None else _to_codes(left[:, ours], lattice)
+            scale, zero = grid.fit(codes, 0, scale_init, matters)  # type: ignore[arg-type]
             scales.append(scale)
             zeros.append(zero)
         block, errors = _round_block(
@@ -138,10 +144,8 @@ def _round_block(
     return (latent, rounded), errors
 
 
-def _to_codes(weight: torch.Tensor, lattice: torch.Tensor | None) -> torch.Tensor:
+def _to_codes(weight: torch.Tensor, lattice: torch.Tensor) -> torch.Tensor:
     """weight (out, in) in the basis in which the lattice's codes are rounded."""
-    if lattice is None:
-        return weight
     return (weight.unflatten(1, (-1, LATTICE)) @ lattice).flatten(1)
 
 
@@ -158,7 +162,7 @@ def _refit(
         reached = units[:, one] @ hessian[one * width : (one + 1) * width]
         system[:, one] = (reached.view(rows, groups, width) * units).sum(-1)
     diagonal = system.diagonal(dim1=1, dim2=2)
-    diagonal += 1e-4 * diagonal.mean(-1, keepdim=True)
+    diagonal += 1e-4 * diagonal.mean(-1, keepdim=True).clamp_min(1e-30)  # a row may be all zeros
     fitted = torch.linalg.solve(system, wanted)
     return storable(torch.where(fitted > SMALLEST_REFIT * scale, fitted, scale))
 
@@ -172,6 +176,7 @@ def _descend(
     weight: torch.Tensor,
     rounded: torch.Tensor,
     scale: torch.Tensor,
+    zero: torch.Tensor | None,
     hessian: torch.Tensor,
     grid: Grid,
 ) -> tuple[Latent, torch.Tensor]:
@@ -182,7 +187,7 @@ def _descend(
     latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
     rounded = rounded.clone()
     for start in range(columns - _block(group), -1, -_block(group)):
-        ours = slice(start, start + _block(group))
+        ours, one = slice(start, start + _block(group)), start // group
         block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
         wanted, moved, corner = (
             torch.empty_like(block),
@@ -191,10 +196,10 @@ def _descend(
         )
         for at in range(len(block) - 1, -1, -1):
             wanted[at] = block[at] + pull[at] / diagonal[start + at]
-            level = grid.round(wanted[at], scale[:, start // group])
+            level = grid.round(wanted[at], scale[:, one], None if zero is None else zero[:, one])
             moved[at] = level - block[at]
             block[at] = level
             pull.addr_(corner[at], moved[at], alpha=-1)
         rounded[:, ours], latent[:, ours] = block.T, wanted.T
         gradient.addmm_(moved.T, hessian[ours], alpha=-1)
-    return Latent(latent, scale), rounded
+    return Latent(latent, scale, zero), rounded

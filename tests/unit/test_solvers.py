@@ -82,14 +82,19 @@ def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init
     assert proxy_error(weight, solved, hessian) < 0.7 * proxy_error(weight, nearest, hessian)
 
 
-@pytest.mark.parametrize("grid", [INT2, INT4], ids=["INT2", "INT4"])
+@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True), Grid(4, True)], ids=str)
 @pytest.mark.parametrize("group", [0, 16, 128])
-def test_no_pass_of_coordinate_descent_raises_the_error(grid: Grid, group: int) -> None:
+@pytest.mark.parametrize("affine", [None, lattice()], ids=["scalar", "lattice"])
+def test_no_pass_of_coordinate_descent_raises_the_error(
+    grid: Grid, group: int, affine: torch.Tensor | None
+) -> None:
     weight, hessian = problem(256 if group == 128 else 64, seed=1)
     errors = []
     for passes in range(4):
-        found = ldlq(weight, hessian, grid, group, passes=passes)
-        stored = grid.round_trip(found.weight, found.scale)
+        found = ldlq(weight, hessian, grid, group, passes=passes, lattice=affine)
+        stored = grid.round_trip(found.weight, found.scale, found.zero)
+        if affine is not None:
+            stored = (stored.unflatten(1, (-1, 4)) @ affine.T).flatten(1)
         errors.append(proxy_error(weight, stored, damped(hessian)))
     assert all(after <= before * (1 + 1e-3) for before, after in pairwise(errors))
     assert errors[-1] < errors[0]
@@ -115,6 +120,16 @@ def test_an_indefinite_hessian_is_refused() -> None:
     weight, _ = problem(32)
     with pytest.raises(ValueError, match="not positive definite"):
         ldlq(weight, torch.ones(32, 32) * 5 - 4 * torch.eye(32) * 2, INT2, 8)
+
+
+@pytest.mark.parametrize("grid", [INT2, Grid(2, True)], ids=str)
+def test_outputs_without_weights_are_no_obstacle(grid: Grid) -> None:
+    weight, hessian = problem(32)
+    weight[2] = 0.0
+    found = ldlq(weight, hessian, grid, 8, passes=2)
+    stored = grid.round_trip(found.weight, found.scale, found.zero)
+    assert stored[2].abs().max() <= stored[1].abs().max()
+    assert found.weight.isfinite().all()
 
 
 def test_inputs_without_power_are_no_obstacle() -> None:
