@@ -110,7 +110,7 @@ def _row(
         **{f"{one} KL": fidelity.kl for one, fidelity in found.items()},
         **{f"{one} top-1": fidelity.top1 for one, fidelity in found.items()},
         "held-out tokens": found["INT2"].tokens,
-        "seconds": (run.ended_at or 0) - (run.started_at or 0),
+        "seconds": run.worked_s,
         "changes": ROWS[name],
     }
 

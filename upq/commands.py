@@ -87,7 +87,7 @@ def summary(store: Store, run_id: int) -> dict[str, Any]:
     return {
         "model": base["name"],
         "reference_note": base["reference_note"],
-        "seconds": (run.ended_at or time.time()) - run.started_at if run.started_at else 0.0,
+        "seconds": run.worked_s,
         "artifacts": [row for row in rows if not row["label"].startswith("RTN")],
         "baselines": [row for row in rows if row["label"].startswith("RTN")],
     }
