@@ -117,18 +117,18 @@ def test_the_readme_names_the_flags_of_the_app() -> None:
 
 
 def tree_entries() -> list[str]:
-    (tree,) = re.findall(r"^```text\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL)
+    (tree,) = re.findall(r"^```text\n(.*?)^```", read("docs/architecture.md"), re.MULTILINE | re.DOTALL)
     return [line.split()[0] for line in tree.splitlines()]
 
 
-def test_the_tree_of_the_readme_names_only_what_exists_and_each_once() -> None:
+def test_the_tree_names_only_what_exists_and_each_once() -> None:
     entries = tree_entries()
     missing = [name for name in entries if not (ROOT / name).exists()]
     assert not missing, missing
     assert len(entries) == len(set(entries))
 
 
-def test_every_module_of_the_product_is_in_the_tree_of_the_readme() -> None:
+def test_every_module_of_the_product_is_in_the_tree() -> None:
     modules = {
         path.relative_to(ROOT).as_posix()
         for package in ("upq", "kernels", "ui")
