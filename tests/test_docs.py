@@ -117,7 +117,9 @@ def test_the_readme_names_the_flags_of_the_app() -> None:
 
 
 def tree_entries() -> list[str]:
-    (tree,) = re.findall(r"^```text\n(.*?)^```", read("docs/architecture.md"), re.MULTILINE | re.DOTALL)
+    (tree,) = re.findall(
+        r"^```text\n(.*?)^```", read("docs/architecture.md"), re.MULTILINE | re.DOTALL
+    )
     return [line.split()[0] for line in tree.splitlines()]
 
 

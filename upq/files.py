@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -67,12 +68,11 @@ def remove_dir(path: Path) -> None:
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is complete or unchanged, and flushed to the disk."""
+    """Write a file that is complete or unchanged, flushed to the disk, and as readable as any that the user makes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=STAGING_PREFIX, dir=path.parent)
-    staging = Path(name)
+    staging = path.parent / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with staging.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -180,6 +180,12 @@ def test_write_bytes_atomic_replaces_a_file_and_leaves_no_other(tmp_path: Path) 
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
 
 
+def test_a_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "any").write_bytes(b"")
+    write_bytes_atomic(tmp_path / "x", b"one")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     write_bytes_atomic(tmp_path / "x", b"old")
     code = (
