@@ -19,7 +19,7 @@ from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["worker_process", "upq.pipeline", "upq.serve"])
+PROCESSES.set_forkserver_preload(["upq.pipeline", "upq.serve"])
 
 #: Enough work that a stage goes on for a while behind the checkpoint at which it is killed.
 LONGER: dict[str, Any] = {

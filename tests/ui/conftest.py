@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, note_stranger
 from tests.ui.studio import Studio, start_app, stop_app
 
 
@@ -17,3 +20,49 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
     yield Studio(url, folder, tiny_model_dir, process)
     if process.poll() is None:
         stop_app(process)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UPQ_PHOTOS keeps the pictures where you want them."""
+    chosen = os.environ.get("UPQ_PHOTOS")
+    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("photos")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def strangers() -> list[str]:
+    """What the page did that it must not: requests to other hosts, script errors, dialogs."""
+    return []
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, studio: Studio, strangers: list[str]
+) -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def open_at(size: dict[str, int] = WIDE, theme: str = "light", url: str = studio.url) -> Page:
+        page = browser.new_page(viewport={"width": size["width"], "height": size["height"]})
+        pages.append(page)
+        page.on("request", lambda request: note_stranger(request.url, url, strangers))
+        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
+        page.goto(f"{url}?__theme={theme}")
+        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
+        return page
+
+    yield open_at
+    for page in pages:
+        page.close()
+    assert strangers == []

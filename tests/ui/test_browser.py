@@ -5,127 +5,31 @@ Every state is photographed into the folder of the `photos` fixture (printed wit
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.lab import Lab, marks
+from tests.ui.pages import (
+    HOSTILE,
+    LOADED_MS,
+    RUN_MS,
+    TABS,
+    finished_run,
+    go,
+    listed_runs,
+    scrolls_sideways,
+    start_run,
+)
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.models import LoadedModel
 from upq.presets import preset
 from upq.shipped import DESCRIPTION, FOLDER, NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-LOADED_MS = 30_000
-RUN_MS = 120_000
-WIDE = {"width": 1440, "height": 900}
-PHONE = {"width": 390, "height": 844}
-HOSTILE = (
-    "<img src=http://x.invalid/?q=1 onerror=alert(1)>"
-    "<form action=http://x.invalid/><input name=a></form>${alert(1)}{{alert(1)}}"
-)
-TABS = ("Quantize", "Chat", "Checks", "Results")
-expect.set_options(timeout=20_000)  # the machine may be busy
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """UPQ_PHOTOS keeps the pictures where you want them."""
-    chosen = os.environ.get("UPQ_PHOTOS")
-    folder = Path(chosen) if chosen else tmp_path_factory.mktemp("photos")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture
-def strangers() -> list[str]:
-    """What the page did that it must not: requests to other hosts, script errors, dialogs."""
-    return []
-
-
-@pytest.fixture
-def open_page(
-    browser: Browser, studio: Studio, strangers: list[str]
-) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-
-    def open_at(size: dict[str, int] = WIDE, theme: str = "light", url: str = studio.url) -> Page:
-        page = browser.new_page(viewport={"width": size["width"], "height": size["height"]})
-        pages.append(page)
-        page.on("request", lambda request: note_stranger(request.url, url, strangers))
-        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
-        page.goto(f"{url}?__theme={theme}")
-        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
-        return page
-
-    yield open_at
-    for page in pages:
-        page.close()
-    assert strangers == []
-
-
-def note_stranger(requested: str, home: str, strangers: list[str]) -> None:
-    if not requested.startswith((home, "data:", "blob:")):
-        strangers.append(requested)
-
-
-def go(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
-
-
-def fill_form(page: Page, studio: Studio, settings: dict[str, str]) -> None:
-    """The tiny model, the smoke preset and a few settings of Advanced."""
-    page.get_by_label("Path on this machine").check()
-    page.locator("#model-text textarea, #model-text input").first.fill(str(studio.model))
-    page.locator("#preset label", has_text="smoke").click()
-    page.locator("#advanced button").first.click()
-    for label, value in settings.items():
-        page.get_by_label(label, exact=True).first.fill(value)
-        page.keyboard.press("Tab")
-    expect(page.locator("#estimate .facts")).to_contain_text("INT2", timeout=LOADED_MS)
-
-
-def start_run(page: Page, studio: Studio, settings: dict[str, str]) -> None:
-    fill_form(page, studio, settings)
-    page.locator("#start").click()
-    expect(page.locator("#started")).to_contain_text(re.compile("started|queued #"))
-
-
-def listed_runs(page: Page) -> str:
-    """The history, as soon as the page has filled it."""
-    history = page.locator("#history")
-    expect(history).to_have_text(re.compile(r"\S"), timeout=LOADED_MS)
-    return history.text_content() or ""
-
-
-def finished_run(page: Page, studio: Studio) -> None:
-    """Make sure that a finished run with artifacts exists and is chosen in the header."""
-    chosen = page.locator("#run-selector input")
-    if "done" not in listed_runs(page):
-        start_run(page, studio, {"max rows": "4", "held out": "2"})
-        expect(page.locator("#run-summary")).to_contain_text("Done.", timeout=RUN_MS)
-    expect(chosen).to_have_value(re.compile("#"), timeout=LOADED_MS)
-
-
-def scrolls_sideways(page: Page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
 
 
 def test_the_first_visit_says_what_to_do_next_everywhere(

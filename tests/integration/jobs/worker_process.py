@@ -24,7 +24,7 @@ from upq.store import Store
 from upq.supervisor import Supervisor
 from upq.worker import worker_main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STEPS = 40
 STATEMENTS = 24  # a few more than a save has
 

@@ -1,0 +1,66 @@
+"""A data folder, and processes and supervisors that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worker_process
+
+from tests.job_cases import PROCESSES, Spawn
+from upq.jobs import open_store
+from upq.store import Store
+from upq.supervisor import Supervisor
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data with a space and ü"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    folder.mkdir()
+    opened = open_store(folder)
+    yield opened
+    assert opened.doctor() == []
+    opened.close()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Starts a function in a process; what is still alive at the end of the test is killed."""
+    started: list[ForkServerProcess] = []
+
+    def start(function: Callable[..., None], *arguments: Any, **options: Any) -> ForkServerProcess:
+        process = PROCESSES.Process(target=function, args=arguments, kwargs=options)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture
+def supervise(store: Store, folder: Path) -> Iterator[Callable[[], Supervisor]]:
+    """Starts a Supervisor over test workers, impatient with cancels; stops it after the test."""
+    started: list[Supervisor] = []
+
+    def start() -> Supervisor:
+        command = worker_process.worker_command(folder)
+        supervisor = Supervisor(
+            store, folder, command=command, terminate_after_s=0.5, kill_after_s=1.0
+        )
+        supervisor.start()
+        started.append(supervisor)
+        return supervisor
+
+    yield start
+    for supervisor in started:
+        supervisor.stop()

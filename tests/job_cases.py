@@ -1,0 +1,45 @@
+"""What the tests of runs and their workers share: processes, and waiting for what they do."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+
+from upq.config import RunConfig
+from upq.store import Store
+
+#: Processes are forked from one that has imported torch and the rest once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["worker_process"])
+
+Spawn = Callable[..., ForkServerProcess]
+
+
+def exit_code(process: ForkServerProcess, timeout_s: float = 60.0) -> int | None:
+    process.join(timeout_s)
+    return process.exitcode
+
+
+def enqueue(store: Store, behaviour: str) -> int:
+    return store.enqueue(RunConfig(), name=behaviour)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def wait_for_state(store: Store, run_id: int, state: str) -> None:
+    wait_for(lambda: store.run(run_id).state == state)
+
+
+def wait_for_step(store: Store, run_id: int, step: int) -> None:
+    wait_for(lambda: store.run(run_id).stage_step >= step)
+
+
+def log_text(store: Store, run_id: int) -> str:
+    return "\n".join(line for _, line in store.log_lines(run_id))
