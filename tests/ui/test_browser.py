@@ -27,7 +27,7 @@ from tests.ui.pages import (
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.models import LoadedModel
 from upq.presets import preset
-from upq.shipped import DESCRIPTION, FOLDER, NAME
+from upq.shipped import NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -62,8 +62,6 @@ def test_a_first_visitor_chats_with_the_shipped_models(
     open_page: Callable[..., Page],
     bundled: LoadedModel,
 ) -> None:
-    if not (FOLDER / DESCRIPTION).is_file():
-        pytest.skip("upq/resources/demo has no models; see its README.md")
     url, process = start_app(tmp_path, shipped=True)
     try:
         page = open_page(url=url)
