@@ -67,7 +67,7 @@ HOW: dict[str, Settings] = {
     )
     | {"int2.start": "fp16"},
     "rotated_upq": _both({"rotation": "input", "rounding": "ldlq", "descent_passes": 1})
-    | {"int2.start": "fp16", "int4.blockwise.epochs": 0, "int4.blockwise.batch_tokens": 2048},
+    | {"int2.start": "fp16"},
 }
 
 #: Data and measurements.
@@ -154,8 +154,7 @@ _UNISVQ_RATES = {"vector_lr": 5e-4, "norm_lr": 5e-5}
 AMOUNT: dict[tuple[str, str], Settings] = {
     ("smoke", "efficientqat"): _int4(_distill(256, 256, 0.0, 1e-3)),
     ("smoke", "unisvq"): _both({"blockwise.batch_tokens": 256, "blockwise.vector_lr": 5e-3}),
-    ("smoke", "rotated_upq"): _int2(_blockwise(256, 1, 256, **_ROTATED_TRAINING))
-    | {"int4.blockwise.tokens": 256},
+    ("smoke", "rotated_upq"): _both(_blockwise(256, 1, 256, **_ROTATED_TRAINING)),
     ("quick", "gptq"): _both({"blockwise.tokens": 24_000}),
     ("quick", "efficientqat"): _int4(
         _blockwise(6000, 1, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
@@ -169,9 +168,8 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         _blockwise(8000, 1, 512, 0.0, 0.0, **_UNISVQ_RATES)
         | {"blockwise.vector_lr": 3e-3, "descent_passes": 3}
     ),
-    ("quick", "rotated_upq"): _int2(
-        _blockwise(12_000, 1, 256, **_ROTATED_TRAINING) | _distill(40_000, 512, 1e-3, 3e-3)
-    ),
+    ("quick", "rotated_upq"): _int4(_blockwise(8000, 1, 512, **_ROTATED_TRAINING))
+    | _int2(_blockwise(12_000, 1, 256, **_ROTATED_TRAINING) | _distill(40_000, 512, 1e-3, 3e-3)),
     ("overnight", "gptq"): _both({"blockwise.tokens": 65_536}),
     ("overnight", "efficientqat"): _both(
         {"blockwise.zero_lr": 0.01, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
@@ -181,10 +179,10 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         _blockwise(48_000, 2, 512, 0.0, 0.0, **_UNISVQ_RATES)
         | {"blockwise.vector_lr": 2e-3, "descent_passes": 10}
     ),
-    ("overnight", "rotated_upq"): _int2(
-        _blockwise(24_000, 2, 256, **_ROTATED_TRAINING) | _distill(480_000, 512, 1e-3, 3e-3)
+    ("overnight", "rotated_upq"): _both(
+        _blockwise(24_000, 2, 256, **_ROTATED_TRAINING) | {"descent_passes": 2}
     )
-    | {"int4.blockwise.tokens": 24_000, "int4.descent_passes": 3, "int2.descent_passes": 2},
+    | _int2(_distill(480_000, 512, 1e-3, 3e-3)),
     ("standard", "gptq"): _both({"blockwise.tokens": 262_144, "blockwise.batch_tokens": 8192}),
     ("standard", "efficientqat"): _both(
         {"blockwise.zero_lr": 0.005, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
@@ -193,11 +191,10 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     ("standard", "unisvq"): _both(
         _blockwise(262_144, 2, 4096, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
     ),
-    ("standard", "rotated_upq"): _int2(
-        _blockwise(262_144, 2, 2048, **_ROTATED_TRAINING)
-        | _distill(4_000_000, 8192, 3e-4, 1e-3, norm_lr=1e-3, checkpoint_seconds=600.0)
+    ("standard", "rotated_upq"): _both(
+        _blockwise(262_144, 2, 2048, **_ROTATED_TRAINING) | {"descent_passes": 3}
     )
-    | {"int4.blockwise.tokens": 131_072, "int4.descent_passes": 3, "int2.descent_passes": 3},
+    | _int2(_distill(4_000_000, 8192, 3e-4, 1e-3, norm_lr=1e-3, checkpoint_seconds=600.0)),
     ("paper", "gptq"): _both({"blockwise.tokens": 262_144, "group_size": 128}),
     ("paper", "efficientqat"): _both({"group_size": 64, "scale_init": "absmax"})
     | _int4(
@@ -211,10 +208,8 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     ("paper", "unisvq"): _both(
         _blockwise(4_194_304, 1, 16_384, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
     ),
-    ("paper", "rotated_upq"): _int2(
-        {"scale_init": "search"}
-        | _blockwise(2_000_000, 2, 2048, **_ROTATED_TRAINING)
-        | {"distill.norm_lr": 1e-3}
+    ("paper", "rotated_upq"): _both(
+        {"scale_init": "search"} | _blockwise(2_000_000, 2, 2048, **_ROTATED_TRAINING)
     )
-    | {"int4.blockwise.tokens": 262_144},
+    | {"int2.distill.norm_lr": 1e-3},
 }
