@@ -66,9 +66,10 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
-    from upq import jobs, presets, serve, shipped, supervisor  # noqa: PLC0415
+    from upq import bundled, jobs, presets, serve, shipped, supervisor  # noqa: PLC0415
 
     folder = jobs.data_dir(options.data_dir)
+    bundled.provide(folder)
     store = jobs.open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))

@@ -46,6 +46,7 @@ ORDER = (
     "upq.parallel",
     "upq.engines upq.engines.*",
     "upq.model_files",
+    "upq.bundled",
     "upq.gguf_source",
     "upq.conversation",
     "upq.models",
