@@ -58,7 +58,8 @@ class BlockResult:
 class Task:
     """What to reconstruct. name: of its metrics; seed: of rotations.
 
-    start: full layer name -> (out, in) float32 weight to start from; its keys are the layers to quantize.
+    start: full layer name -> (out, in) float32 weight to start from; its keys are the layers to quantize. norms: full
+    parameter name -> weight that a norm starts from, where it is not the model's.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Task:
     config: PrecisionConfig
     start: dict[str, torch.Tensor]
     seed: int = 0
+    norms: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def reconstruct(
@@ -87,7 +89,7 @@ def reconstruct(
     device = device or next(blocks.parameters()).device
     folder = context.checkpoint_dir / "streams"
     streams = Streams.enter(model, batches, device, folder, STREAM_BYTES)
-    whole = BlockResult()
+    whole = BlockResult(plain=dict(task.norms))
     for index, kept in enumerate(blocks):
         context.check()
         here, block = f"{prefix}.{index}.", on_device(kept, device)
@@ -96,7 +98,7 @@ def reconstruct(
         result = load(index)
         if result is None:
             student = _student(block, names, task, here, streams, index)
-            result = _train(student, streams, index, task, context)
+            result = _train(student, _here(task.norms, here), streams, index, task, context)
             save(index, result)
         _advance(block, result, streams, index, task)
         whole.layers.update({here + name: latent for name, latent in result.layers.items()})
@@ -112,11 +114,12 @@ def _student(
 ) -> nn.Module:
     """A copy of the block whose linears are in training form."""
     student = copy.deepcopy(block)
+    set_parameters(student, _here(task.norms, here))
     device = next(block.parameters()).device
     weights = {name: task.start[here + name].to(device).float() for name in names}
     searched = task.config.scale_init == "search" or task.config.rounding == "ldlq"
     shared = shared_inputs(
-        block, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"
+        student, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"
     )
     seed = task.seed * 4096 + index
     latents = initial_latents(weights, shared, task.grid, task.config, seed)
@@ -149,9 +152,21 @@ def _stream_loss(student: nn.Module, stream: Stream, index: int) -> torch.Tensor
     return _loss(output, stream.reference, stream.weight)
 
 
+def _here(values: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
+    }
+
+
 def _train(
-    student: nn.Module, streams: Streams, index: int, task: Task, context: RunContext
+    student: nn.Module,
+    plain: dict[str, torch.Tensor],
+    streams: Streams,
+    index: int,
+    task: Task,
+    context: RunContext,
 ) -> BlockResult:
+    """Train a block's student. plain: its norms' weights by name where they are not the model's."""
     before = _error(student, streams, index)
     _optimize(student, streams, index, task.config.blockwise, context)
     after = _error(student, streams, index)
@@ -162,7 +177,8 @@ def _train(
             f"Lower the learning rates of {task.name}.blockwise.",
         )
     layers = {name: layer.latent() for name, layer in fake_quant_layers(student)}
-    plain = norm_weights(student) if task.config.blockwise.norm_lr else {}
+    if task.config.blockwise.norm_lr:
+        plain = norm_weights(student)
     return BlockResult(layers, plain, before, after)
 
 

@@ -82,11 +82,13 @@ def quantize(work: Work, finished: Callable[[str, Quantized], None]) -> None:
     finished(precision, quantized) is called as soon as a precision is ready, so INT4 chats while INT2 trains.
     """
     fp16 = {name: work.weight(name) for name in work.layers}
-    int4 = _precision(work, "int4", work.config.int4, fp16)
+    int4 = _precision(work, "int4", work.config.int4, fp16, {})
     finished("INT4", int4)
+    start, norms = fp16, {}
     if work.config.int2.start == "int4":
-        fp16 = {name: weight_of(packed) for name, packed in int4.packed.items()}
-    finished("INT2", _precision(work, "int2", work.config.int2, fp16, int4))
+        start = {name: weight_of(packed) for name, packed in int4.packed.items()}
+        norms = int4.plain
+    finished("INT2", _precision(work, "int2", work.config.int2, start, norms, int4))
 
 
 def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
@@ -105,12 +107,13 @@ def _precision(
     name: str,
     config: PrecisionConfig,
     start: dict[str, torch.Tensor],
+    norms: dict[str, torch.Tensor],
     int4: Quantized | None = None,
 ) -> Quantized:
-    """One precision from weights to start from. name: "int4" or "int2"; int4: what may teach INT2."""
+    """One precision from weights and norms to start from. name: "int4" or "int2"; int4: what may teach INT2."""
     grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
     work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
-    result = _reconstructed(work, Task(name, grid, config, start, work.config.seed))
+    result = _reconstructed(work, Task(name, grid, config, start, work.config.seed, norms))
     if config.distill.tokens:
         result = _distilled(work, name, grid, config, result, int4)
     packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}

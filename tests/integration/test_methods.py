@@ -131,3 +131,21 @@ def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and
             assert torch.equal(packed.codes, before.codes)
             assert torch.equal(packed.zeros, before.zeros)
             assert not torch.equal(packed.scale, before.scale)
+
+
+def test_int2_that_starts_from_int4_starts_from_its_norms_as_well(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    trained = {"int4__blockwise__norm_lr": 0.01, "int2__distill__tokens": 0}
+    context = run(tiny_config(tiny_model_dir, "upq", **trained), tmp_path)
+    model, _ = assembly.assemble(context.artifacts["INT4"])
+    successor, _ = assembly.assemble(context.artifacts["INT2"])
+    base, _ = assembly.assemble(
+        run(tiny_config(tiny_model_dir, "upq"), tmp_path / "plain").artifacts["INT4"]
+    )
+    for name in (
+        "model.layers.0.input_layernorm.weight",
+        "model.layers.1.post_attention_layernorm.weight",
+    ):
+        assert not torch.equal(model.get_parameter(name), base.get_parameter(name))
+        assert torch.equal(successor.get_parameter(name), model.get_parameter(name))
