@@ -87,6 +87,7 @@ ORDER = (
     "upq.supervisor",
     "upq.commands",
     "upq.eval_command",
+    "upq.cli",
     "upq.__main__",
     "bench bench.*",
     "ui ui.*",

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.make_settings_doc import settings_doc
 from ui.report import command_line
-from upq.__main__ import _parser
+from upq.__main__ import parser
 from upq.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def test_every_setting_that_a_page_names_exists() -> None:
 
 def command_flags() -> dict[str, set[str]]:
     """Title of a section of docs/cli.md -> the flags of that command."""
-    actions = _parser()._actions
+    actions = parser()._actions
     (commands,) = [one for one in actions if isinstance(one, argparse._SubParsersAction)]
     found = {
         f"python -m upq {name}": {flag for one in parser._actions for flag in one.option_strings}

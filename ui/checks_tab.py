@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render, render_checks
+from ui import render, render_checks, render_run
 from ui.app_state import PRIVATE, App
 from ui.header import Header
 from ui.render_checks import Filter
@@ -289,7 +289,7 @@ def _report(
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
-    panel = render.run_panel(run, position, time.time()) if run else ""
+    panel = render_run.run_panel(run, position, time.time()) if run else ""
     return (
         panel,
         gr.update(visible=state in ("queued", "running", "interrupted")),

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render, run_form
+from ui import render, render_run, run_form
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import CLICKS, Header, clicked_run
 from upq.errors import UserError
@@ -173,9 +173,9 @@ def _panel(app: App, run_id: int, seen: tuple[str, int]) -> Any:
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
     return (
-        render.run_panel(run, position, time.time()),
-        render.run_charts(run, app.store.metrics(run.id) if run else []),
-        render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
+        render_run.run_panel(run, position, time.time()),
+        render_run.run_charts(run, app.store.metrics(run.id) if run else []),
+        render_run.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
         gr.update(visible=stoppable),
         gr.update(visible=state in ("failed", "cancelled", "interrupted")),
         gr.update(visible=has_artifacts),
@@ -229,7 +229,7 @@ def _history(app: App) -> Any:
         for row in app.store.measurements()
         if row["label"] == row["precision"]
     }
-    return render.history_table(runs, fidelity)
+    return render_run.history_table(runs, fidelity)
 
 
 def _open_live(app: App, event: gr.EventData) -> Any:

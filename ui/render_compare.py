@@ -9,7 +9,8 @@ from ui.axes import linear_axis, log_axis
 from ui.charts import Series, line_chart
 from ui.comparison import Subject, commit_words, differing, machine_words, same_yardstick
 from ui.html import Html, tag
-from ui.render import notice, run_name, stage_seconds, table
+from ui.render import notice, run_name, table
+from ui.render_run import stage_seconds
 from ui.words import NO_VALUE, duration, size, stage_name
 from upq.provenance import TOKENS
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ui import render
+from ui import render, render_run
 from ui.app_state import App
 from ui.html import Html
 from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
@@ -202,7 +202,7 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
         config = config_of(form, values)
         runs = app.store.runs(kind="quantize")  # a model of another size would mislead
         rates = measured_rates(run for run in runs if run.model == config.model.source)
-        return render.estimate_panel(estimate(config, rates))
+        return render_run.estimate_panel(estimate(config, rates))
     except UserError as error:
         return render.notice("failed", error.message, error.hint)
 

@@ -21,7 +21,8 @@ from ui.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
 from ui.html import Html
 from ui.render_report import report
 from ui.theme import STYLE_SHEET
-from upq.__main__ import _config, _parser
+from upq.__main__ import parser
+from upq.cli import config_of
 from upq.config import RunConfig, with_settings
 from upq.presets import preset
 
@@ -72,7 +73,7 @@ def test_a_row_says_how_it_was_made_and_its_command_repeats_it(lab: Lab) -> None
     assert (row.run_seconds, row.peak_bytes) == (120.0, 2_000_000_000)
     assert (row.commit, row.machine) == ("0123456789ab+", "AMD EPYC, 2 cores, AVX2, 16 GB")
     assert (row.kl, row.kl_low, row.agreed_median) == (1.3, pytest.approx(1.17), 12.0)
-    assert _config(_parser().parse_args(shlex.split(row.command)[3:])) == config
+    assert config_of(parser().parse_args(shlex.split(row.command)[3:])) == config
 
 
 def test_scores_come_from_the_newest_finished_check_of_each_suite(lab: Lab) -> None:

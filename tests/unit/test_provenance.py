@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from upq import provenance
-from upq.__main__ import _config, _parser
+from upq.__main__ import parser
+from upq.cli import config_of
 from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.presets import preset
 
@@ -35,7 +36,7 @@ def read_back(line: str) -> RunConfig:
     """The config that the command line makes of a printed line."""
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "upq"]
-    return _config(_parser().parse_args(words[3:]))
+    return config_of(parser().parse_args(words[3:]))
 
 
 @pytest.mark.parametrize("method", METHODS)
