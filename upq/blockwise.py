@@ -93,12 +93,12 @@ def reconstruct(
     for index, kept in enumerate(blocks):
         context.check()
         here, block = f"{prefix}.{index}.", on_device(kept, device)
-        names = [name.removeprefix(here) for name in task.start if name.startswith(here)]
+        start, plain = _below(task.start, here), _below(task.norms, here)
         _reach_targets(block, streams, index)
         result = load(index)
         if result is None:
-            student = _student(block, names, task, here, streams, index)
-            result = _train(student, _here(task.norms, here), streams, index, task, context)
+            student = _student(block, start, plain, task, streams, index)
+            result = _train(student, plain, streams, index, task, context)
             save(index, result)
         _advance(block, result, streams, index, task)
         whole.layers.update({here + name: latent for name, latent in result.layers.items()})
@@ -109,14 +109,26 @@ def reconstruct(
     return whole
 
 
+def _below(values: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose names begin with the prefix, under what follows it."""
+    return {
+        name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
+    }
+
+
 def _student(
-    block: nn.Module, names: list[str], task: Task, here: str, streams: Streams, index: int
+    block: nn.Module,
+    start: dict[str, torch.Tensor],
+    plain: dict[str, torch.Tensor],
+    task: Task,
+    streams: Streams,
+    index: int,
 ) -> nn.Module:
-    """A copy of the block whose linears are in training form."""
-    student = copy.deepcopy(block)
-    set_parameters(student, _here(task.norms, here))
+    """A copy of the block with its linears in training form. start, plain: weights of linears and norms by name."""
+    student, names = copy.deepcopy(block), list(start)
+    set_parameters(student, plain)
     device = next(block.parameters()).device
-    weights = {name: task.start[here + name].to(device).float() for name in names}
+    weights = {name: weight.to(device).float() for name, weight in start.items()}
     searched = task.config.scale_init == "search" or task.config.rounding == "ldlq"
     shared = shared_inputs(
         student, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"
@@ -150,12 +162,6 @@ def _loss(output: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> t
 def _stream_loss(student: nn.Module, stream: Stream, index: int) -> torch.Tensor:
     output = stream.calls[index].run(student, stream.inputs)
     return _loss(output, stream.reference, stream.weight)
-
-
-def _here(values: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {
-        name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
-    }
 
 
 def _train(

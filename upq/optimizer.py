@@ -74,20 +74,16 @@ class _Gain(nn.Module):
         return torch.zeros_like(weight, dtype=torch.float32)
 
 
-def norms(root: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """(name, weight) of the modules below root whose weight is a vector."""
-    return [(name, one.weight) for name, one in _norms(root)]
-
-
 def norm_weights(root: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the weights of `norms` by parameter name, float32 on the CPU."""
+    """Copies of the norms' weights by parameter name, float32 on the CPU."""
     return {
-        f"{name}.weight": weight.detach().float().to("cpu", copy=True)
-        for name, weight in norms(root)
+        f"{name}.weight": one.weight.detach().float().to("cpu", copy=True)
+        for name, one in _norms(root)
     }
 
 
 def _norms(root: nn.Module) -> list[tuple[str, Any]]:
+    """(name, module) of the modules below root whose weight is a vector."""
     return [
         (name, one)
         for name, one in root.named_modules()

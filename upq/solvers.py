@@ -41,9 +41,8 @@ def ldlq(
     """
     hessian = damped(hessian)
     latent, rounded = _carry_errors(weight, hessian, grid, group_size, scale_init, lattice)
-    if (
-        lattice is not None
-    ):  # descent moves one code at a time, so it works in the basis of the codes
+    if lattice is not None:
+        # Descent moves one code at a time, so it works in the basis of the codes.
         weight, rounded = _to_codes(weight, lattice), _to_codes(rounded, lattice)
         hessian = _to_codes(_to_codes(hessian, lattice).T, lattice)
     for _ in range(passes):
