@@ -1,6 +1,8 @@
 """Quality, size and time of every method on one model, under the same data and token budget.
 
-python -m bench.quantization --preset quick --seeds 0 1 --json results.json
+    python -m bench.quantization --preset quick --seeds 0 1 --json results.json --plot kl.svg
+
+A run that stands in --data-dir with the same settings is taken over instead of made again, at the commit it was made.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 
 from bench import report
 from upq import commands
-from upq.config import METHODS, with_settings
+from upq.config import METHODS, RunConfig, with_settings
 from upq.context import STAGES
 from upq.jobs import open_store
 from upq.presets import preset
+from upq.store import Run, Store
 
 COLUMNS = (
     "method",
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--data-dir", type=Path, help="keep the runs there; the app shows them")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw INT2's KL against minutes here, as SVG")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as fresh:
         folder = options.data_dir or Path(fresh)
@@ -55,22 +59,28 @@ def main() -> None:
     report.show([{name: row[name] for name in COLUMNS} for row in rows])
     report.show([_time_row(run) for run in runs])
     report.save(options.json, rows, preset=options.preset, runs=runs)
+    if options.plot:
+        curves = {f"{run['method']}, seed {run['seed']}": _minutes(run) for run in runs}
+        report.draw_curves(options.plot, curves, "minutes", "INT2: KL to FP16, nats")
 
 
 def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     changes = {"model.source": options.model, "seed": seed}
     config = with_settings(preset(options.preset, method), changes)
-    run = commands.run_and_wait(folder, lambda store: store.enqueue(config), _say)
+    store = open_store(folder)
+    run = _finished(store, config)
+    if run is None:
+        run = commands.run_and_wait(folder, lambda store: store.enqueue(config), _say)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
-    store = open_store(folder)
     points = store.metrics(run.id)
     speeds = [point["value"] for point in points if point["series"] == "tokens_per_s"]
     curve = [point for point in points if point["series"] == "held_out_kl_int2"]
     return {
         "method": method,
         "seed": seed,
-        "stages": {name: (one["ended"] or 0) - one["started"] for name, one in run.stages.items()},
+        "commits": sorted({one["commit"] for one in run.environments}),
+        "stages": {name: one["seconds"] for name, one in run.stages.items()},
         "distillation_tokens_per_s": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "peak_bytes": run.peak_bytes,
         "kl_curve": [(point["at_s"], point["value"]) for point in curve],
@@ -78,12 +88,28 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
     }
 
 
+def _finished(store: Store, config: RunConfig) -> Run | None:
+    """The newest run of exactly these settings that is done."""
+    done = [run for run in store.runs(kind="quantize") if run.state == "done"]
+    return next((run for run in done if RunConfig.from_values(run.config) == config), None)
+
+
+def _minutes(run: dict[str, Any]) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """(minutes of work, KL of INT2): the probes on the way; and all held-out answers, at the end of the training."""
+    probes = [((at + run["shared_s"]) / 60, kl) for at, kl in run["kl_curve"]]
+    kl = next(row["kl"] for row in run["rows"] if row["label"] == "INT2")
+    return probes, ((run["seconds"] - run["stages"].get("measure", 0.0)) / 60, kl)
+
+
 def _count_data(runs: list[dict[str, Any]]) -> None:
-    """Runs of one seed share the FP16 model's answers, which the first of them wrote; count that time for each."""
+    """Runs of one seed share the FP16 model's answers, which the first of them wrote; count that time for each.
+
+    shared_s: seconds that a run saved because another one had written the answers.
+    """
     for run in runs:
-        others = [one["stages"]["data"] for one in runs if one["seed"] == run["seed"]]
-        run["stages"]["data"] = max(others)
-        run["seconds"] = sum(run["stages"].values())
+        longest = max(one["stages"]["data"] for one in runs if one["seed"] == run["seed"])
+        run["shared_s"] = longest - run["stages"]["data"]
+        run["seconds"] = sum(run["stages"].values()) + run["shared_s"]
 
 
 def _time_row(run: dict[str, Any]) -> dict[str, Any]:

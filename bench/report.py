@@ -8,7 +8,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tabulate import tabulate
 
 from upq.provenance import commit, processor
 
+Point = tuple[float, float]
 PACKAGES = ("torch", "triton", "transformers", "gemlite", "torchao", "llama-cpp-python")
 
 
@@ -73,27 +75,55 @@ def draw_bars(
     path: Path, rows: Sequence[dict[str, Any]], group: Sequence[str], series: str, value: str
 ) -> None:
     """Draw `value` as SVG: one cluster of bars for each combination of `group`, one bar for each of `series`."""
+    labels = list(dict.fromkeys(", ".join(str(row[name]) for name in group) for row in rows))
+    names = list(dict.fromkeys(row[series] for row in rows))
+    width = 0.8 / len(names)
+    with _axes(path) as axes:
+        if axes is None:
+            return
+        for index, name in enumerate(names):
+            mine = [row for row in rows if row[series] == name]
+            places = [labels.index(", ".join(str(row[part]) for part in group)) for row in mine]
+            offset = (index - (len(names) - 1) / 2) * width
+            places = [place + offset for place in places]
+            axes.bar(places, [row[value] for row in mine], width, label=name)
+        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+        axes.set_ylabel(value)
+
+
+def draw_curves(
+    path: Path,
+    curves: Mapping[str, tuple[Sequence[Point], Point]],
+    x_name: str,
+    y_name: str,
+) -> None:
+    """Draw as SVG, for each name, a line through some points and a dot of the same colour; y is logarithmic."""
+    with _axes(path) as axes:
+        if axes is None:
+            return
+        for name, (points, last) in curves.items():
+            dot = axes.plot(*last, "o", label=name)[0]
+            axes.plot([x for x, _ in points], [y for _, y in points], color=dot.get_color())
+        axes.set_yscale("log")
+        axes.set_xlim(left=0)
+        axes.set_xlabel(x_name)
+        axes.set_ylabel(y_name)
+
+
+@contextmanager
+def _axes(path: Path) -> Iterator[Any]:
+    """Axes to draw on, saved with a legend behind the block; None where matplotlib is not installed."""
     try:
         import matplotlib  # noqa: PLC0415  only the plots need it
     except ImportError:
         sys.stdout.write("matplotlib is not installed: no plot\n")
+        yield None
         return
     matplotlib.use("svg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    labels = list(dict.fromkeys(", ".join(str(row[name]) for name in group) for row in rows))
-    names = list(dict.fromkeys(row[series] for row in rows))
-    width = 0.8 / len(names)
     figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
-    for index, name in enumerate(names):
-        mine = [row for row in rows if row[series] == name]
-        places = [labels.index(", ".join(str(row[part]) for part in group)) for row in mine]
-        offset = (index - (len(names) - 1) / 2) * width
-        axes.bar(
-            [place + offset for place in places], [row[value] for row in mine], width, label=name
-        )
-    axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
-    axes.set_ylabel(value)
+    yield axes
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -60,7 +60,7 @@ def build(
 def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
     """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
     weights = {
-        one.name: model.get_parameter(f"{one.name}.weight").detach()
+        one.name: model.get_parameter(f"{one.name}.weight").detach().float()
         for one in plan_embeddings(model)
         if one.quantize
     }

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq.config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
@@ -37,6 +38,8 @@ from upq.structure import decoder_blocks
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05
+#: A weight that a layer starts from.
+Start = torch.Tensor | PackedWeight
 #: Hidden states of all calibration batches stay in memory up to this many bytes, and in a file above.
 STREAM_BYTES = 8 * 2**30
 
@@ -58,14 +61,14 @@ class BlockResult:
 class Task:
     """What to reconstruct. name: of its metrics; seed: of rotations.
 
-    start: full layer name -> (out, in) float32 weight to start from; its keys are the layers to quantize. norms: full
-    parameter name -> weight that a norm starts from, where it is not the model's.
+    start: full layer name -> (out, in) weight to start from, of any type or packed; its keys are the layers to
+    quantize. norms: full parameter name -> weight that a norm starts from, where it is not the model's.
     """
 
     name: str
     grid: Grid
     config: PrecisionConfig
-    start: dict[str, torch.Tensor]
+    start: Mapping[str, Start]
     seed: int = 0
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -109,7 +112,7 @@ def reconstruct(
     return whole
 
 
-def _below(values: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Those whose names begin with the prefix, under what follows it."""
     return {
         name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
@@ -118,7 +121,7 @@ def _below(values: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 def _student(
     block: nn.Module,
-    start: dict[str, torch.Tensor],
+    start: Mapping[str, Start],
     plain: dict[str, torch.Tensor],
     task: Task,
     streams: Streams,
@@ -128,7 +131,10 @@ def _student(
     student, names = copy.deepcopy(block), list(start)
     set_parameters(student, plain)
     device = next(block.parameters()).device
-    weights = {name: weight.to(device).float() for name, weight in start.items()}
+    weights = {
+        name: (weight_of(one) if isinstance(one, PackedWeight) else one).to(device).float()
+        for name, one in start.items()
+    }
     searched = task.config.scale_init == "search" or task.config.rounding == "ldlq"
     shared = shared_inputs(
         student, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"

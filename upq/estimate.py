@@ -72,6 +72,7 @@ class Shape:
     """A model as the estimate sees it: numbers of parameters, and the layers that would be packed."""
 
     parameters: int
+    stored_bytes: int  #: of a parameter, as the loaded model holds it
     head: int
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
@@ -223,7 +224,7 @@ def inspect(source: str, revision: str | None, int4_group: int, int2_group: int)
 @lru_cache(maxsize=32)
 def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Shape:
     with BUILDING, init_empty_weights():
-        model = AutoModelForCausalLM.from_config(_config(place), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config := _config(place), trust_remote_code=False)
     model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}
     skipped = {
@@ -234,6 +235,7 @@ def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Sh
     embeddings = plan_embeddings(model)
     return Shape(
         parameters=sum(one.numel() for one in model.parameters()),
+        stored_bytes=2 if _is_stored_in_16_bits(place, config) else 4,
         head=model.get_output_embeddings().weight.numel(),
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
@@ -253,6 +255,11 @@ def _config(place: Source) -> Any:
     folder = place.path or _hub_folder(place)
     vet_config(folder, place.name)
     return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _is_stored_in_16_bits(place: Source, config: Any) -> bool:
+    """As its config says; what GGUF holds is read as float32."""
+    return place.kind != "gguf" and config.dtype in (torch.float16, torch.bfloat16)
 
 
 def _hub_folder(place: Source) -> Path:
@@ -283,11 +290,11 @@ def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -
 
 
 def _memory(config: RunConfig, shape: Shape) -> int:
-    """The exact reference, the teacher, a model that is measured or trained, its latent weights, INT4's where INT2
-    starts from them, what distillation adds; and torch itself.
+    """The exact reference, the teacher, a model that is measured or trained, its latent weights, what distillation
+    adds; and torch itself.
     """
-    held = shape.parameters * (4 + 2 + 2)
-    latents = shape.quantized * 4 * (2 if config.int2.start == "int4" else 1)
+    held = shape.parameters * (shape.stored_bytes + 2 + 2)
+    latents = shape.quantized * 4
     trained = max(_distill_memory(one.distill, shape) for one in (config.int4, config.int2))
     return held + latents + trained + 700_000_000
 

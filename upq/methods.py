@@ -6,7 +6,7 @@ checkpoint, so a resumed run passes over finished stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from kernels.reference import weight_of
 from upq import checkpoint, parallel
-from upq.blockwise import BlockResult, Task, reconstruct
+from upq.blockwise import BlockResult, Start, Task, reconstruct
 from upq.config import (
     BlockwiseConfig,
     DistillConfig,
@@ -72,7 +71,7 @@ class Work:
     layers: list[str]
 
     def weight(self, name: str) -> torch.Tensor:
-        """The FP16 weight (out, in) of a layer."""
+        """The FP16 weight (out, in) of a layer, in the type that the model is stored in."""
         return self.loaded.model.get_parameter(f"{name}.weight").detach()
 
 
@@ -84,10 +83,10 @@ def quantize(work: Work, finished: Callable[[str, Quantized], None]) -> None:
     fp16 = {name: work.weight(name) for name in work.layers}
     int4 = _precision(work, "int4", work.config.int4, fp16, {})
     finished("INT4", int4)
-    start, norms = fp16, {}
+    start: Mapping[str, Start] = fp16
+    norms: dict[str, torch.Tensor] = {}
     if work.config.int2.start == "int4":
-        start = {name: weight_of(packed) for name, packed in int4.packed.items()}
-        norms = int4.plain
+        start, norms = int4.packed, int4.plain
     finished("INT2", _precision(work, "int2", work.config.int2, start, norms, int4))
 
 
@@ -97,7 +96,7 @@ def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
     packed = {}
     for name in work.layers:
         work.context.check()
-        weight = work.weight(name)
+        weight = work.weight(name).float()
         packed[name] = grid.pack(weight, *grid.fit(weight, config.group_size))
     return Quantized(packed, {})
 
@@ -106,7 +105,7 @@ def _precision(
     work: Work,
     name: str,
     config: PrecisionConfig,
-    start: dict[str, torch.Tensor],
+    start: Mapping[str, Start],
     norms: dict[str, torch.Tensor],
     int4: Quantized | None = None,
 ) -> Quantized:

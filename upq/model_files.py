@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -42,6 +43,8 @@ CONFIG_LIMIT_BYTES = 1_000_000
 SHOWN = 5  # files or tensor names listed in a message
 SOURCE_LIMIT = 4096  # characters; the longest path Linux takes
 CHUNK_BYTES = 1 << 20
+#: Types of safetensors that a model is loaded in as they are.
+SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 #: Held while transformers or accelerate build a model: until it stands, they change torch for every thread.
 BUILDING = threading.RLock()
@@ -202,6 +205,15 @@ def vet_weights(folder: Path, name: str) -> list[str]:
         except (SafetensorError, OSError) as error:
             raise _corrupt(shard, str(error)) from error
     return names
+
+
+def stored_dtype(folder: Path, names: list[str]) -> torch.dtype:
+    """The 16-bit type that all tensors of the safetensors files have; float32, which holds any of them, otherwise."""
+    kinds: set[str] = set()
+    for name in names:
+        with safe_open(folder / name, framework="pt") as file:
+            kinds.update(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118
+    return SIXTEEN_BITS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
 def vet_tokenizer_files(folder: Path, name: str) -> None:

@@ -38,6 +38,7 @@ from upq.model_files import (
     hash_file,
     hash_files,
     resolve,
+    stored_dtype,
     vet_config,
     vet_tokenizer_files,
     vet_weights,
@@ -110,11 +111,12 @@ def load(
     source: str,
     *,
     revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: str = "cpu",
 ) -> LoadedModel:
     """Find, load and vet a model; in eval mode, no parameter asks for a gradient.
 
+    dtype: None keeps every value as it is: in 16 bits where all tensors are stored so, else in float32.
     Raises UserError; the codes are listed in docs/errors.md.
     """
     place = fetch(resolve(source, revision))
@@ -122,7 +124,7 @@ def load(
     assert path is not None, "fetch gives every source a path"
     with BUILDING, _quiet():
         if place.kind == "gguf":
-            model, tokenizer, report, files, note = _load_gguf_file(path, dtype)
+            model, tokenizer, report, files, note = _load_gguf_file(path, dtype or torch.float32)
         else:
             model, tokenizer, report, files = _load_folder(path, place.name, dtype)
             note = ""
@@ -158,7 +160,7 @@ def _load_gguf_file(path: Path, dtype: torch.dtype) -> tuple[Any, Any, dict, dic
 
 
 def _load_folder(
-    folder: Path, name: str, dtype: torch.dtype
+    folder: Path, name: str, dtype: torch.dtype | None
 ) -> tuple[Any, Any, dict, dict[str, str]]:
     """Model, tokenizer, key report and file hashes of a local folder."""
     vet_config(folder, name)
@@ -170,7 +172,7 @@ def _load_folder(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=dtype,
+            dtype=dtype or stored_dtype(folder, weights),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, by name
             output_loading_info=True,

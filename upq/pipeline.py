@@ -14,12 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from upq import assembly, data, models
 from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.context import RunContext
-from upq.engines import to_compute_dtype
+from upq.engines import compute_dtype, to_compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers import memory_bytes
@@ -72,8 +73,13 @@ def prepare(config: RunConfig) -> torch.device:
 
 
 def in_compute_dtype(model: Any, device: torch.device) -> Any:
-    """A frozen copy of a model in the device's compute dtype."""
-    return to_compute_dtype(copy.deepcopy(model), device)
+    """A frozen model of the same values in the device's compute dtype; weights that are so already are shared."""
+    dtype = compute_dtype(device)
+    moved = {
+        id(one): nn.Parameter(one.detach().to(device, dtype), requires_grad=False)
+        for one in model.parameters()
+    }
+    return to_compute_dtype(copy.deepcopy(model, moved), device)
 
 
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:

@@ -1,17 +1,22 @@
 """Whole runs on the tiny model, and one on the real one: config in, artifacts and measurements out."""
 
+import copy
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
 from upq.config import RunConfig
 from upq.context import STAGES
+from upq.engines import compute_dtype
 from upq.errors import UserError
+from upq.model_files import WEIGHTS
 from upq.models import LoadedModel
 from upq.pipeline import in_compute_dtype, run_quantization
 from upq.presets import preset
@@ -133,6 +138,35 @@ def test_the_teacher_is_a_frozen_copy_in_the_compute_dtype(tiny: LoadedModel) ->
     assert tiny.model.dtype == before == torch.float32
     assert twin.lm_head.weight is twin.model.embed_tokens.weight
     assert not any(parameter.requires_grad for parameter in twin.parameters())
+
+
+def test_weights_that_are_in_the_compute_dtype_are_not_held_twice(tiny: LoadedModel) -> None:
+    cpu = torch.device("cpu")
+    stored: Any = copy.deepcopy(tiny.model)
+    stored.to(compute_dtype(cpu))
+    twin = in_compute_dtype(stored, cpu)
+    assert twin is not stored
+    places = [{one.data_ptr() for one in model.parameters()} for model in (stored, twin)]
+    assert places[0] == places[1]
+
+
+@pytest.mark.parametrize("method", ["rotated_upq", "rtn"])
+def test_a_model_stored_in_16_bits_gives_the_bits_of_the_same_values_in_float32(
+    method: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    stored = {key: value.bfloat16() for key, value in load_file(tiny_model_dir / WEIGHTS).items()}
+    # Greedy: the seed of sampled answers follows from the hashes of the files.
+    changes = {"embedding_bits": 8, "data__answer_temperature": 0.0}
+    found = []
+    for name, dtype in (("short", torch.bfloat16), ("long", torch.float32)):
+        folder = tmp_path / name
+        shutil.copytree(tiny_model_dir, folder)
+        tensors = {key: value.to(dtype) for key, value in stored.items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        context = run(tiny_config(folder, method, **changes), tmp_path / f"{name} run")
+        fidelity = [(row["label"], row["kl"], row["top1"], row["ppl"]) for row in context.rows]
+        found.append((digests(context), fidelity))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

@@ -163,12 +163,19 @@ def test_old_rotary_buffers_in_a_checkpoint_are_harmless(folder: Path) -> None:
     assert load(str(folder)).info.parameters > 0
 
 
-def test_bf16_weights_keep_their_exact_values_in_float32(folder: Path) -> None:
-    tensors = {key: value.bfloat16() for key, value in load_file(folder / WEIGHTS).items()}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_every_weight_is_loaded_exactly_and_in_16_bits_where_all_are_stored_so(
+    folder: Path, dtype: torch.dtype, mixed: bool
+) -> None:
+    tensors = {key: value.to(dtype) for key, value in load_file(folder / WEIGHTS).items()}
+    if mixed:
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].float() + 1e-6
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     loaded = load(str(folder)).model.state_dict()
-    assert all(loaded[key].dtype == torch.float32 for key in tensors)
-    assert all(torch.equal(loaded[key], value.float()) for key, value in tensors.items())
+    expected = torch.float32 if mixed else dtype
+    assert {loaded[key].dtype for key in tensors} == {expected}
+    assert all(torch.equal(loaded[key].float(), value.float()) for key, value in tensors.items())
 
 
 def test_the_files_are_hashed_and_the_key_follows_their_content(folder: Path) -> None:
