@@ -17,10 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import report
-from upq import assembly, data, models, pipeline
+from upq import assembly, data, pipeline
 from upq.commands import run_and_wait
 from upq.config import RunConfig, with_settings
 from upq.context import SilentContext
@@ -118,9 +116,7 @@ def _row(
 def _measurer(folder: Path) -> Callable[[Store, int], dict[str, Fidelity]]:
     """Fidelity of a run's artifacts on the held-out answers of the base row, whatever the run was trained on."""
     config = with_settings(preset("quick", "upq"), BASE)
-    pipeline.prepare(config)
-    loaded = models.load(config.model.source)
-    teacher = pipeline.in_compute_dtype(loaded.model, torch.device("cpu"))
+    loaded, teacher = pipeline.load_teacher(config)
     store = open_store(folder)
     context = SilentContext(folder, store.cached_answers, store.save_answers)
     examples = data.held_out(config, replace(loaded, model=teacher), context)
@@ -130,7 +126,7 @@ def _measurer(folder: Path) -> Callable[[Store, int], dict[str, Fidelity]]:
         found = {}
         for precision in ("INT4", "INT2"):
             kept = store.load_artifact(run_id, precision)
-            model, _ = assembly.assemble(kept, "cpu", teacher.dtype)
+            model, _ = assembly.assemble(kept, str(teacher.device), teacher.dtype)
             found[precision] = reference.measure(model, context.check)
         return found
 

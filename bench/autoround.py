@@ -11,6 +11,7 @@ in 16 bits, where our presets round them to 8.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
-from upq import data, models, pipeline
+from upq import data, pipeline
 from upq.context import SilentContext
 from upq.evaluate import Reference
 from upq.jobs import open_store
@@ -40,9 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     config = preset(options.preset)
-    device = pipeline.prepare(config)
-    loaded = models.load(config.model.source)
-    teacher = pipeline.in_compute_dtype(loaded.model, device)
+    loaded, teacher = pipeline.load_teacher(config)
     store = open_store(options.data_dir)
     context = SilentContext(options.data_dir, store.cached_answers, store.save_answers)
     dataset = data.build(config, replace(loaded, model=teacher), context)
@@ -51,7 +50,7 @@ def main() -> None:
     quantized = _quantized(loaded, samples, options.bits, options.iters, config.seed)
     seconds = time.monotonic() - started
     reference = Reference(teacher, dataset.held_out, context.check)
-    found = reference.measure(pipeline.in_compute_dtype(quantized, device), context.check)
+    found = reference.measure(pipeline.in_compute_dtype(quantized, teacher.device), context.check)
     label, bits = f"AutoRound W{options.bits}G{GROUP}", _bits_per_weight(options.bits)
     row = {"iters": options.iters, "calibration tokens": len(samples) * LENGTH, "s": seconds}
     row |= found.row(label, f"INT{options.bits}", bits_per_weight=bits)
@@ -68,7 +67,7 @@ def _quantized(loaded: Any, samples: list[Any], bits: int, iters: int, seed: int
     """The model with its linears at the values that AutoRound's codes stand for."""
     scheme = {"bits": bits, "group_size": GROUP, "sym": False, "data_type": "int", "act_bits": 16}
     tuner = AutoRound(
-        loaded.model,
+        copy.deepcopy(loaded.model),  # changed in place, and may share its weights with the teacher
         loaded.tokenizer,
         scheme=scheme,
         dataset=samples,

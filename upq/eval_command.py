@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq import assembly, commands, data, models, pipeline, wikitext
+from upq import assembly, commands, data, pipeline, wikitext
 from upq.check_run import check_config
 from upq.config import RunConfig
 from upq.context import SilentContext
@@ -61,9 +61,7 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     store = open_store(folder)
     run = store.run(run_id)
     config = RunConfig.from_values(run.config)
-    device = pipeline.prepare(config)
-    loaded = models.load(config.model.source, revision=config.model.revision)
-    teacher = pipeline.in_compute_dtype(loaded.model, device)
+    loaded, teacher = pipeline.load_teacher(config)
     silent = SilentContext(folder, store.cached_answers, store.save_answers)
     held_out = data.held_out(config, replace(loaded, model=teacher), silent)
     reference = Reference(teacher, held_out, lambda: None)
@@ -71,7 +69,7 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     subjects = [teacher]
     for kept in store.artifacts(run_id):
         subject, _ = assembly.assemble(
-            store.load_artifact(run_id, kept.precision), str(device), teacher.dtype
+            store.load_artifact(run_id, kept.precision), str(teacher.device), teacher.dtype
         )
         extra = {"bits_per_weight": kept.bits_per_weight, "size_bytes": kept.size_bytes}
         rows.append(

@@ -26,6 +26,7 @@ from upq.evaluate import Reference
 from upq.layers import memory_bytes
 from upq.memory import keep_freed_memory
 from upq.methods import Quantized, Work, quantize, round_to_nearest
+from upq.models import LoadedModel
 from upq.structure import plan_embeddings, plan_layers
 
 
@@ -70,6 +71,13 @@ def prepare(config: RunConfig) -> torch.device:
             "Use device=auto or cpu.",
         )
     return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
+
+
+def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
+    """(the exact FP16 model on the CPU, the same in compute dtype on the run's device), seeds and threads set."""
+    device = prepare(config)
+    loaded = models.load(config.model.source, revision=config.model.revision)
+    return loaded, in_compute_dtype(loaded.model, device)
 
 
 def in_compute_dtype(model: Any, device: torch.device) -> Any:
