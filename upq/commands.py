@@ -14,11 +14,11 @@ from upq import check_report, distributed
 from upq.check_run import check_config
 from upq.config import RunConfig, with_settings
 from upq.errors import UserError
-from upq.estimate import inspect
 from upq.generate import Decoding, stream
 from upq.jobs import open_store
 from upq.presets import preset
 from upq.serve import Models
+from upq.shape import inspect
 from upq.store import Run, Store
 from upq.supervisor import Supervisor
 

@@ -2,7 +2,8 @@
 
 transformers fills missing tensors with random numbers, accepts NaN weights and a template that
 raises, all without an error. `load` refuses each with its own code before anything is trained.
-`upq.model_files` finds the files, `upq.gguf_source` reads GGUF, `upq.structure` finds the layers.
+`upq.model_files` finds the files, `upq.model_vet` looks at them, `upq.gguf_source` reads GGUF, `upq.structure` finds
+the layers.
 """
 
 import hashlib
@@ -32,17 +33,13 @@ from upq.gguf_source import load_gguf, open_gguf, weight_type
 from upq.model_files import (
     BUILDING,
     BUNDLED,
-    SHOWN,
     Source,
     fetch,
     hash_file,
     hash_files,
     resolve,
-    stored_dtype,
-    vet_config,
-    vet_tokenizer_files,
-    vet_weights,
 )
+from upq.model_vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
 from upq.structure import LayerPlan, block_linears, decoder_blocks, plan_layers
 
 __all__ = [

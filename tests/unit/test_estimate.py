@@ -16,9 +16,10 @@ from tests.unit.test_structure import SHAPE, build
 from upq import assembly
 from upq.config import METHODS, PrecisionConfig
 from upq.errors import UserError
-from upq.estimate import estimate, inspect, measured_rates, work
+from upq.estimate import estimate, measured_rates, work
 from upq.models import LoadedModel, load
 from upq.quantizers import INT2, INT4, Grid
+from upq.shape import inspect
 from upq.store import Run, Store
 from upq.structure import plan_layers
 

@@ -18,8 +18,8 @@ from tests.conftest import make_tokenizer
 from tests.model_cases import DAMAGES, WEIGHTS, edit_json, edit_weights, with_tensor
 from upq import model_files
 from upq.errors import UserError
-from upq.estimate import inspect
 from upq.models import BUNDLED, LoadedModel, chat_ids, load, resolve
+from upq.shape import inspect
 
 
 @pytest.fixture

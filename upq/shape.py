@@ -1,0 +1,97 @@
+"""A model's shape from its config alone, before any weight is read or even here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from upq.errors import UserError
+from upq.model_files import BUILDING, Source, resolve
+from upq.model_vet import vet_config
+from upq.structure import plan_embeddings, plan_layers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model as the estimate sees it: numbers of parameters, and the layers that would be packed."""
+
+    parameters: int
+    stored_bytes: int  #: of a parameter, as the loaded model holds it
+    head: int
+    int4: dict[str, tuple[int, int]]
+    int2: dict[str, tuple[int, int]]
+    embeddings: dict[str, tuple[int, int]]
+    skipped: tuple[str, ...]
+    skipped_embeddings: tuple[str, ...]
+
+    @property
+    def quantized(self) -> int:
+        """Weights that are quantized."""
+        return sum(rows * columns for rows, columns in self.int2.values())
+
+
+def inspect(source: str, revision: str | None, int4_group: int, int2_group: int) -> Shape:
+    """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve and vet_config."""
+    place = resolve(source, revision)
+    stamp = place.path.stat().st_mtime_ns if place.path else 0
+    return _inspect(place, stamp, int4_group, int2_group)
+
+
+@lru_cache(maxsize=32)
+def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Shape:
+    with BUILDING, init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config := _config(place), trust_remote_code=False)
+    model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
+    planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}
+    skipped = {
+        f"{one.name}: {one.reason}" for plan in planned.values() for one in plan if not one.quantize
+    }
+    shapes = [{one.name: one.shape for one in plan if one.quantize} for plan in planned.values()]
+    both = shapes[0].keys() & shapes[1].keys()
+    embeddings = plan_embeddings(model)
+    return Shape(
+        parameters=sum(one.numel() for one in model.parameters()),
+        stored_bytes=2 if _is_stored_in_16_bits(place, config) else 4,
+        head=model.get_output_embeddings().weight.numel(),
+        int4={name: shapes[0][name] for name in both},
+        int2={name: shapes[1][name] for name in both},
+        embeddings={one.name: one.shape for one in embeddings if one.quantize},
+        skipped=tuple(sorted(skipped)),
+        skipped_embeddings=tuple(
+            f"{one.name}: {one.reason}" for one in embeddings if not one.quantize
+        ),
+    )
+
+
+def _config(place: Source) -> Any:
+    if place.kind == "gguf" and place.path:
+        return AutoConfig.from_pretrained(
+            place.path.parent, gguf_file=place.path.name, trust_remote_code=False
+        )
+    folder = place.path or _hub_folder(place)
+    vet_config(folder, place.name)
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _is_stored_in_16_bits(place: Source, config: Any) -> bool:
+    """As its config says; what GGUF holds is read as float32."""
+    return place.kind != "gguf" and config.dtype in (torch.float16, torch.bfloat16)
+
+
+def _hub_folder(place: Source) -> Path:
+    try:
+        return Path(hf_hub_download(place.text, "config.json", revision=place.revision)).parent
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            "offline",
+            f"The config of {place.text} could not be read: {str(error).splitlines()[0]}",
+            "Check the id and the connection, or use a local folder or the bundled model.",
+        ) from error
