@@ -31,6 +31,7 @@ ORDER = (
     "upq",
     "upq.errors",
     "upq.settings",
+    "upq.precision_config",
     "upq.config",
     "upq.presets",
     "upq.context",

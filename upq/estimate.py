@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from upq.config import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
+from upq.config import RunConfig
 from upq.errors import UserError
+from upq.precision_config import BlockwiseConfig, DistillConfig, PrecisionConfig
 from upq.shape import Shape, inspect
 from upq.sources import RESOURCES
 from upq.store import Run

@@ -18,14 +18,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from upq import checkpoint, parallel
 from upq.blockwise import BlockResult, Start, Task, reconstruct
-from upq.config import (
-    BlockwiseConfig,
-    DistillConfig,
-    Int2Config,
-    Int4Config,
-    PrecisionConfig,
-    RunConfig,
-)
+from upq.config import RunConfig
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
@@ -41,6 +34,13 @@ from upq.layers import (
 from upq.models import LoadedModel
 from upq.offload import blocks_away, twin
 from upq.optimizer import norm_weights
+from upq.precision_config import (
+    BlockwiseConfig,
+    DistillConfig,
+    Int2Config,
+    Int4Config,
+    PrecisionConfig,
+)
 from upq.quantizers import Grid
 from upq.structure import decoder_blocks
 from upq.targets import packed_teacher

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples
 from upq.blockwise import BlockResult, Task, reconstruct
-from upq.config import BlockwiseConfig, Int2Config
 from upq.data import collate
 from upq.layers import place
+from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2
 from upq.structure import plan_layers
 
