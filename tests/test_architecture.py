@@ -35,6 +35,7 @@ ORDER = (
     "upq.config",
     "upq.presets",
     "upq.context",
+    "upq.failures",
     "upq.files",
     "upq.memory",
     "upq.intervals",

@@ -7,7 +7,6 @@ lease, so that a long computation does not look like a dead worker.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import resource
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from safetensors import SafetensorError
 
 from upq.artifact import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
+from upq.failures import describe_failure
 from upq.files import sweep
 from upq.provenance import environment
 from upq.store import LostLease, Run, Store
@@ -33,10 +32,6 @@ DATABASE_NAME = "upq.db"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.5
-
-_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-_TORCH_WRITE = ("inline_container", "enforce fail", "failed writing")
 
 
 def data_dir(explicit: str | None = None) -> Path:
@@ -273,51 +268,6 @@ def _flush_or_drop(context: WorkerContext) -> None:
         context.flush()
     except UserError:
         return
-
-
-def describe_failure(error: Exception) -> UserError:
-    """The error as one that a person can act on; the traceback belongs in the log."""
-    if isinstance(error, UserError):
-        return error
-    if _is_out_of_memory(error):
-        return UserError(
-            "out_of_memory",
-            "The run needed more memory than there is.",
-            "Lower int2.distill.batch_tokens and data.sequence_tokens, or take a smaller model.",
-        )
-    if _is_disk_full(error):
-        return UserError(
-            "disk_full",
-            "A file could not be written: the disk of the data folder is full.",
-            "Free some space, then resume the run; it goes on from its last checkpoint.",
-        )
-    if isinstance(error, FloatingPointError):
-        return UserError(
-            "diverged",
-            f"The training diverged: {error}.",
-            "Lower int2.distill.weight_lr and scale_lr, or choose another seed.",
-        )
-    return UserError(
-        "internal_error",
-        f"The run stopped at an error that this program did not expect ({type(error).__name__}).",
-        "The run's log ends with the details; please report them.",
-    )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    in_torch = isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
-    return isinstance(error, MemoryError) or in_torch
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Three libraries, three shapes. What SQLite reports is a UserError of the store already."""
-    text = str(error)
-    if isinstance(error, SafetensorError):
-        return "I/O error" in text or "IoError" in text
-    if isinstance(error, RuntimeError):
-        return any(phrase in text for phrase in _TORCH_WRITE)
-    return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
 def peak_bytes() -> int:
