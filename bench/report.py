@@ -105,6 +105,8 @@ def draw_curves(
             dot = axes.plot(*last, "o", label=name)[0]
             axes.plot([x for x, _ in points], [y for _, y in points], color=dot.get_color())
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlim(left=0)
         axes.set_xlabel(x_name)
         axes.set_ylabel(y_name)
