@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 from upq.config import RunConfig
 from upq.store import Store
 
 #: Processes are forked from one that has imported torch and the rest once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["worker_process"])
+PROCESSES.set_forkserver_preload(["worker_process", "upq.pipeline", "upq.serve"])
 
 Spawn = Callable[..., ForkServerProcess]
+
+
+@contextmanager
+def processes() -> Iterator[Spawn]:
+    """Starts a function in a process; what is still alive behind the block is killed."""
+    started: list[ForkServerProcess] = []
+
+    def start(function: Callable[..., None], *arguments: Any, **options: Any) -> ForkServerProcess:
+        process = PROCESSES.Process(target=function, args=arguments, kwargs=options)
+        process.start()
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
 
 
 def exit_code(process: ForkServerProcess, timeout_s: float = 60.0) -> int | None:
@@ -30,7 +51,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 40.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def wait_for_state(store: Store, run_id: int, state: str) -> None:

@@ -1,9 +1,7 @@
 """A worker is killed in the middle of each stage of a real run; what the next one makes has the same bits."""
 
-import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,14 +10,11 @@ from typing import Any
 import pytest
 
 from tests.helpers import digest, tiny_config
+from tests.job_cases import processes, wait_for
 from upq.config import RunConfig
 from upq.jobs import checkpoint_dir, open_store
 from upq.store import Store
 from upq.worker import worker_main
-
-#: Workers are forked from a process that has imported the engine once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["upq.pipeline", "upq.serve"])
 
 #: Enough work that a stage goes on for a while behind the checkpoint at which it is killed.
 LONGER: dict[str, Any] = {
@@ -36,18 +31,8 @@ LONGER: dict[str, Any] = {
 @pytest.fixture
 def work() -> Iterator[Callable[[Path], BaseProcess]]:
     """Starts a worker that executes one run; what is still alive at the end of the test is killed."""
-    started: list[BaseProcess] = []
-
-    def start(folder: Path) -> BaseProcess:
-        process = PROCESSES.Process(target=worker_main, args=(folder,), kwargs={"once": True})
-        process.start()
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
+    with processes() as start:
+        yield lambda folder: start(worker_main, folder, once=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +46,8 @@ def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("undisturbed")
     store = open_store(folder)
     run_id = store.enqueue(config)
-    process = PROCESSES.Process(target=worker_main, args=(folder,), kwargs={"once": True})
-    process.start()
-    process.join(240)
+    with processes() as start:
+        start(worker_main, folder, once=True).join(240)
     assert store.run(run_id).state == "done", store.log_lines(run_id)
     found = outcome(store, run_id)
     store.close()
@@ -80,13 +64,6 @@ def outcome(store: Store, run_id: int) -> dict[str, Any]:
         "values": {at: value for at, value in points.items() if at[0] != "tokens_per_s"},
         "kl": {row["label"]: row["kl"] for row in rows},
     }
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +87,7 @@ def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
     run_id = store.enqueue(config)
     folder = checkpoint_dir(tmp_path, run_id)
     first = work(tmp_path)
-    wait_for(lambda: any(folder.glob(kept)))
+    wait_for(lambda: any(folder.glob(kept)), 240)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join(20)

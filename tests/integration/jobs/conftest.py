@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import worker_process
 
-from tests.job_cases import PROCESSES, Spawn
+from tests.job_cases import Spawn, processes
 from upq.jobs import open_store
 from upq.store import Store
 from upq.supervisor import Supervisor
@@ -32,19 +30,8 @@ def store(folder: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def spawn() -> Iterator[Spawn]:
-    """Starts a function in a process; what is still alive at the end of the test is killed."""
-    started: list[ForkServerProcess] = []
-
-    def start(function: Callable[..., None], *arguments: Any, **options: Any) -> ForkServerProcess:
-        process = PROCESSES.Process(target=function, args=arguments, kwargs=options)
-        process.start()
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
+    with processes() as start:
+        yield start
 
 
 @pytest.fixture
