@@ -135,10 +135,9 @@ def _student(
         name: (weight_of(one) if isinstance(one, PackedWeight) else one).to(device).float()
         for name, one in start.items()
     }
-    searched = task.config.scale_init == "search" or task.config.rounding == "ldlq"
-    shared = shared_inputs(
-        student, names, list(streams) if searched else [], index, task.config.rounding == "ldlq"
-    )
+    hessian = task.config.hessian if task.config.rounding == "ldlq" else None
+    searched = task.config.scale_init == "search" or hessian
+    shared = shared_inputs(student, names, list(streams) if searched else [], index, hessian)
     seed = task.seed * 4096 + index
     latents = initial_latents(weights, shared, task.grid, task.config, seed)
     swap_linears(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
@@ -21,6 +22,7 @@ from upq.quantizers import Grid
 from upq.solvers import ldlq
 from upq.streams import Stream
 
+Hessian = Literal["plain", "normalized"]
 #: Batches that a mean over activations is taken from where no Hessian is asked for; more would change it little.
 MEASURED_BATCHES = 3
 #: Seed of UniSVQ's orthonormal A, which is the same everywhere, as in its code.
@@ -29,7 +31,9 @@ LATTICE_SEED = 4
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """Layers (names inside the block) that read one tensor. power: sums of squares (in,); hessian: X^T X (in, in)."""
+    """Layers (names inside the block) that read one tensor X (tokens, in). power: sums of squares (in,); hessian:
+    X^T X (in, in), of rows at length 1 where it is normalized.
+    """
 
     names: list[str]
     power: torch.Tensor | None = None
@@ -39,8 +43,8 @@ class SharedInputs:
 class _Gathered:
     """Sums over all batches, by the name of the first layer that reads a tensor."""
 
-    def __init__(self, with_hessian: bool) -> None:
-        self.with_hessian = with_hessian
+    def __init__(self, hessian: Hessian | None) -> None:
+        self.kind: Hessian | None = hessian
         self.names: dict[str, list[str]] = {}
         self.power: dict[str, Any] = {}
         self.hessian: dict[str, Any] = {}
@@ -62,8 +66,9 @@ class _Gathered:
 
     def _add(self, name: str, values: torch.Tensor) -> None:
         self.power[name] = self.power.get(name, 0) + values.square().sum(0)
-        if self.with_hessian:
-            self.hessian[name] = self.hessian.get(name, 0) + values.T @ values
+        if self.kind:
+            rows = F.normalize(values, dim=-1) if self.kind == "normalized" else values
+            self.hessian[name] = self.hessian.get(name, 0) + rows.T @ rows
 
 
 @torch.no_grad()
@@ -72,14 +77,17 @@ def shared_inputs(
     names: Sequence[str],
     streams: Sequence[Stream],
     index: int,
-    with_hessian: bool,
+    hessian: Hessian | None,
 ) -> list[SharedInputs]:
-    """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without."""
+    """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without.
+
+    hessian: which one to sum up as well, over all streams; None: only the power, of the first streams.
+    """
     if not len(streams):
         return [SharedInputs([name]) for name in names]
-    gathered = _Gathered(with_hessian)
+    gathered = _Gathered(hessian)
     for number, stream in enumerate(streams):
-        if number >= MEASURED_BATCHES and not with_hessian:
+        if number >= MEASURED_BATCHES and not hessian:
             break
         real, seen = stream.weight.squeeze(-1).bool(), []
         handles = [

@@ -125,6 +125,11 @@ class PrecisionConfig:
         "nearest",
         "nearest level, or LDLQ: errors are carried on to later inputs by the Hessian (GPTQ, UniSVQ)",
     )
+    hessian: Literal["plain", "normalized"] = setting(
+        "plain",
+        "of LDLQ. plain: X^T X of the layer's inputs; normalized: every token's inputs at length 1, so that a few "
+        "tokens with massive activations do not decide alone",
+    )
     descent_passes: int = setting(
         0, "passes of coordinate descent over the codes after LDLQ, scales refitted in each", 0, 100
     )

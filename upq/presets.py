@@ -66,7 +66,9 @@ HOW: dict[str, Settings] = {
         }
     )
     | {"int2.start": "fp16"},
-    "rotated_upq": _both({"rotation": "input", "rounding": "ldlq", "descent_passes": 1})
+    "rotated_upq": _both(
+        {"rotation": "input", "rounding": "ldlq", "hessian": "normalized", "descent_passes": 1}
+    )
     | {"int2.start": "fp16"},
 }
 

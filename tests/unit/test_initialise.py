@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.helpers import examples
 from upq.data import Batch, collate
-from upq.initialise import MEASURED_BATCHES, SharedInputs, initial_latents, shared_inputs
+from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
 from upq.models import LoadedModel
 from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2, INT4
@@ -37,11 +37,11 @@ def entered(model: Any, data: list[Batch], folder: Path) -> Streams:
 
 
 def statistics(
-    tiny: LoadedModel, folder: Path, count: int, with_hessian: bool
+    tiny: LoadedModel, folder: Path, count: int, hessian: Hessian | None
 ) -> list[SharedInputs]:
     block = decoder_blocks(tiny.model)[1][0]
     streams = list(entered(tiny.model, batches(count), folder))
-    return shared_inputs(block, list(block_linears(block)), streams, 0, with_hessian)
+    return shared_inputs(block, list(block_linears(block)), streams, 0, hessian)
 
 
 def naive_inputs(model: Any, name: str, data: list[Batch]) -> torch.Tensor:
@@ -60,25 +60,28 @@ def naive_inputs(model: Any, name: str, data: list[Batch]) -> torch.Tensor:
 def test_layers_that_read_one_tensor_share_its_statistics(
     tiny: LoadedModel, tmp_path: Path
 ) -> None:
-    assert [one.names for one in statistics(tiny, tmp_path, 2, with_hessian=True)] == READERS
+    assert [one.names for one in statistics(tiny, tmp_path, 2, "plain")] == READERS
 
 
+@pytest.mark.parametrize("hessian", ["plain", "normalized"])
 @pytest.mark.parametrize("group", range(len(READERS)))
 def test_the_hessian_counts_each_real_token_of_all_batches(
-    tiny: LoadedModel, tmp_path: Path, group: int
+    tiny: LoadedModel, tmp_path: Path, group: int, hessian: Hessian
 ) -> None:
     count = MEASURED_BATCHES + 1
-    found = statistics(tiny, tmp_path, count, with_hessian=True)[group]
+    found = statistics(tiny, tmp_path, count, hessian)[group]
     inputs = naive_inputs(tiny.model, found.names[0], batches(count)).double()
+    rows = inputs / inputs.norm(dim=1, keepdim=True) if hessian == "normalized" else inputs
     assert found.hessian is not None
     assert found.power is not None
-    torch.testing.assert_close(found.hessian.double(), inputs.T @ inputs, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.power, found.hessian.diagonal(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.hessian.double(), rows.T @ rows, atol=1e-3, rtol=1e-4)
+    power = inputs.square().sum(0).float()
+    torch.testing.assert_close(found.power, power, atol=1e-4, rtol=1e-5)
 
 
 def test_without_a_hessian_a_few_batches_tell_the_power(tiny: LoadedModel, tmp_path: Path) -> None:
-    few = statistics(tiny, tmp_path, MEASURED_BATCHES, with_hessian=False)[0]
-    more = statistics(tiny, tmp_path, MEASURED_BATCHES + 2, with_hessian=False)[0]
+    few = statistics(tiny, tmp_path, MEASURED_BATCHES, None)[0]
+    more = statistics(tiny, tmp_path, MEASURED_BATCHES + 2, None)[0]
     assert few.hessian is None
     assert few.power is not None
     assert more.power is not None
@@ -147,7 +150,7 @@ def test_without_data_each_layer_is_on_its_own_and_scales_come_from_the_weights(
 ) -> None:
     block = decoder_blocks(tiny.model)[1][0]
     weights = {name: linear.weight.detach() for name, linear in block_linears(block).items()}
-    shared = shared_inputs(block, list(weights), [], 0, with_hessian=False)
+    shared = shared_inputs(block, list(weights), [], 0, None)
     assert shared == [SharedInputs([name]) for name in weights]
     config = Int2Config(group_size=16, blockwise=BlockwiseConfig(tokens=0))
     for name, latent in initial_latents(weights, shared, INT4, config, seed=0).items():
