@@ -66,10 +66,8 @@ HOW: dict[str, Settings] = {
         }
     )
     | {"int2.start": "fp16"},
-    "rotated_upq": _both(
-        {"rotation": "input", "rounding": "ldlq", "hessian": "normalized", "descent_passes": 1}
-    )
-    | {"int2.start": "fp16"},
+    "rotated_upq": _both({"rotation": "input", "rounding": "ldlq", "descent_passes": 1})
+    | {"int2.start": "fp16", "int2.hessian": "normalized"},
 }
 
 #: Data and measurements.
