@@ -179,9 +179,8 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         _blockwise(48_000, 2, 512, 0.0, 0.0, **_UNISVQ_RATES)
         | {"blockwise.vector_lr": 2e-3, "descent_passes": 10}
     ),
-    ("overnight", "rotated_upq"): _both(
-        _blockwise(24_000, 2, 256, **_ROTATED_TRAINING) | {"descent_passes": 2}
-    )
+    ("overnight", "rotated_upq"): _both(_blockwise(24_000, 2, 256, **_ROTATED_TRAINING))
+    | _int4({"descent_passes": 2})
     | _int2(_distill(480_000, 512, 1e-3, 3e-3)),
     ("standard", "gptq"): _both({"blockwise.tokens": 262_144, "blockwise.batch_tokens": 8192}),
     ("standard", "efficientqat"): _both(
