@@ -84,28 +84,30 @@ def reconstruct(
 ) -> BlockResult:
     """Quantize all blocks of `model`, which stays as it is. Returns the layers and norms by full name.
 
-    device: where blocks are computed, one at a time; None: where the model is. load(i) gives the saved result of
+    device: where blocks are computed, one at a time; None: where the model computes. load(i) gives the saved result of
     block i or None, save(i, result) keeps it: finished blocks are not trained again, only run, so a resumed run
-    continues bit by bit. Without batches scales are only fitted.
+    continues bit by bit. What load gives behind save is what is returned: tensors of a mapped file take no memory.
+    Without batches scales are only fitted.
     """
     prefix, blocks = decoder_blocks(model)
-    device = device or next(blocks.parameters()).device
+    here: torch.device = device or model.device
     folder = context.checkpoint_dir / "streams"
-    streams = Streams.enter(model, batches, device, folder, STREAM_BYTES)
+    streams = Streams.enter(model, batches, here, folder, STREAM_BYTES)
     whole = BlockResult(plain=dict(task.norms))
     for index, kept in enumerate(blocks):
         context.check()
-        here, block = f"{prefix}.{index}.", on_device(kept, device)
-        start, plain = _below(task.start, here), _below(task.norms, here)
+        name, block = f"{prefix}.{index}.", on_device(kept, here)
+        start, plain = _below(task.start, name), _below(task.norms, name)
         _reach_targets(block, streams, index)
         result = load(index)
         if result is None:
             student = _student(block, start, plain, task, streams, index)
             result = _train(student, plain, streams, index, task, context)
             save(index, result)
+            result = load(index) or result
         _advance(block, result, streams, index, task)
-        whole.layers.update({here + name: latent for name, latent in result.layers.items()})
-        whole.plain.update({here + name: weight for name, weight in result.plain.items()})
+        whole.layers.update({name + layer: latent for layer, latent in result.layers.items()})
+        whole.plain.update({name + norm: weight for norm, weight in result.plain.items()})
         context.metric(f"{task.name}_block_before", index, result.error_before)
         context.metric(f"{task.name}_block_after", index, result.error_after)
         context.progress(index + 1, detail=f"block {index + 1} of {len(blocks)}")

@@ -121,10 +121,6 @@ def _precision(
 
 def _reconstructed(work: Work, task: Task) -> BlockResult:
     folder = work.context.checkpoint_dir / task.name
-    kept = checkpoint.load(folder / "latent")
-    if kept is not None:
-        work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
-        return _unflattened(kept[0])
 
     def load(index: int) -> BlockResult | None:
         found = checkpoint.load(folder / f"block-{index:04d}")
@@ -137,14 +133,17 @@ def _reconstructed(work: Work, task: Task) -> BlockResult:
         errors = {"before": result.error_before, "after": result.error_after}
         checkpoint.save(folder / f"block-{index:04d}", _flat(result), errors)
 
-    batches = _calibration(work, task.config.blockwise)
-    tokens = sum(int(batch.real.sum()) for batch in batches)
-    passes = max(1, task.config.blockwise.epochs)
-    work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
+    blocks = range(len(decoder_blocks(work.teacher)[1]))
+    if all(load(index) is not None for index in blocks):
+        work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
+        batches = []
+    else:
+        batches = _calibration(work, task.config.blockwise)
+        tokens = sum(int(batch.real.sum()) for batch in batches)
+        passes = max(1, task.config.blockwise.epochs)
+        work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
     result = reconstruct(work.teacher, task, batches, work.context, load, save)
     work.context.flush()
-    checkpoint.save(folder / "latent", _flat(result), {})
-    checkpoint.forget(folder, "block-*")
     return result
 
 
@@ -169,12 +168,13 @@ def _distilled(
     folder = work.context.checkpoint_dir / f"{name}-distill"
     if (kept := checkpoint.load(folder / "done")) is not None:
         return _unflattened(kept[0])
-    student = twin(work.teacher, start.layers)
+    student, device = twin(work.teacher, start.layers), work.teacher.device
 
     def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
-        return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(linear.weight.device)
+        return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(device)
 
     swap_linears(student, list(start.layers), make)
+    student.to(device)
     set_parameters(student, start.plain)
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
 

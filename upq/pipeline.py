@@ -20,14 +20,15 @@ from upq import assembly, data, models
 from upq.artifact import Artifact
 from upq.config import RunConfig
 from upq.context import RunContext
-from upq.engines import compute_dtype, to_compute_dtype
+from upq.engines import compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.layers import memory_bytes
+from upq.layers import memory_bytes, place_buffers
 from upq.memory import keep_freed_memory
 from upq.methods import Quantized, Work, quantize, round_to_nearest
 from upq.models import LoadedModel
-from upq.structure import plan_embeddings, plan_layers
+from upq.offload import is_large, is_lent, lend_blocks
+from upq.structure import decoder_blocks, plan_embeddings, plan_layers
 
 
 def run_quantization(config: RunConfig, context: RunContext) -> None:
@@ -40,6 +41,8 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     loaded = models.load(config.model.source, revision=config.model.revision)
     layers = plan(loaded.model, config, context)
     teacher = in_compute_dtype(loaded.model, device)
+    if is_lent(teacher):
+        context.log("the 16-bit model stays in CPU memory: it is large for this GPU")
     context.progress(1, detail=loaded.info.name)
     dataset = data.build(config, replace(loaded, model=teacher), context)
     work = Work(config, context, loaded, teacher, dataset, layers)
@@ -81,13 +84,25 @@ def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
 
 
 def in_compute_dtype(model: Any, device: torch.device) -> Any:
-    """A frozen model of the same values in the device's compute dtype; weights that are so already are shared."""
+    """A frozen model of the same values in the device's compute dtype; weights that are so already are shared.
+
+    The decoder blocks of a model that is large for the device stay on the CPU, which lends them (upq.offload).
+    """
     dtype = compute_dtype(device)
+    stays = is_large(model, dtype, device)
+    staying = set(decoder_blocks(model)[1].parameters()) if stays else set()
     moved = {
-        id(one): nn.Parameter(one.detach().to(device, dtype), requires_grad=False)
+        id(one): nn.Parameter(
+            one.detach().to("cpu" if one in staying else device, dtype), requires_grad=False
+        )
         for one in model.parameters()
     }
-    return to_compute_dtype(copy.deepcopy(model, moved), device)
+    copied = copy.deepcopy(model, moved)
+    place_buffers(copied, device)
+    if stays:
+        lend_blocks(copied, device)
+    copied.config.dtype = dtype
+    return copied.eval()
 
 
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:

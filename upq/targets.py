@@ -29,9 +29,10 @@ def packed_teacher(
     teacher = twin(model, packed)
 
     def make(name: str, linear: nn.Linear) -> nn.Module:
-        return PackedLinear(packed[name], linear.bias).to(linear.weight.device)
+        return PackedLinear(packed[name], linear.bias).to(model.device)
 
     swap_linears(teacher, list(packed), make)
+    teacher.to(model.device)
     set_parameters(teacher, plain)
     return teacher
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.helpers import RecordingContext, examples
+from tests.helpers import RecordingContext, examples, tiny_config
+from upq import pipeline
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.data import collate
+from upq.forward import last_hidden
 from upq.layers import place
+from upq.models import LoadedModel
 from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2
 from upq.structure import plan_layers
@@ -65,3 +68,30 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
     _, _, few = reconstructed(2, "cpu", tmp_path)
     _, _, many = reconstructed(8, "cpu", tmp_path)
     assert many == pytest.approx(few, rel=0.02)
+
+
+@torch.no_grad()
+def test_a_model_that_the_cpu_lends_gives_the_same_bits(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = torch.device("cuda")
+    ids = collate(examples(4), cuda).ids
+    here = last_hidden(pipeline.in_compute_dtype(tiny.model, cuda), ids)
+    monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
+    assert torch.equal(here, last_hidden(pipeline.in_compute_dtype(tiny.model, cuda), ids))
+
+
+@pytest.mark.parametrize("changes", [{}, {"int2__distill__teacher": "int4"}], ids=str)
+def test_a_run_whose_model_the_cpu_lends_ends_like_any_other(
+    changes: dict[str, str], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for is_lent in (False, True):
+        monkeypatch.setattr(pipeline, "is_large", lambda *_, lent=is_lent: lent)
+        context = RecordingContext(tmp_path / str(is_lent))
+        config = tiny_config(tiny_model_dir, device="cuda", data__answer_temperature=0.0, **changes)
+        pipeline.run_quantization(config, context)
+        assert any("stays in CPU memory" in line for line in context.lines) is is_lent
+        found.append({row["label"]: row["kl"] for row in context.rows})
+    here, lent = found
+    assert lent == pytest.approx(here, rel=0.1, abs=1e-3)

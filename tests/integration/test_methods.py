@@ -117,14 +117,18 @@ def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and
     """EfficientQAT's second phase, for both of its precisions."""
     context = finished["efficientqat"]
     for name, precision in (("int4", "INT4"), ("int2", "INT2")):
-        kept = checkpoint.load(context.folder / name / "latent")
-        assert kept is not None
+        blocks = [checkpoint.load(one) for one in sorted((context.folder / name).iterdir())]
         model, _ = assembly.assemble(context.artifacts[precision])
         for layer, module in packed_layers(model):
             if not layer.startswith("model."):
                 continue
             packed = module.packed
-            weight, scale, zero = (kept[0][f"{layer}:{one}"] for one in ("weight", "scale", "zero"))
+            _, _, block, inside = layer.split(".", 3)
+            kept = blocks[int(block)]
+            assert kept is not None
+            weight, scale, zero = (
+                kept[0][f"{inside}:{one}"] for one in ("weight", "scale", "zero")
+            )
             before = Latent(weight, scale, zero).pack(Grid(packed.bits, integer_zero=True))
             assert before.zeros is not None
             assert packed.zeros is not None

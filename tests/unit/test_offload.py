@@ -5,16 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import pytest
 import torch
 
 from tests.helpers import examples
+from upq import pipeline
 from upq.data import collate
 from upq.forward import last_hidden
 from upq.models import LoadedModel
-from upq.offload import blocks_away, on_device, twin
+from upq.offload import blocks_away, is_large, is_lent, on_device, twin
+from upq.quantizers import INT4
 from upq.structure import decoder_blocks
+from upq.targets import packed_teacher
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def devices(module: torch.nn.Module) -> set[str]:
@@ -43,6 +47,75 @@ def test_blocks_that_were_away_give_the_same_bits(tiny: LoadedModel) -> None:
     with blocks_away(tiny.model):
         pass
     assert torch.equal(before, last_hidden(tiny.model, ids))
+
+
+@pytest.fixture
+def lent(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tiny model as one that is too large for a device without values, so that only shapes and places show."""
+    monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
+    return pipeline.in_compute_dtype(tiny.model, META)
+
+
+def run(model: Any, block: Any) -> torch.Tensor:
+    hidden = torch.empty(2, 8, 64, dtype=model.dtype, device=META)
+    turns = torch.empty(1, 8, block.self_attn.head_dim, dtype=model.dtype, device=META)
+    return block(hidden, position_embeddings=(turns, turns))
+
+
+def test_lent_blocks_compute_on_the_device_and_stay_on_the_cpu(lent: Any) -> None:
+    blocks = decoder_blocks(lent)[1]
+    before = {name: one.clone() for name, one in blocks.named_parameters()}
+    seen: list[str] = []
+
+    def note(module: torch.nn.Module, *_: Any) -> None:
+        seen.extend(one.device.type for one in module.parameters(recurse=False))
+
+    for module in blocks.modules():
+        module.register_forward_hook(note, prepend=True)
+    assert is_lent(lent)
+    assert all(run(lent, block).device == META for block in blocks)
+    assert seen == ["meta"] * len(before)
+    after = dict(blocks.named_parameters())
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+
+
+def test_lent_weights_come_home_when_a_block_fails(lent: Any) -> None:
+    blocks: Any = decoder_blocks(lent)[1]
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    blocks[0].mlp.up_proj.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(lent, blocks[0])
+    assert devices(blocks) == {"cpu"}
+
+
+def test_a_copy_of_a_lent_block_keeps_its_weights_on_the_device_and_can_learn(lent: Any) -> None:
+    block = on_device(decoder_blocks(lent)[1][0], META).requires_grad_()
+    before = dict(block.named_parameters())
+    run(lent, block).sum().backward()
+    assert dict(block.named_parameters()) == before
+    assert all(one.grad is not None and one.device == META for one in before.values())
+    assert devices(decoder_blocks(lent)[1]) == {"cpu"}
+
+
+def test_students_and_packed_teachers_of_a_lent_model_are_on_the_device(lent: Any) -> None:
+    name = "model.layers.0.mlp.up_proj"
+    weight = lent.get_parameter(f"{name}.weight")
+    packed = {name: INT4.pack(weight.float(), *INT4.fit(weight.float(), 64, "absmax"))}
+    assert devices(packed_teacher(lent, packed, {})) == {"meta"}
+
+
+def test_a_model_is_lent_where_it_takes_more_than_half_of_what_is_free(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 2 * sum(one.numel() for one in tiny.model.parameters())
+    cuda = torch.device("cuda")
+    for free, large in ((2 * size, False), (2 * size - 1, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
+        assert is_large(tiny.model, torch.bfloat16, cuda) is large
+    assert not is_large(tiny.model, torch.bfloat16, CPU)
 
 
 def test_a_twin_shares_only_what_does_not_change(tiny: LoadedModel) -> None:

@@ -1,7 +1,8 @@
 """Decoding any model with transformers' own forward pass, on the CPU and on NVIDIA GPUs.
 
 Models with plain full attention decode all rows of a session at once, each at its own position; on a GPU the whole
-step is a CUDA graph. Models that keep another state (sliding windows, recurrent layers) go row by row.
+step is a CUDA graph, unless the CPU lends the weights. Models that keep another state (sliding windows, recurrent
+layers) go row by row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from upq.engines.base import Session, check_rewind
 from upq.engines.row_cache import RowCache, bucket
 from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers import memory_bytes
+from upq.offload import is_lent
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")
@@ -42,7 +44,8 @@ class TransformersEngine:
         on_gpu = self.device.type == "cuda"
         self.lock: AbstractContextManager = GPU_LOCK if on_gpu else nullcontext()
         self.by_rows = _has_plain_attention(model)
-        runner = "CUDA graph" if on_gpu and self.by_rows else "transformers"
+        self.by_graphs = on_gpu and self.by_rows and not is_lent(model)
+        runner = "CUDA graph" if self.by_graphs else "transformers"
         self.backend = f"{runner}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in takes
@@ -53,7 +56,7 @@ class TransformersEngine:
         """Room for `rows` sequences of at most `length` tokens each; memory is taken as they grow."""
         if not self.by_rows:
             return PlainSession(self, rows)
-        kind = GraphSession if self.device.type == "cuda" else RowSession
+        kind = GraphSession if self.by_graphs else RowSession
         return kind(self, rows, length)
 
     def read(
@@ -151,8 +154,9 @@ class RowSession:
 
     def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
         every = list(rows) == list(range(len(self.lengths)))
-        inputs = torch.tensor([tokens, [self.lengths[row] for row in rows]])
-        self.cache.rows = None if every else torch.tensor(rows)
+        device = self.engine.device
+        inputs = torch.tensor([tokens, [self.lengths[row] for row in rows]], device=device)
+        self.cache.rows = None if every else torch.tensor(rows, device=device)
         return self._forward(inputs, span)
 
     def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
