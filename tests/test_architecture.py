@@ -73,6 +73,7 @@ ORDER = (
     "upq.evaluate",
     "upq.methods",
     "upq.suite_data",
+    "upq.check_finders",
     "upq.check_reasons",
     "upq.checks upq.check_scores",
     "upq.mmlu upq.mmlu_scores",

@@ -11,9 +11,8 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlite_utils import Database
 
@@ -24,54 +23,14 @@ from upq.files import clean_text
 from upq.store_artifacts import ArtifactRow, Prepared
 from upq.store_lease import Lease, LostLease, add_log
 from upq.store_reports import Reports, set_note
+from upq.store_run import Run, RunState, find_run, from_row, running_runs
 from upq.store_schema import Connections, migrate, next_revision
 
 __all__ = ["MAX_CRASHES", "ArtifactRow", "Lease", "LostLease", "Run", "RunState", "Store"]
 
-RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
-
 #: So many dead workers in a row fail a run.
 MAX_CRASHES = 3
 NAME_CHARACTERS = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run as it stands in the database. Times are unix seconds."""
-
-    id: int
-    kind: Literal["quantize", "check"]
-    state: RunState
-    name: str
-    model: str
-    method: str
-    preset: str
-    config: dict[str, Any]
-    parent_id: int | None  #: the quantize run that a check looks at
-    created_at: float
-    started_at: float | None
-    ended_at: float | None
-    stage: str
-    stage_step: int
-    stage_total: int  #: 0: unknown
-    detail: str
-    tokens_per_s: float | None
-    eta_s: float | None
-    peak_bytes: int | None
-    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total", "seconds"}
-    cancel_requested: bool
-    worker: str | None
-    pid: int | None
-    attempt: int  #: how often a worker has claimed the run
-    crashes: int  #: how many workers died over it since it was last resumed by hand
-    lease_s: float | None
-    lease_until: float | None
-    error_code: str
-    error_message: str
-    error_hint: str
-    revision: int  #: grows with every change of the run, its metrics or its log
-    worked_s: float  #: seconds that workers spent on the run, pauses not counted
-    environments: list[dict[str, Any]]  #: where it was executed: upq.provenance.environment
 
 
 class Store(Reports):
@@ -119,7 +78,7 @@ class Store(Reports):
     def run(self, run_id: int) -> Run:
         """The run with this id. Raises UserError("run_not_found")."""
         with self._connections.read() as db:
-            return _run(db, run_id)
+            return find_run(db, run_id)
 
     def runs(self, limit: int = 100, kind: str | None = None) -> list[Run]:
         """The newest runs first."""
@@ -128,12 +87,12 @@ class Store(Reports):
                 "SELECT * FROM runs WHERE kind = coalesce(?, kind) ORDER BY id DESC LIMIT ?",
                 [kind, limit],
             )
-            return [_from_row(row) for row in found]
+            return [from_row(row) for row in found]
 
     def live_run(self) -> Run | None:
         """The run that a worker is on, if any."""
         with self._connections.read() as db:
-            running = _running(db)
+            running = running_runs(db)
         return running[0] if running else None
 
     def queue_position(self, run_id: int) -> int:
@@ -155,7 +114,7 @@ class Store(Reports):
     def request_cancel(self, run_id: int) -> str:
         """Cancel a waiting run now, or ask a running one to stop. Returns a sentence to show."""
         with self._connections.write() as db:
-            run = _run(db, run_id)
+            run = find_run(db, run_id)
             if run.state in ("queued", "interrupted"):
                 self._end(db, run_id, "cancelled")
                 return f"Run {run_id} is cancelled; it was not running."
@@ -172,7 +131,7 @@ class Store(Reports):
     def resume(self, run_id: int) -> str:
         """Queue a failed, cancelled or interrupted run again. Returns a sentence to show."""
         with self._connections.write() as db:
-            run = _run(db, run_id)
+            run = find_run(db, run_id)
             if run.state not in ("failed", "cancelled", "interrupted"):
                 return f"Run {run_id} is {run.state}; there is nothing to resume."
             db.execute(
@@ -190,7 +149,7 @@ class Store(Reports):
         Raises UserError: run_not_found, run_is_running (also for a queued run or check).
         """
         with self._connections.write() as db:
-            run = _run(db, run_id)
+            run = find_run(db, run_id)
             live = db.query(
                 "SELECT id, state FROM runs WHERE (id = ? OR parent_id = ?)"
                 " AND state IN ('queued', 'running')",
@@ -246,7 +205,7 @@ class Store(Reports):
                     [worker, pid, lease_s, now + lease_s, now, next_revision(db)],
                 )
             )
-        return _from_row(found[0]) if found else None
+        return from_row(found[0]) if found else None
 
     def lease(self, run: Run) -> Lease:
         """The hold on a run that `claim` returned."""
@@ -269,10 +228,10 @@ class Store(Reports):
             return known_dead or (run.lease_until or 0) < self._clock()
 
         with self._connections.read() as db:
-            if not any(map(is_lost, _running(db))):
+            if not any(map(is_lost, running_runs(db))):
                 return []
         with self._connections.write() as db:
-            lost = [run for run in _running(db) if is_lost(run)]
+            lost = [run for run in running_runs(db) if is_lost(run)]
             for run in lost:
                 note = (exit_note or {}).get(run.worker or "", "the worker stopped answering")
                 self._give_up(db, run, note)
@@ -323,29 +282,7 @@ class Store(Reports):
             found = [f"Database: {line}." for line in integrity if line != "ok"]
             for row in list(db.query("PRAGMA foreign_key_check")):
                 found.append(f"Table {row['table']}, row {row['rowid']} refers to nothing.")
-            for run in _running(db):
+            for run in running_runs(db):
                 if (run.lease_until or 0) < self._clock():
                     found.append(f"Run {run.id} is marked as running but its worker is silent.")
             return found + store_artifacts.problems(db)
-
-
-def _run(db: Database, run_id: int) -> Run:
-    found = list(db.query("SELECT * FROM runs WHERE id = ?", [run_id]))
-    if not found:
-        raise UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")
-    return _from_row(found[0])
-
-
-def _running(db: Database) -> list[Run]:
-    found = db.query("SELECT * FROM runs WHERE state = 'running' ORDER BY id")
-    return [_from_row(row) for row in found]
-
-
-def _from_row(row: dict[str, Any]) -> Run:
-    decoded = {
-        "config": json.loads(row["config"]),
-        "stages": json.loads(row["stages"]),
-        "environments": json.loads(row["environments"]),
-        "cancel_requested": bool(row["cancel_requested"]),
-    }
-    return Run(**{**row, **decoded})

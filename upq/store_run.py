@@ -1,0 +1,77 @@
+"""One run of the queue as the database holds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlite_utils import Database
+
+from upq.errors import UserError
+
+RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run as it stands in the database. Times are unix seconds."""
+
+    id: int
+    kind: Literal["quantize", "check"]
+    state: RunState
+    name: str
+    model: str
+    method: str
+    preset: str
+    config: dict[str, Any]
+    parent_id: int | None  #: the quantize run that a check looks at
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    stage: str
+    stage_step: int
+    stage_total: int  #: 0: unknown
+    detail: str
+    tokens_per_s: float | None
+    eta_s: float | None
+    peak_bytes: int | None
+    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total", "seconds"}
+    cancel_requested: bool
+    worker: str | None
+    pid: int | None
+    attempt: int  #: how often a worker has claimed the run
+    crashes: int  #: how many workers died over it since it was last resumed by hand
+    lease_s: float | None
+    lease_until: float | None
+    error_code: str
+    error_message: str
+    error_hint: str
+    revision: int  #: grows with every change of the run, its metrics or its log
+    worked_s: float  #: seconds that workers spent on the run, pauses not counted
+    environments: list[dict[str, Any]]  #: where it was executed: upq.provenance.environment
+
+
+def find_run(db: Database, run_id: int) -> Run:
+    """The run with this id. Raises UserError("run_not_found")."""
+    found = list(db.query("SELECT * FROM runs WHERE id = ?", [run_id]))
+    if not found:
+        raise UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")
+    return from_row(found[0])
+
+
+def running_runs(db: Database) -> list[Run]:
+    """The runs that are marked as running, oldest first."""
+    found = db.query("SELECT * FROM runs WHERE state = 'running' ORDER BY id")
+    return [from_row(row) for row in found]
+
+
+def from_row(row: dict[str, Any]) -> Run:
+    """A row of the table `runs`."""
+    decoded = {
+        "config": json.loads(row["config"]),
+        "stages": json.loads(row["stages"]),
+        "environments": json.loads(row["environments"]),
+        "cancel_requested": bool(row["cancel_requested"]),
+    }
+    return Run(**{**row, **decoded})
