@@ -173,6 +173,25 @@ def test_a_resumed_run_gives_the_same_bits(tiny: LoadedModel, tmp_path: Path) ->
     assert context.curve("int2_block_after").keys() == {0, 1}, "the curve has no hole"
 
 
+def test_what_is_kept_of_a_block_is_what_was_saved_and_read_again(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    saved: dict[int, BlockResult] = {}
+
+    def save_copies(index: int, result: BlockResult) -> None:
+        saved[index] = copy.deepcopy(result)
+
+    layers, _ = run(tiny.model, batches(), tmp_path, saved=saved, save=save_copies)
+    prefix, _ = decoder_blocks(tiny.model)
+    again = {
+        f"{prefix}.{index}.{name}": latent
+        for index, result in saved.items()
+        for name, latent in result.layers.items()
+    }
+    assert layers.keys() == again.keys()
+    assert all(layers[name] is latent for name, latent in again.items()), "not the first copy"
+
+
 def test_padding_has_no_part_in_the_error(tiny: LoadedModel, tmp_path: Path) -> None:
     (batch,) = batches(1)
     wider = Batch(
