@@ -134,7 +134,8 @@ def _reconstructed(work: Work, task: Task) -> BlockResult:
         checkpoint.save(folder / f"block-{index:04d}", _flat(result), errors)
 
     blocks = range(len(decoder_blocks(work.teacher)[1]))
-    if all(load(index) is not None for index in blocks):
+    finished = {index: found for index in blocks if (found := load(index)) is not None}
+    if len(finished) == len(blocks):
         work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
         batches = []
     else:
@@ -142,7 +143,11 @@ def _reconstructed(work: Work, task: Task) -> BlockResult:
         tokens = sum(int(batch.real.sum()) for batch in batches)
         passes = max(1, task.config.blockwise.epochs)
         work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
-    result = reconstruct(work.teacher, task, batches, work.context, load, save)
+
+    def read_once(index: int) -> BlockResult | None:
+        return finished.get(index) or load(index)
+
+    result = reconstruct(work.teacher, task, batches, work.context, read_once, save)
     work.context.flush()
     return result
 
