@@ -83,6 +83,7 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
         "stages": {name: one["seconds"] for name, one in run.stages.items()},
         "distillation_tokens_per_s": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "peak_bytes": run.peak_bytes,
+        "gpu_peak_bytes": run.gpu_peak_bytes,
         "kl_curve": [(point["at_s"], point["value"]) for point in curve],
         "rows": [{"method": method, "seed": seed, **row} for row in store.measurements(run.id)],
     }
@@ -114,11 +115,11 @@ def _count_data(runs: list[dict[str, Any]]) -> None:
 
 def _time_row(run: dict[str, Any]) -> dict[str, Any]:
     stages = {name: round(run["stages"].get(name, 0)) for name in STAGES}
-    peak = f"{run['peak_bytes'] / 1e9:.1f} GB" if run["peak_bytes"] else None
+    peaks = {name: run[f"{name}_bytes"] for name in ("peak", "gpu_peak")}
     return (
         {"method": run["method"], "seed": run["seed"], "s": round(run["seconds"])}
         | stages
-        | {"peak": peak}
+        | {f"{name} GB": round(one / 1e9, 1) for name, one in peaks.items() if one}
     )
 
 

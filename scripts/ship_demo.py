@@ -25,7 +25,7 @@ from upq.store_artifacts import prepare
 LARGEST_BYTES = 30_000_000
 RUN_FACTS = (
     *("model", "method", "preset", "config", "stages", "environments"),
-    *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes"),
+    *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes", "gpu_peak_bytes"),
 )
 
 

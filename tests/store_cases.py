@@ -34,7 +34,7 @@ def small_artifact() -> Artifact:
 WRITES: dict[str, Callable[[Lease], Any]] = {
     "renew": lambda lease: lease.renew(30.0),
     "stage": lambda lease: lease.stage("int4", 5),
-    "progress": lambda lease: lease.progress(1, 2.0, 3.0, 4, "block 1"),
+    "progress": lambda lease: lease.progress(1, 2.0, 3.0, "block 1", 4, None),
     "metrics": lambda lease: lease.metrics([("jsd", 1, 0.5, 0.0)]),
     "environment": lambda lease: lease.environment({"commit": "abc"}),
     "log": lambda lease: lease.log([(1.0, "line")]),

@@ -63,6 +63,7 @@ class ResultRow:
     run_seconds: float
     training_tokens: int | None
     peak_bytes: int | None
+    gpu_peak_bytes: int | None
     seed: int
     machine: str
     commit: str
@@ -198,6 +199,7 @@ def _row(
         tokens_per_s=speed,
         run_seconds=run.worked_s,
         peak_bytes=run.peak_bytes,
+        gpu_peak_bytes=run.gpu_peak_bytes,
         seed=run.config["seed"],
         **origin,
         scores={suite: score for (suite, whose), score in scores.items() if whose == label},

@@ -11,7 +11,7 @@ from ui.comparison import Subject, commit_words, differing, machine_words, same_
 from ui.html import Html, tag
 from ui.render import notice, run_name, table
 from ui.render_run import stage_seconds
-from ui.words import NO_VALUE, duration, size, stage_name
+from ui.words import NO_VALUE, duration, peak_memory, stage_name
 from upq.provenance import TOKENS
 
 #: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.
@@ -152,7 +152,7 @@ def _facts(subject: Subject) -> list[Html]:
         ("state", run.state),
         ("seed", run.config.get("seed")),
         ("time", duration(run.worked_s)),
-        ("peak memory", size(run.peak_bytes)),
+        ("peak memory", peak_memory(run.peak_bytes, run.gpu_peak_bytes)),
         ("commit", commit_words(run) or "not kept"),
         ("machine", machine_words(run) or "not kept"),
         ("versions", versions or "not kept"),

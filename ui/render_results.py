@@ -11,7 +11,7 @@ from ui.charts import Dot, scatter
 from ui.comparison import ResultRow, Score
 from ui.html import Html, join, tag
 from ui.render import notice, table
-from ui.words import METHOD_NAMES, NO_VALUE, duration, fixed, number, percent, size
+from ui.words import METHOD_NAMES, NO_VALUE, duration, fixed, number, peak_memory, percent, size
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,11 @@ COLUMNS = (
         lambda row: row.training_tokens,
     ),
     Column("time", lambda row: duration(row.run_seconds), lambda row: row.run_seconds),
-    Column("peak memory", lambda row: size(row.peak_bytes), lambda row: row.peak_bytes),
+    Column(
+        "peak memory",
+        lambda row: peak_memory(row.peak_bytes, row.gpu_peak_bytes),
+        lambda row: row.gpu_peak_bytes or row.peak_bytes,
+    ),
     Column("seed", lambda row: row.seed, lambda row: row.seed, origin=True),
     Column("commit", lambda row: row.commit or NO_VALUE, lambda row: row.commit, False, True),
     Column("machine", lambda row: row.machine or NO_VALUE, lambda row: row.machine, False, True),

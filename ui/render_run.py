@@ -14,6 +14,7 @@ from ui.words import (
     duration,
     fixed,
     number,
+    peak_memory,
     size,
     span,
     stage_name,
@@ -143,7 +144,7 @@ def _numbers(run: Run) -> Html:
         facts = []
     facts += [
         ("time", duration(run.worked_s) if run.started_at else NO_VALUE),
-        ("peak memory", size(run.peak_bytes)),
+        ("peak memory", peak_memory(run.peak_bytes, run.gpu_peak_bytes)),
     ]
     bar = tag(
         "progress", value=f"{stage_share(run):.3f}", max=1, aria_label="progress of the stage"

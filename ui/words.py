@@ -54,6 +54,12 @@ def size(size_bytes: float | None) -> str:
     return f"{size_bytes:.0f} B"
 
 
+def peak_memory(peak_bytes: int | None, gpu_peak_bytes: int | None) -> str:
+    """The most memory that a run took, on a GPU as well if it used one: "5.6 GB" or "5.6 GB, GPU 8.5 GB"."""
+    gpu = f", GPU {size(gpu_peak_bytes)}" if gpu_peak_bytes else ""
+    return f"{size(peak_bytes)}{gpu}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
     if seconds is None:

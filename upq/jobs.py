@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 
 from upq.artifact import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
@@ -106,7 +107,7 @@ class WorkerContext:
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._points: list[tuple[str, int, float, float]] = []  # with the time, monotonic
         self._lines: list[tuple[float, str]] = []
-        self._progress: tuple[int, float | None, float | None, int, str] | None = None
+        self._progress: tuple[int, float | None, float | None, str] | None = None
         self._stage_total = 0
         self._stage_start: tuple[int, float] | None = None  # first step seen, and when
         self._flushed_at = -math.inf
@@ -154,7 +155,7 @@ class WorkerContext:
 
     def progress(self, step: int, *, tokens_per_s: float | None = None, detail: str = "") -> None:
         """`step` steps of the stage are done."""
-        self._progress = (step, tokens_per_s, self._eta_s(step), peak_bytes(), detail)
+        self._progress = (step, tokens_per_s, self._eta_s(step), detail)
         self._flush_if_due()
 
     def metric(self, series: str, step: int, value: float) -> None:
@@ -179,7 +180,7 @@ class WorkerContext:
         if lines:
             self.lease.log(lines)
         if progress:
-            self.lease.progress(*progress)
+            self.lease.progress(*progress, peak_bytes(), gpu_peak_bytes())
 
     def _flush_if_due(self) -> None:
         if time.monotonic() - self._flushed_at >= FLUSH_S:
@@ -274,3 +275,8 @@ def peak_bytes() -> int:
     """The most memory that this process has had resident so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+def gpu_peak_bytes() -> int | None:
+    """The most memory that torch has had allocated on the GPU in this process; None if it used none."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None

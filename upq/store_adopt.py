@@ -34,13 +34,14 @@ def insert(
     """
     cursor = db.execute(
         "INSERT INTO runs (kind, state, revision, name, model, method, preset, config, stages,"
-        " environments, created_at, started_at, ended_at, worked_s, peak_bytes)"
-        " VALUES ('quantize', 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " environments, created_at, started_at, ended_at, worked_s, peak_bytes,"
+        " gpu_peak_bytes)"
+        " VALUES ('quantize', 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             *(next_revision(db), run["name"], run["model"], run["method"], run["preset"]),
             *(json.dumps(run[name]) for name in ("config", "stages", "environments")),
             *(run["created_at"], run["started_at"], run["ended_at"]),
-            *(run["worked_s"], run["peak_bytes"]),
+            *(run["worked_s"], run["peak_bytes"], run.get("gpu_peak_bytes")),
         ],
     )
     run_id = int(cursor.lastrowid or 0)

@@ -80,15 +80,20 @@ class Lease:
         step: int,
         tokens_per_s: float | None,
         eta_s: float | None,
-        peak_bytes: int | None,
         detail: str,
+        peak_bytes: int,
+        gpu_peak_bytes: int | None,
     ) -> None:
-        """`step` steps of the stage are done. peak_bytes: of this process; the largest is kept."""
+        """`step` steps of the stage are done. The peaks are this process's; the run keeps the largest."""
         with self._fenced() as db:
             db.execute(
                 "UPDATE runs SET stage_step = ?, tokens_per_s = ?, eta_s = ?, detail = ?,"
-                " peak_bytes = max(coalesce(peak_bytes, 0), ?) WHERE id = ?",
-                [step, tokens_per_s, eta_s, clean_text(detail), peak_bytes or 0, self.run_id],
+                " peak_bytes = max(coalesce(peak_bytes, 0), ?),"
+                " gpu_peak_bytes = coalesce(max(gpu_peak_bytes, ?), ?, gpu_peak_bytes) WHERE id = ?",
+                [
+                    *(step, tokens_per_s, eta_s, clean_text(detail)),
+                    *(peak_bytes, gpu_peak_bytes, gpu_peak_bytes, self.run_id),
+                ],
             )
 
     def metrics(self, points: Iterable[tuple[str, int, float, float]]) -> None:

@@ -50,6 +50,7 @@ class Run:
     revision: int  #: grows with every change of the run, its metrics or its log
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
     environments: list[dict[str, Any]]  #: where it was executed: upq.provenance.environment
+    gpu_peak_bytes: int | None
 
 
 def find_run(db: Database, run_id: int) -> Run:

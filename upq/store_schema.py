@@ -1,7 +1,7 @@
-"""The database's tables, how a connection to it is made, and what its errors mean to a person.
+"""How a connection to the database is made and its tables brought up to date, and what its errors mean to a person.
 
-Migrations are scripts; PRAGMA user_version counts how many have run, and each one runs in the same
-transaction as its count. Connections are in autocommit mode and every change is made inside
+PRAGMA user_version counts the migrations that have run, and each one runs in the same transaction as
+its count. Connections are in autocommit mode and every change is made inside
 `Connections.write`, which takes the write lock first: a transaction that reads before it has the
 lock would fail at once instead of waiting its turn.
 """
@@ -16,157 +16,9 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from upq.errors import UserError
+from upq.store_tables import MIGRATIONS
 
 BUSY_TIMEOUT_S = 10.0
-
-_TABLES = """
-CREATE TABLE revision (value INTEGER NOT NULL) STRICT;
-INSERT INTO revision VALUES (0);
-
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: checkpoint folders carry it
-    kind TEXT NOT NULL CHECK (kind IN ('quantize', 'check')),
-    state TEXT NOT NULL DEFAULT 'queued'
-        CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled', 'interrupted')),
-    name TEXT NOT NULL,
-    model TEXT NOT NULL,
-    method TEXT NOT NULL,
-    preset TEXT NOT NULL,
-    config TEXT NOT NULL,
-    parent_id INTEGER REFERENCES runs (id) ON DELETE CASCADE,
-    created_at REAL NOT NULL,
-    started_at REAL,
-    ended_at REAL,
-    stage TEXT NOT NULL DEFAULT '',
-    stage_step INTEGER NOT NULL DEFAULT 0,
-    stage_total INTEGER NOT NULL DEFAULT 0,
-    detail TEXT NOT NULL DEFAULT '',
-    tokens_per_s REAL,
-    eta_s REAL,
-    peak_bytes INTEGER,
-    stages TEXT NOT NULL DEFAULT '{}',
-    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
-    worker TEXT,
-    pid INTEGER,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    crashes INTEGER NOT NULL DEFAULT 0,
-    lease_s REAL,
-    lease_until REAL,
-    error_code TEXT NOT NULL DEFAULT '',
-    error_message TEXT NOT NULL DEFAULT '',
-    error_hint TEXT NOT NULL DEFAULT '',
-    revision INTEGER NOT NULL DEFAULT 0,
-    CHECK (state <> 'running' OR (worker IS NOT NULL AND lease_until IS NOT NULL))
-) STRICT;
-CREATE INDEX runs_by_state ON runs (state, id);
-CREATE INDEX runs_by_parent ON runs (parent_id);
-
-CREATE TABLE metrics (
-    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    series TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    value REAL NOT NULL,
-    PRIMARY KEY (run_id, series, step)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE log (
-    id INTEGER PRIMARY KEY,
-    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    at REAL NOT NULL,
-    line TEXT NOT NULL
-) STRICT;
-CREATE INDEX log_by_run ON log (run_id, id);
-
-CREATE TABLE measurements (
-    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    label TEXT NOT NULL,
-    precision TEXT NOT NULL,
-    kl REAL,
-    kl_p95 REAL,
-    top1 REAL,
-    ppl REAL,
-    tokens INTEGER,
-    bits_per_weight REAL,
-    size_bytes INTEGER,
-    seconds REAL,
-    extra TEXT NOT NULL,
-    PRIMARY KEY (run_id, label)
-) STRICT;
-
-CREATE TABLE check_results (
-    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    precision TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    result TEXT NOT NULL,
-    PRIMARY KEY (run_id, precision, position)
-) STRICT;
-
-CREATE TABLE answers (
-    key TEXT NOT NULL,
-    prompt TEXT NOT NULL,
-    tokens TEXT NOT NULL,
-    PRIMARY KEY (key, prompt)
-) STRICT;
-
-CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-
-CREATE TABLE blobs (
-    digest TEXT PRIMARY KEY,
-    size_bytes INTEGER NOT NULL
-) STRICT;
-
-CREATE TABLE parts (
-    blob_digest TEXT NOT NULL REFERENCES blobs (digest) ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    sha256 TEXT NOT NULL,
-    data BLOB NOT NULL,
-    PRIMARY KEY (blob_digest, position)
-) STRICT;
-
-CREATE TABLE artifacts (
-    id INTEGER PRIMARY KEY,
-    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
-    precision TEXT NOT NULL,
-    manifest TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    bits_per_weight REAL NOT NULL,
-    created_at REAL NOT NULL,
-    UNIQUE (run_id, precision)
-) STRICT;
-
-CREATE TABLE artifact_tensors (
-    artifact_id INTEGER NOT NULL REFERENCES artifacts (id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    dtype TEXT NOT NULL,
-    shape TEXT NOT NULL,
-    blob_digest TEXT NOT NULL REFERENCES blobs (digest),
-    PRIMARY KEY (artifact_id, name)
-) STRICT;
-CREATE INDEX tensors_by_blob ON artifact_tensors (blob_digest);
-
-CREATE TABLE artifact_files (
-    artifact_id INTEGER NOT NULL REFERENCES artifacts (id) ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    blob_digest TEXT NOT NULL REFERENCES blobs (digest),
-    PRIMARY KEY (artifact_id, name)
-) STRICT;
-CREATE INDEX files_by_blob ON artifact_files (blob_digest);
-"""
-
-#: Time is counted while a worker holds the run, so a pause is nobody's training time. Points of older runs have none.
-_PROVENANCE = """
-ALTER TABLE runs ADD COLUMN worked_s REAL NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN environments TEXT NOT NULL DEFAULT '[]';
-ALTER TABLE metrics ADD COLUMN at_s REAL;
-UPDATE runs SET worked_s = max(0, ended_at - started_at) WHERE ended_at > started_at;
-UPDATE runs SET  -- stages are named as the settings are
-    stages = replace(replace(stages, '"int2":', '"int2_distill":'), '"warm":', '"int2":'),
-    stage = CASE stage WHEN 'int2' THEN 'int2_distill' WHEN 'warm' THEN 'int2' ELSE stage END
-WHERE kind = 'quantize';
-"""
-
-#: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE)
 
 
 class Connections:

@@ -53,7 +53,7 @@ class Lab:
             names = ("held_out_kl_int2", "jsd", "int2_block_before", "int2_block_after")
             lease.metrics((one, step, scale / (step + 1), 0.0) for one in names)
         lease.metrics([("int2_tokens", 0, 8000.0, 0.0), ("int2_distill_tokens", 0, 512.0, 0.0)])
-        lease.progress(2, 99.0, 0.0, 2_000_000_000, "")
+        lease.progress(2, 99.0, 0.0, "", 2_000_000_000, None)
         lease.save_measurements(measurement(label, kl * scale) for label, kl in KL.items())
         lease.finish("done")
         return run_id

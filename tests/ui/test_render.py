@@ -87,6 +87,7 @@ def a_run(**changes: Any) -> Run:
         "revision": 1,
         "worked_s": 20.0,
         "environments": [],
+        "gpu_peak_bytes": None,
     }
     return Run(**{**values, **changes})
 
@@ -246,6 +247,7 @@ def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
         ({"state": "queued"}, "It is number 2 in the queue."),
         ({"state": "running", "cancel_requested": True}, "Cancelling"),
         ({"state": "done", "ended_at": 50.0}, "Done."),
+        ({"state": "done", "gpu_peak_bytes": 8_500_000_000}, "2.1 GB, GPU 8.5 GB"),
         ({"state": "failed", "error_message": "The disk is full."}, "The disk is full."),
         ({"state": "cancelled"}, "Resume goes on from the last checkpoint."),
         ({"state": "interrupted", "error_message": "Crash 1 of 3."}, "continues by itself"),

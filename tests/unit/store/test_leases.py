@@ -88,12 +88,16 @@ def test_stages_remember_when_they_began_and_ended(store: Store, clock: Clock) -
     lease.stage("load", 1)
     clock.now += 5
     lease.stage("data", 7)
-    lease.progress(3, 10.0, 4.0, 1000, "prompt 3")
-    lease.progress(4, 11.0, 3.0, 900, "prompt 4")
+    lease.progress(3, 10.0, 4.0, "prompt 3", 1000, None)
+    lease.progress(4, 11.0, 3.0, "prompt 4", 900, 50)
     clock.now += 5
     run = store.run(run_id)
     assert (run.stage, run.stage_step, run.stage_total, run.detail) == ("data", 4, 7, "prompt 4")
-    assert (run.tokens_per_s, run.eta_s, run.peak_bytes) == (11.0, 3.0, 1000)
+    assert (run.tokens_per_s, run.eta_s) == (11.0, 3.0)
+    assert (run.peak_bytes, run.gpu_peak_bytes) == (1000, 50)
+    lease.progress(5, 11.0, 2.0, "", 950, 40)
+    lease.progress(6, 11.0, 1.0, "", 950, None)
+    assert store.run(run_id).gpu_peak_bytes == 50
     lease.finish("done")
     stages = store.run(run_id).stages
     assert [stages[name]["started"] for name in ("load", "data")] == [start, start + 5]

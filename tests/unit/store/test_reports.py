@@ -67,7 +67,7 @@ def test_the_time_of_a_killed_worker_counts_up_to_its_last_sign_of_life(
     lease = store.lease(claimed(store, lease_s=30.0))
     lease.stage("int2", 3)
     clock.now += 10
-    lease.progress(1, None, None, None, "")
+    lease.progress(1, None, None, "", 0, None)
     clock.now += 1000
     store.reconcile()
     store.requeue_interrupted()
@@ -125,7 +125,7 @@ def test_any_text_comes_back_clean(store: Store, name: str, lines: list[str], de
     run_id = store.enqueue(RunConfig(), name=name)
     lease = store.lease(claimed(store))
     lease.log([(1.0, line) for line in lines])
-    lease.progress(0, None, None, None, detail)
+    lease.progress(0, None, None, detail, 0, None)
     lease.finish("failed", "code", name, detail)
     run = store.run(run_id)
     assert (run.name, run.detail) == (clean_text(name), clean_text(detail))
