@@ -124,7 +124,7 @@ _SMOKE = _blockwise(256, 1, 256, 0.01, 0.005)
 BUDGET: dict[str, Settings] = {
     "smoke": _int4(_SMOKE) | _int2(_SMOKE | _distill(512, 256, 3e-4, 1e-3, checkpoint_seconds=5.0)),
     "quick": _int4(_blockwise(8000, 1, 512, 0.01, 0.003))
-    | _int2(_blockwise(10_000, 2, 512, 0.03, 0.01) | _distill(32_000, 512, 3e-4, 1e-3)),
+    | _int2(_blockwise(16_000, 2, 512, 0.03, 0.01) | _distill(48_000, 512, 3e-4, 1e-3)),
     "overnight": _int4(_blockwise(24_000, 2, 512, 0.01, 0.003))
     | _int2(_blockwise(48_000, 2, 512, 0.02, 0.01) | _distill(500_000, 1024, 3e-4, 1e-3)),
     "standard": _int4(_blockwise(262_144, 2, 4096, 0.003, 0.001))
@@ -157,16 +157,16 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     ("smoke", "rotated_upq"): _both(_blockwise(256, 1, 256, **_ROTATED_TRAINING)),
     ("quick", "gptq"): _both({"blockwise.tokens": 24_000}),
     ("quick", "efficientqat"): _int4(
-        _blockwise(6000, 1, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
-        | _distill(6000, 512, 0.0, 1e-3)
+        _blockwise(8000, 1, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
+        | _distill(8000, 512, 0.0, 1e-3)
     )
     | _int2(
-        _blockwise(10_000, 2, 512, 0.03, 0.01, zero_lr=0.02, norm_lr=0.001)
-        | _distill(28_000, 512, 0.0, 2e-3)
+        _blockwise(20_000, 2, 512, 0.03, 0.01, zero_lr=0.02, norm_lr=0.001)
+        | _distill(36_000, 512, 0.0, 2e-3)
     ),
     ("quick", "unisvq"): _both(
-        _blockwise(8000, 1, 512, 0.0, 0.0, **_UNISVQ_RATES)
-        | {"blockwise.vector_lr": 3e-3, "descent_passes": 3}
+        _blockwise(24_000, 1, 512, 0.0, 0.0, **_UNISVQ_RATES)
+        | {"blockwise.vector_lr": 3e-3, "descent_passes": 5}
     ),
     ("quick", "rotated_upq"): _int4(_blockwise(8000, 1, 512, **_ROTATED_TRAINING))
     | _int2(_blockwise(12_000, 1, 256, **_ROTATED_TRAINING) | _distill(40_000, 512, 1e-3, 3e-3)),
