@@ -42,6 +42,8 @@ GUESSED_SHARE = 0.2
 FIXED_SECONDS = 20.0
 #: The estimate is given as a range of this width around the arithmetic.
 LOW, HIGH = 0.8, 1.3
+#: Memory that does not depend on the model: the libraries, and freed blocks that the allocator keeps.
+TORCH_BYTES = 1_200_000_000
 TYPICAL_PROMPT_TOKENS = 45
 TYPICAL_ANSWER_SHARE = 0.85
 
@@ -205,13 +207,12 @@ def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -
 
 
 def _memory(config: RunConfig, shape: Shape) -> int:
-    """The exact reference, the teacher, a model that is measured or trained, its latent weights, what distillation
-    adds; and torch itself.
+    """The exact reference, the teacher, a model that is measured or trained, what distillation adds; and torch. Latent
+    weights are files that are mapped, which give way where memory is short.
     """
     held = shape.parameters * (shape.stored_bytes + 2 + 2)
-    latents = shape.quantized * 4
     trained = max(_distill_memory(one.distill, shape) for one in (config.int4, config.int2))
-    return held + latents + trained + 700_000_000
+    return held + trained + TORCH_BYTES
 
 
 def _distill_memory(config: DistillConfig, shape: Shape) -> int:
