@@ -161,7 +161,7 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         | _distill(8000, 512, 0.0, 1e-3)
     )
     | _int2(
-        _blockwise(20_000, 2, 512, 0.03, 0.01, zero_lr=0.02, norm_lr=0.001)
+        _blockwise(20_000, 2, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
         | _distill(36_000, 512, 0.0, 2e-3)
     ),
     ("quick", "unisvq"): _both(
