@@ -183,8 +183,7 @@ def rotate(model: Any, sides: int) -> None:
 def rounded_to_nearest(folder: Path, embedding_bits: int) -> Store:
     """A store whose run 1 is the bundled model rounded to nearest."""
     folder.mkdir()
-    changes = {"method": "rtn", "embedding_bits": embedding_bits}
-    config = with_settings(preset("smoke"), changes)
+    config = with_settings(preset("smoke", "rtn"), {"embedding_bits": embedding_bits})
     run = commands.run_and_wait(folder, lambda store: store.enqueue(config), lambda _: None)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
