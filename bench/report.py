@@ -125,6 +125,8 @@ def _axes(path: Path) -> Iterator[Any]:
     from matplotlib import pyplot  # noqa: PLC0415
 
     figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
+    ten = pyplot.colormaps["tab20"](range(0, 20, 2)).tolist()
+    axes.set_prop_cycle(color=[*ten, "black", "gold"])
     yield axes
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
