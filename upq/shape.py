@@ -46,10 +46,8 @@ def inspect(source: str, revision: str | None, int4_group: int, int2_group: int)
 
 
 @lru_cache(maxsize=32)
-def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Shape:
-    with BUILDING, init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config := _config(place), trust_remote_code=False)
-    model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
+def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Shape:
+    model, config = _skeleton(place, stamp)
     planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}
     skipped = {
         f"{one.name}: {one.reason}" for plan in planned.values() for one in plan if not one.quantize
@@ -69,6 +67,15 @@ def _inspect(place: Source, _stamp: int, int4_group: int, int2_group: int) -> Sh
             f"{one.name}: {one.reason}" for one in embeddings if not one.quantize
         ),
     )
+
+
+@lru_cache(maxsize=4)
+def _skeleton(place: Source, _stamp: int) -> tuple[Any, Any]:
+    """(the model without memory for its weights, its config); seconds for a GGUF file."""
+    with BUILDING, init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config := _config(place), trust_remote_code=False)
+    model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
+    return model, config
 
 
 def _config(place: Source) -> Any:
