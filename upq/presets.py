@@ -172,9 +172,9 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     | _int2(_blockwise(12_000, 1, 256, **_ROTATED_TRAINING) | _distill(40_000, 512, 1e-3, 3e-3)),
     ("overnight", "gptq"): _both({"blockwise.tokens": 65_536}),
     ("overnight", "efficientqat"): _both(
-        _blockwise(48_000, 2, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
-        | {"distill.scale_lr": 1e-3}
+        {"blockwise.zero_lr": 0.01, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
     )
+    | {"int2.blockwise.weight_lr": 0.01, "int2.blockwise.scale_lr": 0.003}
     | {"int4.distill.tokens": 60_000},
     ("overnight", "unisvq"): _both(
         _blockwise(48_000, 2, 512, 0.0, 0.0, **_UNISVQ_RATES)
