@@ -10,10 +10,11 @@ from typing import Any
 from ui.axes import Point
 from ui.chat_turn import speed_key
 from ui.words import METHOD_NAMES, model_name, size
-from upq import check_report, provenance
+from upq import check_report
 from upq.config import RunConfig, settings
+from upq.context import training_tokens
 from upq.errors import UserError
-from upq.presets import preset
+from upq.presets import as_text, command, preset
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
@@ -137,11 +138,11 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
         curves.setdefault(one["series"], []).append((one["step"], one["value"]))
         if one["at_s"] is not None:
             minutes.setdefault(one["series"], []).append((one["at_s"] / 60, one["value"]))
-    tokens = provenance.training_tokens(points)
+    tokens = training_tokens(points)
     origin = {
         "machine": machine_words(run),
         "commit": commit_words(run),
-        "command": provenance.command(config) if config else "",
+        "command": command(config) if config else "",
     }
     scores = {
         (suite, name): one for suite in checks for name, one in scores_of(suite, checks[suite])
@@ -244,7 +245,7 @@ def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
     for (path, one), (_, other) in zip(settings(first), settings(second), strict=True):
         values = (one["value"], other["value"])
         if values[0] != values[1]:
-            texts = (provenance.as_text(values[0]), provenance.as_text(values[1]))
+            texts = (as_text(values[0]), as_text(values[1]))
             marks = (values[0] == usual[0][path]["value"], values[1] == usual[1][path]["value"])
             found.append(Setting(path, texts, marks))
     return found

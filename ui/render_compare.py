@@ -12,7 +12,7 @@ from ui.html import Html, tag
 from ui.render import notice, run_name, table
 from ui.render_run import stage_seconds
 from ui.words import NO_VALUE, duration, peak_memory, stage_name
-from upq.provenance import TOKENS
+from upq.context import TOKENS
 
 #: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.
 SERIES_NAMES = {

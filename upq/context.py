@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Stages of a quantization run in order; the app draws its stepper from this.
 STAGES = ("load", "data", "int4", "int4_distill", "int2", "int2_distill", "pack", "measure")
+#: A series named after a stage and this counts the tokens that the stage was given, every pass over them.
+TOKENS = "_tokens"
 
 
 class RunContext(Protocol):
@@ -94,3 +96,13 @@ class SilentContext:
     def flush(self) -> None: ...
     def save_artifact(self, artifact: Artifact) -> None: ...
     def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+
+
+def training_tokens(points: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Stage -> tokens that it really used, of the points that Store.metrics gives."""
+    used: dict[str, int] = {}
+    for point in points:
+        if point["series"].endswith(TOKENS):
+            stage = point["series"].removesuffix(TOKENS)
+            used[stage] = used.get(stage, 0) + round(point["value"])
+    return used

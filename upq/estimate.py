@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from upq.config import RunConfig
 from upq.errors import UserError
+from upq.files import RESOURCES
 from upq.precision_config import BlockwiseConfig, DistillConfig, PrecisionConfig
 from upq.shape import Shape, inspect
-from upq.sources import RESOURCES
-from upq.store import Run
+
+if TYPE_CHECKING:
+    from upq.store import Run
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
 DEFAULT_RATE_CORE = {

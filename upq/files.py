@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+#: What ships with the package: prompts, checks and the quantized demo models.
+RESOURCES = Path(__file__).parent / "resources"
 MANIFEST = "MANIFEST.sha256"  # the format of `sha256sum`, so that tool can check a folder as well
 STAGING_PREFIX = ".staging-"
 _CHUNK_BYTES = 1 << 20

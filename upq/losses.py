@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-#: Rows of logits held in memory at once by head_divergence.
-CHUNK_ROWS = 128
+from upq.forward import CHUNK_ROWS
 
 
 def generalized_jsd(

@@ -1,4 +1,5 @@
-"""Which settings a method and a preset stand for: the method says how, the preset how much.
+"""Which settings a method and a preset stand for: the method says how, the preset how much. And the way back: the
+shell line that repeats a config.
 
 Learning rates of weights count in steps of a layer's grid (upq.optimizer), so they fit models of any size; those of
 preset `paper` are the published ones at a step of 0.03, common from 1B on.
@@ -6,9 +7,10 @@ preset `paper` are the published ones at a step of 0.03, common from 1B on.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
-from upq.config import METHODS, PRESETS, RunConfig, with_settings
+from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 
 Settings = dict[str, Any]
@@ -29,6 +31,36 @@ def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
             )
     chosen = COMMON[name] | BUDGET[name] | HOW[method] | AMOUNT.get((name, method), {})
     return with_settings(RunConfig(preset=name), {"method": method} | chosen)
+
+
+def changes(config: RunConfig) -> dict[str, str]:
+    """Dotted setting -> value as text, of the settings in which a config differs from its preset for its method.
+
+    Model, method and preset are not among them. `with_settings` reads the texts back.
+    """
+    start = dict(settings(preset(config.preset, config.method)))
+    named = {"model.source", "method", "preset"}
+    return {
+        path: as_text(one["value"])
+        for path, one in settings(config)
+        if path not in named and one["value"] != start[path]["value"]
+    }
+
+
+def as_text(value: Any) -> str:
+    """A setting's value as one writes it behind `--set NAME=`."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def command(config: RunConfig) -> str:
+    """The shell line that repeats a run."""
+    words = ["python", "-m", "upq", "run", "--model", config.model.source]
+    words += ["--method", config.method, "--preset", config.preset]
+    for path, value in changes(config).items():
+        words += ["--set", f"{path}={value}"]
+    return shlex.join(words)
 
 
 def _both(settings: Settings) -> Settings:

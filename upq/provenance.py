@@ -1,12 +1,10 @@
-"""Where a result comes from, and how to have it again: machine, versions, commit, training tokens, one shell line."""
+"""What a run is executed on: the machine, the versions of the libraries that compute, the commit of this checkout."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shlex
 import subprocess
-from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,10 @@ import torch
 
 import upq
 from kernels.build import CPU_INFO, instruction_set
-from upq.config import RunConfig, settings
-from upq.presets import preset
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers")
 GIT_TIMEOUT_S = 10
-#: A series named after a stage and this counts the tokens that the stage was given, every pass over them.
-TOKENS = "_tokens"
 
 
 def environment() -> dict[str, Any]:
@@ -73,43 +67,3 @@ def processor() -> str:
     lines = CPU_INFO.read_text(errors="replace").splitlines() if CPU_INFO.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor())
-
-
-def changes(config: RunConfig) -> dict[str, str]:
-    """Dotted setting -> value as text, of the settings in which a config differs from its preset for its method.
-
-    Model, method and preset are not among them. `with_settings` reads the texts back.
-    """
-    start = dict(settings(preset(config.preset, config.method)))
-    named = {"model.source", "method", "preset"}
-    return {
-        path: as_text(one["value"])
-        for path, one in settings(config)
-        if path not in named and one["value"] != start[path]["value"]
-    }
-
-
-def as_text(value: Any) -> str:
-    """A setting's value as one writes it behind `--set NAME=`."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def command(config: RunConfig) -> str:
-    """The shell line that repeats a run."""
-    words = ["python", "-m", "upq", "run", "--model", config.model.source]
-    words += ["--method", config.method, "--preset", config.preset]
-    for path, value in changes(config).items():
-        words += ["--set", f"{path}={value}"]
-    return shlex.join(words)
-
-
-def training_tokens(points: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Stage -> tokens that it really used, of the points that Store.metrics gives."""
-    used: dict[str, int] = {}
-    for point in points:
-        if point["series"].endswith(TOKENS):
-            stage = point["series"].removesuffix(TOKENS)
-            used[stage] = used.get(stage, 0) + round(point["value"])
-    return used

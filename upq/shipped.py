@@ -27,12 +27,12 @@ from upq.artifact import Artifact
 from upq.artifact_vet import vetted_layers
 from upq.assembly import build
 from upq.config import RunConfig
+from upq.context import training_tokens
+from upq.files import RESOURCES
 from upq.jobs import open_store
 from upq.model_files import resolve
 from upq.models import LoadedModel, load
-from upq.provenance import training_tokens
 from upq.quantizers import Grid
-from upq.sources import RESOURCES
 from upq.store import Store
 from upq.store_artifacts import Prepared, prepare
 from upq.worker import give_way

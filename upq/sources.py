@@ -15,8 +15,8 @@ from typing import Any
 
 from upq.config import DataConfig
 from upq.errors import UserError
+from upq.files import RESOURCES
 
-RESOURCES = Path(__file__).parent / "resources"
 #: Longest row read from a file, in characters; longer ones are cut, not refused.
 LONGEST_ROW = 200_000
 ROLES = ("system", "user", "assistant")

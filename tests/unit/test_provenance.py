@@ -14,7 +14,8 @@ from upq import provenance
 from upq.__main__ import parser
 from upq.cli import config_of
 from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
-from upq.presets import preset
+from upq.context import training_tokens
+from upq.presets import command, preset
 
 #: A value for each setting that is not the default of any preset.
 UNUSUAL: dict[str, Any] = {
@@ -43,7 +44,7 @@ def read_back(line: str) -> RunConfig:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_printed_line_repeats_a_preset_without_naming_a_setting(name: str, method: str) -> None:
     config = preset(name, method)
-    line = provenance.command(config)
+    line = command(config)
     assert read_back(line) == config
     assert "--set" not in line
 
@@ -53,7 +54,7 @@ def test_a_printed_line_repeats_every_kind_of_setting(path: str) -> None:
     source = {"data.source": "hub", "data.path": "owner/name"} if path != "data.path" else {}
     changed = {**source, "data.source": "file", path: UNUSUAL[path]}
     config = with_settings(preset("quick"), {"model.source": "a b/$(c)'d'.gguf", **changed})
-    line = provenance.command(config)
+    line = command(config)
     assert read_back(line) == config
     assert dict(settings(config))[path]["value"] == UNUSUAL[path]
 
@@ -61,7 +62,7 @@ def test_a_printed_line_repeats_every_kind_of_setting(path: str) -> None:
 def test_the_line_survives_a_real_shell() -> None:
     config = with_settings(preset("smoke"), {"model.source": "a 'b' \"c\" $HOME `id` \\ *"})
     words = subprocess.run(
-        ["sh", "-c", "printf '%s\\n' " + provenance.command(config)],
+        ["sh", "-c", "printf '%s\\n' " + command(config)],
         capture_output=True,
         text=True,
         check=True,
@@ -102,4 +103,4 @@ def test_tokens_are_summed_by_stage_and_speeds_are_no_tokens() -> None:
         {"series": "distill_tokens", "step": 1, "value": 480.0},
         {"series": "tokens_per_s", "step": 0, "value": 99.0},
     ]
-    assert provenance.training_tokens(points) == {"int4": 8000, "distill": 980}
+    assert training_tokens(points) == {"int4": 8000, "distill": 980}
