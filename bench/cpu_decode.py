@@ -29,9 +29,8 @@ from bench import report
 from kernels.transform import Transform, hadamard_block
 from upq import assembly, commands, models
 from upq.config import with_settings
-from upq.engines import Engine, Session
+from upq.engines import Engine, Session, TransformersEngine
 from upq.engines.native import NativeEngine
-from upq.engines.torch_engine import TransformersEngine
 from upq.jobs import open_store
 from upq.layers import PackedLinear, packed_layers, replace_module
 from upq.presets import preset

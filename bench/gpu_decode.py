@@ -22,8 +22,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bench import report
 from kernels.packing import PackedWeight
+from upq.engines import TransformersEngine
 from upq.engines.served_linear import ServedLinear
-from upq.engines.torch_engine import TransformersEngine
 from upq.layers import PackedEmbedding, PackedLinear, replace_module
 
 MODELS = {

@@ -11,7 +11,14 @@ from upq.engines.base import Engine, Session
 from upq.engines.torch_engine import TransformersEngine
 from upq.layers import place
 
-__all__ = ["Engine", "Session", "compute_dtype", "engine_for", "to_compute_dtype"]
+__all__ = [
+    "Engine",
+    "Session",
+    "TransformersEngine",
+    "compute_dtype",
+    "engine_for",
+    "to_compute_dtype",
+]
 
 
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:
