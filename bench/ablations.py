@@ -20,11 +20,11 @@ from typing import Any
 from bench import report
 from upq import assembly, data, pipeline
 from upq.commands import run_and_wait
-from upq.config import RunConfig, with_settings
+from upq.config.presets import preset
+from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.evaluate import Fidelity, Reference
 from upq.jobs import open_store
-from upq.presets import preset
 from upq.store import Store
 
 #: Small enough that two cores make a row in about three minutes; the INT4 stage, where it counts, is block-wise.

@@ -15,7 +15,7 @@ import torch
 
 from bench import report
 from upq import assembly, models
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.conversation import chat_ids
 from upq.engines import Engine
 from upq.engines.native import NativeEngine

@@ -22,10 +22,10 @@ from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
 from upq import data, pipeline
+from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.evaluate import Reference
 from upq.jobs import open_store
-from upq.presets import preset
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.
 LENGTH, GROUP = 256, 64

@@ -26,13 +26,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
 from upq.blockwise import Task, reconstruct
+from upq.config.precision_config import DistillConfig, PrecisionConfig
+from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import Batch, Example
 from upq.distill import distill
 from upq.layers import FakeQuantLinear, Latent, place, swap_linears
 from upq.offload import blocks_away, twin
-from upq.precision_config import DistillConfig, PrecisionConfig
-from upq.presets import preset
 from upq.quantizers import INT2, INT4, Grid
 from upq.structure import plan_layers
 from upq.targets import packed_teacher

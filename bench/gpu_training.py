@@ -22,9 +22,9 @@ from safetensors.torch import save
 from bench import report
 from upq import commands
 from upq.artifact import Artifact
-from upq.config import METHODS, PRESETS, with_settings
+from upq.config.presets import preset
+from upq.config.schema import METHODS, PRESETS, with_settings
 from upq.jobs import data_dir, open_store
-from upq.presets import preset
 from upq.store import Run, Store
 from upq.supervisor import Supervisor
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from bench import report
 from upq import commands
-from upq.config import METHODS, RunConfig, with_settings
+from upq.config.presets import preset
+from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
 from upq.jobs import open_store
-from upq.presets import preset
 from upq.store import Run, Store
 
 COLUMNS = (

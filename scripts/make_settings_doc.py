@@ -9,8 +9,8 @@ import sys
 import typing
 from typing import Any
 
-from upq.config import PRESETS, settings
-from upq.presets import preset
+from upq.config.presets import preset
+from upq.config.schema import PRESETS, settings
 
 INTRODUCTION = """# Settings
 

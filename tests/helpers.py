@@ -11,9 +11,9 @@ import torch
 
 from kernels.packing import PackedWeight
 from upq.artifact import Artifact
-from upq.config import RunConfig, settings, with_settings
+from upq.config.presets import preset
+from upq.config.schema import RunConfig, settings, with_settings
 from upq.data import Example
-from upq.presets import preset
 
 #: The smoke preset, small enough for the tiny model: a run takes about two seconds.
 TINY_SETTINGS: dict[str, Any] = {

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.store import Store
 
 #: Processes are forked from one that has imported torch and the rest once.

@@ -17,11 +17,11 @@ from ui import checks_form
 from ui.app_state import App, as_gradio_error, speaks_plainly
 from ui.chat_turn import checked_message, column, conversation_of, decoding_of
 from ui.words import PRECISIONS
-from upq.config import with_settings
+from upq.config.presets import DEFAULT_METHOD
+from upq.config.presets import preset as preset_config
+from upq.config.schema import with_settings
 from upq.errors import UserError
 from upq.generate import stream
-from upq.presets import DEFAULT_METHOD
-from upq.presets import preset as preset_config
 from upq.store import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})

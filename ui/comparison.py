@@ -11,10 +11,10 @@ from ui.axes import Point
 from ui.chat_turn import speed_key
 from ui.words import METHOD_NAMES, model_name, size
 from upq import check_report
-from upq.config import RunConfig, settings
+from upq.config.presets import as_text, command, preset
+from upq.config.schema import RunConfig, settings
 from upq.context import training_tokens
 from upq.errors import UserError
-from upq.presets import as_text, command, preset
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.

@@ -19,7 +19,7 @@ from ui.words import (
     span,
     stage_name,
 )
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.estimate import Estimate
 from upq.store import Run

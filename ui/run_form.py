@@ -1,4 +1,4 @@
-"""The form of a new run: plain choices first, every other setting of upq.config below Advanced.
+"""The form of a new run: plain choices first, every other setting of upq.config.schema below Advanced.
 
 The advanced fields are generated from the settings' own help, unit and range, so the form cannot
 forget one.
@@ -17,10 +17,10 @@ from ui import render, render_run
 from ui.app_state import App
 from ui.html import Html
 from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
-from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.presets import DEFAULT_METHOD, preset
+from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates
-from upq.presets import DEFAULT_METHOD, preset
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),

@@ -13,9 +13,9 @@ from typing import Any
 
 from upq import cli
 from upq.check_run import SUITES
-from upq.config import METHODS, PRESETS
+from upq.config.presets import DEFAULT_METHOD
+from upq.config.schema import METHODS, PRESETS
 from upq.errors import Cancelled, Interrupted, UserError
-from upq.presets import DEFAULT_METHOD
 
 
 def main(arguments: list[str] | None = None) -> int:

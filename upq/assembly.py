@@ -16,7 +16,7 @@ from kernels.packing import PackedWeight
 from upq import provenance
 from upq.artifact import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact_vet import damaged, vetted_layers
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
 from upq.layers import PackedEmbedding, PackedLinear, place, replace_module

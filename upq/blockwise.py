@@ -18,6 +18,7 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
+from upq.config.precision_config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
 from upq.data import Batch
 from upq.errors import UserError
@@ -31,7 +32,6 @@ from upq.layers import (
 )
 from upq.offload import on_device
 from upq.optimizer import norm_weights, settle_norms, trainables
-from upq.precision_config import BlockwiseConfig, PrecisionConfig
 from upq.quantizers import Grid
 from upq.streams import Stream, Streams
 from upq.structure import decoder_blocks

@@ -11,10 +11,10 @@ from tabulate import tabulate
 
 from upq import check_report, commands, eval_command
 from upq.check_run import check_config
-from upq.config import RunConfig, settings, with_settings
+from upq.config.presets import preset
+from upq.config.schema import RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.jobs import data_dir, open_store
-from upq.presets import preset
 from upq.worker import worker_main
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from upq import check_report, distributed
 from upq.check_run import check_config
-from upq.config import RunConfig, with_settings
+from upq.config.presets import preset
+from upq.config.schema import RunConfig, with_settings
 from upq.errors import UserError
 from upq.generate import Decoding, stream
 from upq.jobs import open_store
-from upq.presets import preset
 from upq.serve import Models
 from upq.shape import inspect
 from upq.store import Run, Store

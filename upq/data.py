@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.engines import engine_for
 from upq.errors import UserError

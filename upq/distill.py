@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from upq import parallel
+from upq.config.precision_config import DistillConfig
 from upq.context import RunContext
 from upq.data import Example, collate, plan_batches
 from upq.errors import UserError
@@ -24,7 +25,6 @@ from upq.forward import head, last_hidden, recomputed
 from upq.losses import head_cross_entropy, head_divergence
 from upq.offload import blocks_away
 from upq.optimizer import make_optimizer, restore, settle_norms, training_state
-from upq.precision_config import DistillConfig
 from upq.targets import Targets
 
 #: How often the held-out KL is looked at during training.

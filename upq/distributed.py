@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 
 from upq import parallel, pipeline
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.jobs import data_dir, open_store
 from upq.store import Store

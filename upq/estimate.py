@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upq.config import RunConfig
+from upq.config.precision_config import BlockwiseConfig, DistillConfig, PrecisionConfig
+from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.files import RESOURCES
-from upq.precision_config import BlockwiseConfig, DistillConfig, PrecisionConfig
 from upq.shape import Shape, inspect
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from upq import assembly, commands, data, pipeline, wikitext
 from upq.check_run import check_config
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.errors import UserError
 from upq.evaluate import Reference

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
+from upq.config.precision_config import PrecisionConfig
 from upq.errors import UserError
 from upq.layers import Latent
-from upq.precision_config import PrecisionConfig
 from upq.quantizers import Grid
 from upq.solvers import ldlq
 from upq.streams import Stream

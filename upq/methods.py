@@ -1,7 +1,7 @@
 """How a run gets from FP16 to packed weights: for each precision block by block, then, where asked for, end to end.
 
-A method is a choice of settings (upq.presets), so there is one story for all of them. A stage's result is kept as a
-checkpoint, so a resumed run passes over finished stages.
+A method is a choice of settings (upq.config.presets), so there is one story for all of them. A stage's result is kept
+as a checkpoint, so a resumed run passes over finished stages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torch import nn
 from kernels.packing import PackedWeight
 from upq import checkpoint, parallel
 from upq.blockwise import BlockResult, Start, Task, reconstruct
-from upq.config import RunConfig
+from upq.config.precision_config import (
+    BlockwiseConfig,
+    DistillConfig,
+    Int2Config,
+    Int4Config,
+    PrecisionConfig,
+)
+from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
@@ -34,13 +41,6 @@ from upq.layers import (
 from upq.models import LoadedModel
 from upq.offload import blocks_away, twin
 from upq.optimizer import norm_weights
-from upq.precision_config import (
-    BlockwiseConfig,
-    DistillConfig,
-    Int2Config,
-    Int4Config,
-    PrecisionConfig,
-)
 from upq.quantizers import Grid
 from upq.structure import decoder_blocks
 from upq.targets import packed_teacher

@@ -18,7 +18,7 @@ from torch import nn
 
 from upq import assembly, data, models
 from upq.artifact import Artifact
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.engines import compute_dtype
 from upq.errors import UserError

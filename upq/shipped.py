@@ -26,7 +26,7 @@ from kernels.transform import Transform
 from upq.artifact import Artifact
 from upq.artifact_vet import vetted_layers
 from upq.assembly import build
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs import open_store

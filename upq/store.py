@@ -17,7 +17,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from upq import store_adopt, store_artifacts
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.store_artifacts import ArtifactRow, Prepared

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.jobs import (
     HEARTBEAT_S,
     LEASE_S,

@@ -12,12 +12,12 @@ import torch
 
 from tests.helpers import RecordingContext, examples
 from upq import checkpoint, parallel
+from upq.config.precision_config import DistillConfig
 from upq.distill import distill
 from upq.distributed import join
 from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import load
 from upq.offload import twin
-from upq.precision_config import DistillConfig
 from upq.quantizers import INT2
 from upq.structure import plan_layers
 

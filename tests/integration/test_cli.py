@@ -14,9 +14,9 @@ from tests.helpers import TINY_SETTINGS
 from upq import eval_command
 from upq.__main__ import main
 from upq.check_run import check_config
-from upq.config import settings
+from upq.config.presets import preset
+from upq.config.schema import settings
 from upq.jobs import open_store
-from upq.presets import preset
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.helpers import RecordingContext, examples, tiny_config
 from upq import pipeline
 from upq.blockwise import BlockResult, Task, reconstruct
+from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import collate
 from upq.forward import last_hidden
 from upq.layers import place
 from upq.models import LoadedModel
-from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2
 from upq.structure import plan_layers
 

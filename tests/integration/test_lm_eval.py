@@ -18,7 +18,7 @@ import pytest
 from upq import assembly
 from upq.check_report import outcomes, rows
 from upq.check_run import check_config
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.jobs import WorkerContext, open_store
 from upq.models import BUNDLED, LoadedModel
 from upq.quantizers import INT2

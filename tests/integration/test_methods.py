@@ -12,7 +12,7 @@ from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
 from upq import assembly, checkpoint, data, models
 from upq.artifact import Artifact
-from upq.config import METHODS, RunConfig
+from upq.config.schema import METHODS, RunConfig
 from upq.evaluate import Reference
 from upq.layers import Latent, packed_layers, replace_module
 from upq.pipeline import in_compute_dtype, prepare, run_quantization

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
-from upq.config import RunConfig
+from upq.config.presets import preset
+from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.engines import compute_dtype
 from upq.errors import UserError
 from upq.model_files import WEIGHTS
 from upq.models import LoadedModel
 from upq.pipeline import in_compute_dtype, run_quantization
-from upq.presets import preset
 
 
 def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:

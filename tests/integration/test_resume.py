@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import digest, tiny_config
 from tests.job_cases import processes, wait_for
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.jobs import checkpoint_dir, open_store
 from upq.store import Store
 from upq.worker import worker_main

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.checks import PromptResult, Verdict
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.mmlu import Marked
 from upq.store import Lease, Store
 from upq.wikitext import Chunk

@@ -25,8 +25,8 @@ from tests.ui.pages import (
     start_run,
 )
 from tests.ui.studio import Studio, start_app, stop_app
+from upq.config.presets import preset
 from upq.models import LoadedModel
-from upq.presets import preset
 from upq.shipped import NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -23,8 +23,8 @@ from ui.render_report import report
 from ui.theme import STYLE_SHEET
 from upq.__main__ import parser
 from upq.cli import config_of
-from upq.config import RunConfig, with_settings
-from upq.presets import preset
+from upq.config.presets import preset
+from upq.config.schema import RunConfig, with_settings
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
 from upq import assembly, provenance
 from upq.artifact import Artifact
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.layers import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
 from upq.models import LoadedModel, load

@@ -12,11 +12,11 @@ from torch import nn
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
 from upq.blockwise import BlockResult, Task, reconstruct
+from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.errors import UserError
 from upq.layers import FakeQuantLinear, Latent, swap_linears
 from upq.models import LoadedModel
-from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2, INT4, Grid
 from upq.structure import block_linears, decoder_blocks
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.presets import preset
+from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
-from upq.presets import preset
 
 SETTINGS = dict(settings())
 NUMBERS = [path for path, spec in SETTINGS.items() if spec["low"] is not None]

@@ -13,6 +13,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
 from upq import checkpoint
+from upq.config.precision_config import DistillConfig
 from upq.data import Example, collate
 from upq.distill import _Pass, distill
 from upq.errors import UserError
@@ -20,7 +21,6 @@ from upq.forward import last_hidden
 from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
 from upq.optimizer import trainables
-from upq.precision_config import DistillConfig
 from upq.quantizers import INT2, Grid
 from upq.structure import decoder_blocks, plan_layers
 from upq.targets import Targets

@@ -14,11 +14,11 @@ from tests.conftest import make_tokenizer
 from tests.helpers import tiny_config
 from tests.unit.test_structure import SHAPE, build
 from upq import assembly
-from upq.config import METHODS
+from upq.config.precision_config import PrecisionConfig
+from upq.config.schema import METHODS
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates, work
 from upq.models import LoadedModel, load
-from upq.precision_config import PrecisionConfig
 from upq.quantizers import INT2, INT4, Grid
 from upq.shape import inspect
 from upq.store import Run, Store

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import examples
+from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
 from upq.models import LoadedModel
-from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2, INT4
 from upq.streams import Streams
 from upq.structure import block_linears, decoder_blocks

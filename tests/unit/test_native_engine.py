@@ -21,7 +21,7 @@ from transformers import (
 
 from tests.native_cases import in_plain_torch, quantized
 from tests.unit.test_cpu_kernels import EXTRA_FLAGS, SETS
-from upq.config import DataConfig
+from upq.config.schema import DataConfig
 from upq.conversation import chat_ids
 from upq.engines import engine_for, native
 from upq.engines.native import NativeEngine

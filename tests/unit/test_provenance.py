@@ -13,9 +13,9 @@ import pytest
 from upq import provenance
 from upq.__main__ import parser
 from upq.cli import config_of
-from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.presets import command, preset
+from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.context import training_tokens
-from upq.presets import command, preset
 
 #: A value for each setting that is not the default of any preset.
 UNUSUAL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from upq.config import DataConfig
+from upq.config.schema import DataConfig
 from upq.errors import UserError
 from upq.sources import LONGEST_ROW, Row, read_rows, rows_key
 

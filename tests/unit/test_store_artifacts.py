@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from upq.artifact import Artifact
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.store import Store
 from upq.store_artifacts import PART_BYTES

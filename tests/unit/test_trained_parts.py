@@ -8,9 +8,9 @@ import torch
 
 from tests.helpers import RecordingContext, examples
 from upq.blockwise import BlockResult, Task, reconstruct
+from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import collate
 from upq.models import LoadedModel
-from upq.precision_config import BlockwiseConfig, Int2Config
 from upq.quantizers import INT2, Grid
 from upq.structure import block_linears, decoder_blocks
 

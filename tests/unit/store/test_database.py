@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upq import store_schema
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.store_cases import WRITES, Clock, claimed, contents
-from upq.config import RunConfig
+from upq.config.schema import RunConfig
 from upq.store import LostLease, Store
 
 

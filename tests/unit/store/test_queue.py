@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.store_cases import WRITES, claimed
-from upq.config import RunConfig
+from upq.config.presets import preset
+from upq.config.schema import RunConfig
 from upq.errors import UserError
-from upq.presets import preset
 from upq.store import Store
 
 

@@ -1,5 +1,5 @@
 """Every setting of a run: frozen dataclasses, JSON with a version. A method is a name for a choice of settings
-(upq.presets).
+(upq.config.presets).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from upq.config.fields import build, check_fields, nearest, parse, setting, walk
+from upq.config.precision_config import Int2Config, Int4Config, PrecisionConfig
 from upq.errors import UserError
-from upq.precision_config import Int2Config, Int4Config, PrecisionConfig
-from upq.settings import build, check_fields, nearest, parse, setting, walk
 
 CONFIG_VERSION = 2
 METHODS = ("rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn")

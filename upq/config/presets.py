@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from upq.config import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
 
 Settings = dict[str, Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from upq.settings import setting
+from upq.config.fields import setting
 
 
 @dataclass(frozen=True, kw_only=True)

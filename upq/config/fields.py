@@ -1,6 +1,6 @@
 """Frozen dataclasses as settings: help, unit and range in each field's metadata; checked, walked, built and parsed.
 
-Generic: what the settings are stands in upq.config.
+Generic: what the settings are stands in upq.config.schema.
 """
 
 from __future__ import annotations
