@@ -33,7 +33,7 @@ from upq.config.schema import with_settings
 from upq.engines import Engine, Session, TransformersEngine
 from upq.engines.native import NativeEngine
 from upq.jobs import open_store
-from upq.layers import PackedLinear, packed_layers, replace_module
+from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.serve import Models
 from upq.store import Store
 

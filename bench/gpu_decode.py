@@ -24,7 +24,7 @@ from bench import report
 from kernels.packing import PackedWeight
 from upq.engines import TransformersEngine
 from upq.engines.served_linear import ServedLinear
-from upq.layers import PackedEmbedding, PackedLinear, replace_module
+from upq.layers.linear import PackedEmbedding, PackedLinear, replace_module
 
 MODELS = {
     "SmolLM2-135M": LlamaConfig(

@@ -31,9 +31,9 @@ from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import Batch, Example
 from upq.distill import distill
-from upq.layers import FakeQuantLinear, Latent, place, swap_linears
+from upq.layers.grid import INT2, INT4, Grid
+from upq.layers.linear import FakeQuantLinear, Latent, place, swap_linears
 from upq.offload import blocks_away, twin
-from upq.quantizers import INT2, INT4, Grid
 from upq.structure import plan_layers
 from upq.targets import packed_teacher
 

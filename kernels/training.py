@@ -1,6 +1,6 @@
 """Fake quantization in C for training on a CPU: forward and backward in one pass over memory each.
 
-upq/quantizers/fake.py defines what is computed; this gives the same numbers up to the order of sums.
+upq/layers/fake.py defines what is computed; this gives the same numbers up to the order of sums.
 """
 
 from __future__ import annotations

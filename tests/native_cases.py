@@ -10,8 +10,8 @@ from torch import nn
 
 from kernels import cpu, reference
 from kernels.transform import Transform, hadamard_block
-from upq.layers import PackedLinear, packed_layers, replace_module, swap_linears
-from upq.quantizers import Grid
+from upq.layers.grid import Grid
+from upq.layers.linear import PackedLinear, packed_layers, replace_module, swap_linears
 from upq.structure import plan_layers
 
 

@@ -19,10 +19,10 @@ from upq.artifact_vet import damaged, vetted_layers
 from upq.config.schema import RunConfig
 from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
-from upq.layers import PackedEmbedding, PackedLinear, place, replace_module
+from upq.layers.grid import INT8
+from upq.layers.linear import PackedEmbedding, PackedLinear, place, replace_module
 from upq.model_files import BUILDING
 from upq.models import CONFIG_ERRORS, LoadedModel
-from upq.quantizers import INT8
 from upq.structure import parameter_names, plan_embeddings
 
 

@@ -23,7 +23,8 @@ from upq.context import RunContext
 from upq.data import Batch
 from upq.errors import UserError
 from upq.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
-from upq.layers import (
+from upq.layers.grid import Grid
+from upq.layers.linear import (
     FakeQuantLinear,
     Latent,
     fake_quant_layers,
@@ -32,7 +33,6 @@ from upq.layers import (
 )
 from upq.offload import on_device
 from upq.optimizer import norm_weights, settle_norms, trainables
-from upq.quantizers import Grid
 from upq.streams import Stream, Streams
 from upq.structure import decoder_blocks
 

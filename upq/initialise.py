@@ -17,8 +17,8 @@ from torch import nn
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
 from upq.config.precision_config import PrecisionConfig
 from upq.errors import UserError
-from upq.layers import Latent
-from upq.quantizers import Grid
+from upq.layers.grid import Grid
+from upq.layers.linear import Latent
 from upq.solvers import ldlq
 from upq.streams import Stream
 

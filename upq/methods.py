@@ -31,7 +31,8 @@ from upq.data import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.layers import (
+from upq.layers.grid import Grid
+from upq.layers.linear import (
     FakeQuantLinear,
     Latent,
     fake_quant_layers,
@@ -41,7 +42,6 @@ from upq.layers import (
 from upq.models import LoadedModel
 from upq.offload import blocks_away, twin
 from upq.optimizer import norm_weights
-from upq.quantizers import Grid
 from upq.structure import decoder_blocks
 from upq.targets import packed_teacher
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from upq.config.precision_config import BlockwiseConfig, DistillConfig
 from upq.errors import UserError
-from upq.layers import fake_quant_layers
+from upq.layers.linear import fake_quant_layers
 
 #: Values that share a largest value in an 8-bit moment, and values that are updated at once.
 BLOCK, CHUNK = 256, 2**22

@@ -23,7 +23,7 @@ from upq.context import RunContext
 from upq.engines import compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.layers import memory_bytes, place_buffers
+from upq.layers.linear import memory_bytes, place_buffers
 from upq.memory import keep_freed_memory
 from upq.methods import Quantized, Work, quantize, round_to_nearest
 from upq.models import LoadedModel

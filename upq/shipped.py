@@ -30,9 +30,9 @@ from upq.config.schema import RunConfig
 from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs import open_store
+from upq.layers.grid import Grid
 from upq.model_files import resolve
 from upq.models import LoadedModel, load
-from upq.quantizers import Grid
 from upq.store import Store
 from upq.store_artifacts import Prepared, prepare
 from upq.worker import give_way

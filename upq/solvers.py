@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 
 from kernels.transform import LATTICE
-from upq.layers import Latent
-from upq.quantizers import Grid
-from upq.quantizers.grid import storable
+from upq.layers.grid import Grid, storable
+from upq.layers.linear import Latent
 
 #: Columns that are rounded one after the other before later columns hear of them; a group is never longer undivided.
 BLOCK = 64

@@ -12,7 +12,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from upq.data import Batch, Example, collate
 from upq.forward import last_hidden
-from upq.layers import PackedLinear, set_parameters, swap_linears
+from upq.layers.linear import PackedLinear, set_parameters, swap_linears
 from upq.offload import twin
 from upq.streams import HiddenStates
 

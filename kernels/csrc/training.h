@@ -1,4 +1,4 @@
-// Fake quantization of a weight while it is trained (upq/quantizers/fake.py has the definition): one pass over memory
+// Fake quantization of a weight while it is trained (upq/layers/fake.py has the definition): one pass over memory
 // forward and one backward, where separate operations make a dozen.
 #pragma once
 

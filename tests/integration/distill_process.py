@@ -15,10 +15,10 @@ from upq import checkpoint, parallel
 from upq.config.precision_config import DistillConfig
 from upq.distill import distill
 from upq.distributed import join
-from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.layers.grid import INT2
+from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import load
 from upq.offload import twin
-from upq.quantizers import INT2
 from upq.structure import plan_layers
 
 #: An odd number of sequences and short batches: some steps have fewer sequences than processes.

@@ -11,8 +11,8 @@ from tests.native_cases import surrounded
 from upq.engines import engine_for
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import GraphSession, TransformersEngine
+from upq.layers.grid import GRIDS
 from upq.models import LoadedModel
-from upq.quantizers import GRIDS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,9 +14,9 @@ from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import collate
 from upq.forward import last_hidden
-from upq.layers import place
+from upq.layers.grid import INT2
+from upq.layers.linear import place
 from upq.models import LoadedModel
-from upq.quantizers import INT2
 from upq.structure import plan_layers
 
 pytestmark = [

@@ -20,8 +20,8 @@ from upq.check_report import outcomes, rows
 from upq.check_run import check_config
 from upq.config.schema import RunConfig
 from upq.jobs import WorkerContext, open_store
+from upq.layers.grid import INT2
 from upq.models import BUNDLED, LoadedModel
-from upq.quantizers import INT2
 from upq.store import Store
 from upq.structure import plan_layers
 from upq.worker import default_engine

@@ -14,9 +14,9 @@ from upq import assembly, checkpoint, data, models
 from upq.artifact import Artifact
 from upq.config.schema import METHODS, RunConfig
 from upq.evaluate import Reference
-from upq.layers import Latent, packed_layers, replace_module
+from upq.layers.grid import Grid
+from upq.layers.linear import Latent, packed_layers, replace_module
 from upq.pipeline import in_compute_dtype, prepare, run_quantization
-from upq.quantizers import Grid
 
 methods = pytest.mark.parametrize("method", METHODS)
 #: What lies around the packed codes of each method's layers.

@@ -12,9 +12,9 @@ from tests.helpers import RecordingContext, examples, tiny_config
 from upq.data import collate
 from upq.errors import UserError
 from upq.forward import last_hidden
+from upq.layers.grid import INT4
 from upq.models import LoadedModel
 from upq.pipeline import run_quantization
-from upq.quantizers import INT4
 from upq.structure import plan_layers
 from upq.targets import packed_teacher
 

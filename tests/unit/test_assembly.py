@@ -19,9 +19,9 @@ from upq import assembly, provenance
 from upq.artifact import Artifact
 from upq.config.schema import RunConfig
 from upq.errors import UserError
-from upq.layers import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
+from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid
+from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
 from upq.models import LoadedModel, load
-from upq.quantizers import GRIDS, INT2, INT4, INT8, Grid
 from upq.structure import plan_embeddings, plan_layers
 
 IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))

@@ -15,9 +15,9 @@ from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.errors import UserError
-from upq.layers import FakeQuantLinear, Latent, swap_linears
+from upq.layers.grid import INT2, INT4, Grid
+from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
 from upq.models import LoadedModel
-from upq.quantizers import INT2, INT4, Grid
 from upq.structure import block_linears, decoder_blocks
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)

@@ -18,10 +18,10 @@ from upq.data import Example, collate
 from upq.distill import _Pass, distill
 from upq.errors import UserError
 from upq.forward import last_hidden
-from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.layers.grid import INT2, Grid
+from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel
 from upq.optimizer import trainables
-from upq.quantizers import INT2, Grid
 from upq.structure import decoder_blocks, plan_layers
 from upq.targets import Targets
 

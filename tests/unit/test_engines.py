@@ -8,7 +8,7 @@ import torch
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import PlainSession, RowSession, TransformersEngine
-from upq.layers import memory_bytes
+from upq.layers.linear import memory_bytes
 from upq.models import LoadedModel
 
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}

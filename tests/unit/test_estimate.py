@@ -18,8 +18,8 @@ from upq.config.precision_config import PrecisionConfig
 from upq.config.schema import METHODS
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates, work
+from upq.layers.grid import INT2, INT4, Grid
 from upq.models import LoadedModel, load
-from upq.quantizers import INT2, INT4, Grid
 from upq.shape import inspect
 from upq.store import Run, Store
 from upq.structure import plan_layers

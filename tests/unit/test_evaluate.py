@@ -13,9 +13,9 @@ from upq import evaluate
 from upq.data import Example
 from upq.errors import UserError
 from upq.evaluate import Reference
-from upq.layers import PackedEmbedding, PackedLinear, memory_bytes
+from upq.layers.grid import INT4, INT8
+from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes
 from upq.models import LoadedModel
-from upq.quantizers import INT4, INT8
 from upq.structure import plan_layers
 
 DATA = examples(7, 30)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from upq.fixed_codes import FixedCodesLinear, fix_codes, release_codes
-from upq.layers import FakeQuantLinear, Latent
-from upq.quantizers import Grid
+from upq.layers.fixed_codes import FixedCodesLinear, fix_codes, release_codes
+from upq.layers.grid import Grid
+from upq.layers.linear import FakeQuantLinear, Latent
 
 GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
 

@@ -11,8 +11,8 @@ from tests.helpers import examples
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
+from upq.layers.grid import INT2, INT4
 from upq.models import LoadedModel
-from upq.quantizers import INT2, INT4
 from upq.streams import Streams
 from upq.structure import block_linears, decoder_blocks
 

@@ -10,7 +10,8 @@ from torch import nn
 from kernels.reference import weight_of
 from kernels.transform import Transform
 from tests.helpers import naive_weight
-from upq.layers import (
+from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid
+from upq.layers.linear import (
     FakeQuantLinear,
     Latent,
     PackedEmbedding,
@@ -22,7 +23,6 @@ from upq.layers import (
     swap_linears,
 )
 from upq.models import LoadedModel
-from upq.quantizers import GRIDS, INT2, INT4, INT8, Grid
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 

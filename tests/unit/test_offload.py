@@ -12,9 +12,9 @@ from tests.helpers import examples
 from upq import pipeline
 from upq.data import collate
 from upq.forward import last_hidden
+from upq.layers.grid import INT4
 from upq.models import LoadedModel
 from upq.offload import blocks_away, is_large, is_lent, on_device, twin
-from upq.quantizers import INT4
 from upq.structure import decoder_blocks
 from upq.targets import packed_teacher
 

@@ -7,9 +7,9 @@ import pytest
 from tests.helpers import tiny_config
 from upq import assembly, serve
 from upq.errors import UserError
+from upq.layers.grid import GRIDS
 from upq.models import LoadedModel
 from upq.models import load as load_model
-from upq.quantizers import GRIDS
 from upq.serve import KEPT, Models
 from upq.store import Store
 from upq.structure import plan_layers

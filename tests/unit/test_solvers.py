@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upq.initialise import lattice
-from upq.quantizers import INT2, INT4, Grid
+from upq.layers.grid import INT2, INT4, Grid
 from upq.solvers import damped, ldlq, proxy_error
 
 ROWS = 5

@@ -10,8 +10,8 @@ from tests.helpers import RecordingContext, examples
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import collate
+from upq.layers.grid import INT2, Grid
 from upq.models import LoadedModel
-from upq.quantizers import INT2, Grid
 from upq.structure import block_linears, decoder_blocks
 
 NOTHING: dict[str, Any] = {"weight_lr": 0.0, "scale_lr": 0.0}

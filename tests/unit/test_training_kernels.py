@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kernels import cpu, training
-from upq.quantizers import Grid, fake_quantize
+from upq.layers.fake import fake_quantize
+from upq.layers.grid import Grid
 
 pytestmark = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
 

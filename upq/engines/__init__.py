@@ -9,7 +9,7 @@ import torch
 from upq.engines import native
 from upq.engines.base import Engine, Session
 from upq.engines.torch_engine import TransformersEngine
-from upq.layers import place
+from upq.layers.linear import place
 
 __all__ = [
     "Engine",

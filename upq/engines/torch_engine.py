@@ -21,7 +21,7 @@ from upq.engines import graph_step
 from upq.engines.base import Session, check_rewind
 from upq.engines.row_cache import RowCache, bucket
 from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
-from upq.layers import memory_bytes
+from upq.layers.linear import memory_bytes
 from upq.offload import is_lent
 
 #: What models call the state that they return and take back.

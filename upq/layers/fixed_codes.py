@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kernels.reference import dequantize
-from upq.layers import FakeQuantLinear, Latent, fake_quant_layers, replace_module
+from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, replace_module
 
 
 class _Scaled(torch.autograd.Function):

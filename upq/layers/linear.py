@@ -19,7 +19,8 @@ import kernels
 from kernels.packing import PackedWeight
 from kernels.reference import dequantize
 from kernels.transform import Transform
-from upq.quantizers import Grid, fake_quantize
+from upq.layers.fake import fake_quantize
+from upq.layers.grid import Grid
 
 #: The vectors and matrices of a Transform.
 AROUND = ("scale_in", "scale_out", "affine", "shift")

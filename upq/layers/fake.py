@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kernels import training
-from upq.quantizers.grid import SMALLEST_SCALE, Grid, row_chunks
+from upq.layers.grid import SMALLEST_SCALE, Grid, row_chunks
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).
 CLIP_SHARE = 0.99
