@@ -66,8 +66,9 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
-    from upq import bundled, jobs, serve, shipped, supervisor  # noqa: PLC0415
+    from upq import jobs, serve, shipped, supervisor  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
+    from upq.models import bundled  # noqa: PLC0415
 
     folder = jobs.data_dir(options.data_dir)
     bundled.provide(folder)

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from bench import report
-from upq import assembly, models
+from upq import assembly
 from upq.config.schema import RunConfig
-from upq.conversation import chat_ids
 from upq.engines import Engine
 from upq.engines.native import NativeEngine
 from upq.generate import answers, end_ids
 from upq.jobs import data_dir, open_store
+from upq.models import loading
+from upq.models.tokenizer import chat_ids
 from upq.sources import read_rows
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     store = open_store(data_dir(options.data_dir))
     config = RunConfig.from_values(store.run(options.run).config)
-    loaded = models.load(config.model.source, revision=config.model.revision)
+    loaded = loading.load(config.model.source, revision=config.model.revision)
     teacher = NativeEngine(loaded.model)
     texts = held_out(teacher, loaded.tokenizer, config)
     rows: list[dict[str, Any]] = []

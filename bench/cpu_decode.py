@@ -27,13 +27,14 @@ import torch
 
 from bench import report
 from kernels.transform import Transform, hadamard_block
-from upq import assembly, commands, models
+from upq import assembly, commands
 from upq.config.presets import preset
 from upq.config.schema import with_settings
 from upq.engines import Engine, Session, TransformersEngine
 from upq.engines.native import NativeEngine
 from upq.jobs import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
+from upq.models import loading as models
 from upq.serve import Models
 from upq.store import Store
 

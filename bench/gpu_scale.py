@@ -33,8 +33,8 @@ from upq.data import Batch, Example
 from upq.distill import distill
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, place, swap_linears
-from upq.offload import blocks_away, twin
-from upq.structure import plan_layers
+from upq.models.placement import blocks_away, twin
+from upq.models.structure import plan_layers
 from upq.targets import packed_teacher
 
 MODELS = {

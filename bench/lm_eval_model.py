@@ -17,8 +17,8 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from upq.conversation import render_chat
 from upq.generate import answers, end_ids
+from upq.models.tokenizer import render_chat
 from upq.reading import Reader
 from upq.serve import Models
 from upq.store import Store

@@ -17,7 +17,7 @@ import numpy
 
 from upq.artifact import Artifact
 from upq.jobs import data_dir, open_store
-from upq.models import LoadedModel, load
+from upq.models.loading import LoadedModel, load
 from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
 from upq.store import Store
 from upq.store_artifacts import prepare

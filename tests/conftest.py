@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from upq.jobs import open_store
-from upq.models import BUNDLED, LoadedModel, load
+from upq.models.loading import BUNDLED, LoadedModel, load
 from upq.store import Store
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))

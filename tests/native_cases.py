@@ -12,7 +12,7 @@ from kernels import cpu, reference
 from kernels.transform import Transform, hadamard_block
 from upq.layers.grid import Grid
 from upq.layers.linear import PackedLinear, packed_layers, replace_module, swap_linears
-from upq.structure import plan_layers
+from upq.models.structure import plan_layers
 
 
 def rounded(inputs: torch.Tensor, span: int) -> torch.Tensor:

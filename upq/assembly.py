@@ -17,13 +17,13 @@ from upq import provenance
 from upq.artifact import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact_vet import damaged, vetted_layers
 from upq.config.schema import RunConfig
-from upq.conversation import load_tokenizer, tokenizer_files
 from upq.errors import UserError
 from upq.layers.grid import INT8
 from upq.layers.linear import PackedEmbedding, PackedLinear, place, replace_module
-from upq.model_files import BUILDING
-from upq.models import CONFIG_ERRORS, LoadedModel
-from upq.structure import parameter_names, plan_embeddings
+from upq.models.loading import CONFIG_ERRORS, LoadedModel
+from upq.models.source import BUILDING
+from upq.models.structure import parameter_names, plan_embeddings
+from upq.models.tokenizer import load_tokenizer, tokenizer_files
 
 
 def build(

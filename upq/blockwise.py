@@ -31,10 +31,10 @@ from upq.layers.linear import (
     set_parameters,
     swap_linears,
 )
-from upq.offload import on_device
+from upq.models.placement import on_device
+from upq.models.structure import decoder_blocks
 from upq.optimizer import norm_weights, settle_norms, trainables
 from upq.streams import Stream, Streams
-from upq.structure import decoder_blocks
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05

@@ -17,8 +17,8 @@ from upq.config.schema import RunConfig, with_settings
 from upq.errors import UserError
 from upq.generate import Decoding, stream
 from upq.jobs import open_store
+from upq.models.shape import inspect
 from upq.serve import Models
-from upq.shape import inspect
 from upq.store import Run, Store
 from upq.supervisor import Supervisor
 

@@ -21,7 +21,7 @@ from upq.context import RunContext
 from upq.engines import engine_for
 from upq.errors import UserError
 from upq.generate import answers, end_ids
-from upq.models import LoadedModel, chat_ids
+from upq.models.loading import LoadedModel, chat_ids
 from upq.sources import Row, read_rows
 
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.

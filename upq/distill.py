@@ -20,10 +20,10 @@ from upq.config.precision_config import DistillConfig
 from upq.context import RunContext
 from upq.data import Example, collate, plan_batches
 from upq.errors import UserError
-from upq.forward import head, last_hidden, recomputed
 from upq.layers.fixed_codes import fix_codes, release_codes
 from upq.losses import head_cross_entropy, head_divergence
-from upq.offload import blocks_away
+from upq.models.forward import head, last_hidden, recomputed
+from upq.models.placement import blocks_away
 from upq.optimizer import make_optimizer, restore, settle_norms, training_state
 from upq.targets import Targets
 

@@ -17,7 +17,7 @@ from upq.config.precision_config import BlockwiseConfig, DistillConfig, Precisio
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.files import RESOURCES
-from upq.shape import Shape, inspect
+from upq.models.shape import Shape, inspect
 
 if TYPE_CHECKING:
     from upq.store import Run
@@ -68,7 +68,7 @@ class Estimate:
 def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
     """Estimate a run. rates: multiplications per second by stage, from `measured_rates`; may be empty.
 
-    Raises the UserErrors of upq.models for a model that cannot be quantized, so they show before Start.
+    Raises the UserErrors of upq.models.loading for a model that cannot be quantized, so they show before Start.
     """
     shape = inspect(
         config.model.source, config.model.revision, config.int4.group_size, config.int2.group_size

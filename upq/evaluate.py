@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from upq.data import Batch, Example, collate
 from upq.errors import UserError
-from upq.forward import CHUNK_ROWS, head, last_hidden
 from upq.intervals import bootstrap_mean
+from upq.models.forward import CHUNK_ROWS, head, last_hidden
 
 #: Tokens in one forward pass of a measurement.
 BATCH_TOKENS = 2048

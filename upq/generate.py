@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
-from upq.conversation import chat_ids
 from upq.engines import Engine
 from upq.errors import UserError
+from upq.models.tokenizer import chat_ids
 
 #: Pause between two pieces of a streamed answer, seconds.
 PIECE_SECONDS = 0.05

@@ -39,10 +39,10 @@ from upq.layers.linear import (
     set_parameters,
     swap_linears,
 )
-from upq.models import LoadedModel
-from upq.offload import blocks_away, twin
+from upq.models.loading import LoadedModel
+from upq.models.placement import blocks_away, twin
+from upq.models.structure import decoder_blocks
 from upq.optimizer import norm_weights
-from upq.structure import decoder_blocks
 from upq.targets import packed_teacher
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.

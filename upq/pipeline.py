@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from upq import assembly, data, models
+from upq import assembly, data
 from upq.artifact import Artifact
 from upq.config.schema import RunConfig
 from upq.context import RunContext
@@ -24,11 +24,12 @@ from upq.engines import compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers.linear import memory_bytes, place_buffers
-from upq.memory import keep_freed_memory
 from upq.methods import Quantized, Work, quantize, round_to_nearest
-from upq.models import LoadedModel
-from upq.offload import is_large, is_lent, lend_blocks
-from upq.structure import decoder_blocks, plan_embeddings, plan_layers
+from upq.models import loading
+from upq.models.loading import LoadedModel
+from upq.models.memory import keep_freed_memory
+from upq.models.placement import is_large, is_lent, lend_blocks
+from upq.models.structure import decoder_blocks, plan_embeddings, plan_layers
 
 
 def run_quantization(config: RunConfig, context: RunContext) -> None:
@@ -38,7 +39,7 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     """
     device = prepare(config)
     context.stage("load", 1)
-    loaded = models.load(config.model.source, revision=config.model.revision)
+    loaded = loading.load(config.model.source, revision=config.model.revision)
     layers = plan(loaded.model, config, context)
     teacher = in_compute_dtype(loaded.model, device)
     if is_lent(teacher):
@@ -79,14 +80,14 @@ def prepare(config: RunConfig) -> torch.device:
 def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
     """(the exact FP16 model on the CPU, the same in compute dtype on the run's device), seeds and threads set."""
     device = prepare(config)
-    loaded = models.load(config.model.source, revision=config.model.revision)
+    loaded = loading.load(config.model.source, revision=config.model.revision)
     return loaded, in_compute_dtype(loaded.model, device)
 
 
 def in_compute_dtype(model: Any, device: torch.device) -> Any:
     """A frozen model of the same values in the device's compute dtype; weights that are so already are shared.
 
-    The decoder blocks of a model that is large for the device stay on the CPU, which lends them (upq.offload).
+    The decoder blocks of a model that is large for the device stay on the CPU, which lends them (upq.models.placement).
     """
     dtype = compute_dtype(device)
     stays = is_large(model, dtype, device)

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from upq import assembly, models
+from upq import assembly
 from upq.artifact import Artifact
 from upq.engines import Engine, compute_dtype, engine_for, to_compute_dtype
 from upq.errors import UserError
-from upq.memory import keep_freed_memory
+from upq.models import loading
+from upq.models.memory import keep_freed_memory
 from upq.store import Store
 
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
@@ -96,7 +97,7 @@ class Models:
 
     def _load_whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
         if precision == "FP16":
-            loaded = models.load(source, revision=self._revision(run_id))
+            loaded = loading.load(source, revision=self._revision(run_id))
             return to_compute_dtype(loaded.model, self.device), loaded.tokenizer
         kept = self._artifact(run_id, precision)
         return assembly.assemble(kept, str(self.device), compute_dtype(self.device))
@@ -107,7 +108,7 @@ class Models:
         return run.config["model"]["revision"] if run and run.kind == "quantize" else None
 
     def _fp16(self, source: str, revision: str | None) -> Served:
-        loaded = models.load(source, revision=revision)
+        loaded = loading.load(source, revision=revision)
         return Served(
             engine=engine_for(loaded.model, self.device),
             tokenizer=loaded.tokenizer,

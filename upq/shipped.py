@@ -31,8 +31,8 @@ from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs import open_store
 from upq.layers.grid import Grid
-from upq.model_files import resolve
-from upq.models import LoadedModel, load
+from upq.models.loading import LoadedModel, load
+from upq.models.source import resolve
 from upq.store import Store
 from upq.store_artifacts import Prepared, prepare
 from upq.worker import give_way

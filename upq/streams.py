@@ -3,7 +3,7 @@
 Block-wise training visits every batch many times, one block after the other. What enters the block and what it has
 to give are kept in CPU memory or, above a limit, in mapped files, and come to the device one batch at a time. So the
 device holds one block, its student and one batch, however deep the model and however long the calibration data.
-The model itself may stay on the CPU: `upq.offload` lends one block.
+The model itself may stay on the CPU: `upq.models.placement` lends one block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from upq.data import Batch
-from upq.forward import BlockCall, block_calls
+from upq.models.forward import BlockCall, block_calls
 
 
 class HiddenStates:

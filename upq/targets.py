@@ -11,9 +11,9 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from upq.data import Batch, Example, collate
-from upq.forward import last_hidden
 from upq.layers.linear import PackedLinear, set_parameters, swap_linears
-from upq.offload import twin
+from upq.models.forward import last_hidden
+from upq.models.placement import twin
 from upq.streams import HiddenStates
 
 #: States that are kept stay in memory up to this many bytes; a teacher that is at hand keeps no more than that.

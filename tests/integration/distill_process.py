@@ -17,9 +17,9 @@ from upq.distill import distill
 from upq.distributed import join
 from upq.layers.grid import INT2
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
-from upq.models import load
-from upq.offload import twin
-from upq.structure import plan_layers
+from upq.models.loading import load
+from upq.models.placement import twin
+from upq.models.structure import plan_layers
 
 #: An odd number of sequences and short batches: some steps have fewer sequences than processes.
 DATA = examples(5)

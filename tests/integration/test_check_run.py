@@ -21,7 +21,7 @@ from upq.check_run import SUITES, check_config, run_check
 from upq.engines import engine_for
 from upq.errors import UserError
 from upq.layers.grid import INT2
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 from upq.serve import Served
 from upq.store import Store
 from upq.worker import worker_main

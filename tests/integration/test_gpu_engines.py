@@ -12,7 +12,7 @@ from upq.engines import engine_for
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import GraphSession, TransformersEngine
 from upq.layers.grid import GRIDS
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,11 +13,11 @@ from upq import pipeline
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import collate
-from upq.forward import last_hidden
 from upq.layers.grid import INT2
 from upq.layers.linear import place
-from upq.models import LoadedModel
-from upq.structure import plan_layers
+from upq.models.forward import last_hidden
+from upq.models.loading import LoadedModel
+from upq.models.structure import plan_layers
 
 pytestmark = [
     pytest.mark.gpu,

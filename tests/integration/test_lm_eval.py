@@ -21,9 +21,9 @@ from upq.check_run import check_config
 from upq.config.schema import RunConfig
 from upq.jobs import WorkerContext, open_store
 from upq.layers.grid import INT2
-from upq.models import BUNDLED, LoadedModel
+from upq.models.loading import BUNDLED, LoadedModel
+from upq.models.structure import plan_layers
 from upq.store import Store
-from upq.structure import plan_layers
 from upq.worker import default_engine
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,13 @@ import torch
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
-from upq import assembly, checkpoint, data, models
+from upq import assembly, checkpoint, data
 from upq.artifact import Artifact
 from upq.config.schema import METHODS, RunConfig
 from upq.evaluate import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent, packed_layers, replace_module
+from upq.models import loading
 from upq.pipeline import in_compute_dtype, prepare, run_quantization
 
 methods = pytest.mark.parametrize("method", METHODS)
@@ -83,7 +84,7 @@ def test_the_measured_kl_is_that_of_the_weights_that_the_stored_codes_stand_for(
     finished: dict[str, RecordingContext], tiny_model_dir: Path, tmp_path: Path, method: str
 ) -> None:
     config = config_of(tiny_model_dir, method)
-    loaded = models.load(config.model.source)
+    loaded = loading.load(config.model.source)
     teacher = in_compute_dtype(loaded.model, prepare(config))
     context: Any = RecordingContext(tmp_path)
     context.answers = copy.deepcopy(finished[method].answers)

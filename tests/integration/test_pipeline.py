@@ -17,8 +17,8 @@ from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.engines import compute_dtype
 from upq.errors import UserError
-from upq.model_files import WEIGHTS
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
+from upq.models.source import WEIGHTS
 from upq.pipeline import in_compute_dtype, run_quantization
 
 

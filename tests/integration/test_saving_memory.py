@@ -11,11 +11,11 @@ from kernels.reference import dequantize
 from tests.helpers import RecordingContext, examples, tiny_config
 from upq.data import collate
 from upq.errors import UserError
-from upq.forward import last_hidden
 from upq.layers.grid import INT4
-from upq.models import LoadedModel
+from upq.models.forward import last_hidden
+from upq.models.loading import LoadedModel
+from upq.models.structure import plan_layers
 from upq.pipeline import run_quantization
-from upq.structure import plan_layers
 from upq.targets import packed_teacher
 
 

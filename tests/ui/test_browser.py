@@ -26,7 +26,7 @@ from tests.ui.pages import (
 )
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.config.presets import preset
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 from upq.shipped import NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

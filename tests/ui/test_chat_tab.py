@@ -16,7 +16,7 @@ from ui.chat_tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
 from ui.chat_turn import TIMED_TOKENS, column, speed_key
 from ui.words import PRECISIONS, Precision
 from upq.generate import Decoding
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 from upq.serve import Models
 from upq.store import Store
 from upq.supervisor import Supervisor

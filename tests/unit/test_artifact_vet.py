@@ -15,7 +15,7 @@ from upq import assembly
 from upq.artifact import Artifact
 from upq.errors import UserError
 from upq.layers.grid import INT4
-from upq.models import load
+from upq.models.loading import load
 
 LAYER = "model.layers.0.mlp.down_proj"  # (64, 128): 64 bytes of codes and 8 groups a row
 EMBED = "model.embed_tokens"  # (262, 64), tied to the head

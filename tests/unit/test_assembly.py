@@ -21,8 +21,8 @@ from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid
 from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
-from upq.models import LoadedModel, load
-from upq.structure import plan_embeddings, plan_layers
+from upq.models.loading import LoadedModel, load
+from upq.models.structure import plan_embeddings, plan_layers
 
 IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
 

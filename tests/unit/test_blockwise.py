@@ -17,8 +17,8 @@ from upq.data import Batch, collate
 from upq.errors import UserError
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
-from upq.models import LoadedModel
-from upq.structure import block_linears, decoder_blocks
+from upq.models.loading import LoadedModel
+from upq.models.structure import block_linears, decoder_blocks
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)
 

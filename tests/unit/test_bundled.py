@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from upq import bundled
-from upq.models import BUNDLED, LoadedModel, resolve
+from upq.models import bundled
+from upq.models.loading import BUNDLED, LoadedModel, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A process that does not see the installed package, as on a Space, and then asks where `bundled` is.
@@ -22,8 +22,8 @@ def other(name, path=None, target=None):
     return find(name, places, target)
 importlib.machinery.PathFinder.find_spec = staticmethod(other)
 logging.basicConfig()
-from upq.bundled import provide
-from upq.model_files import resolve
+from upq.models.bundled import provide
+from upq.models.source import resolve
 provide(Path(sys.argv[1]))
 print(resolve("bundled").path)
 """

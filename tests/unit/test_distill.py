@@ -17,12 +17,12 @@ from upq.config.precision_config import DistillConfig
 from upq.data import Example, collate
 from upq.distill import _Pass, distill
 from upq.errors import UserError
-from upq.forward import last_hidden
 from upq.layers.grid import INT2, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
-from upq.models import LoadedModel
+from upq.models.forward import last_hidden
+from upq.models.loading import LoadedModel
+from upq.models.structure import decoder_blocks, plan_layers
 from upq.optimizer import trainables
-from upq.structure import decoder_blocks, plan_layers
 from upq.targets import Targets
 
 DATA = examples(6)

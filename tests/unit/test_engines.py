@@ -9,7 +9,7 @@ from tests.engine_cases import VOCABULARY, generated, greedy, random_model, rand
 from upq.engines.row_cache import BUCKET
 from upq.engines.torch_engine import PlainSession, RowSession, TransformersEngine
 from upq.layers.linear import memory_bytes
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 #: (model type, its settings, whether all rows are computed at once)

@@ -19,10 +19,10 @@ from upq.config.schema import METHODS
 from upq.errors import UserError
 from upq.estimate import estimate, measured_rates, work
 from upq.layers.grid import INT2, INT4, Grid
-from upq.models import LoadedModel, load
-from upq.shape import inspect
+from upq.models.loading import LoadedModel, load
+from upq.models.shape import inspect
+from upq.models.structure import plan_layers
 from upq.store import Run, Store
-from upq.structure import plan_layers
 
 
 def half(loaded: LoadedModel, folder: Path) -> Path:

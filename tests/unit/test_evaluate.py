@@ -15,8 +15,8 @@ from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers.grid import INT4, INT8
 from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes
-from upq.models import LoadedModel
-from upq.structure import plan_layers
+from upq.models.loading import LoadedModel
+from upq.models.structure import plan_layers
 
 DATA = examples(7, 30)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.unit.test_structure import STYLES, build
-from upq.forward import block_calls, head, last_hidden
-from upq.structure import decoder_blocks
+from upq.models.forward import block_calls, head, last_hidden
+from upq.models.structure import decoder_blocks
 
 
 @pytest.mark.parametrize("style", STYLES)

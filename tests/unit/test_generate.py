@@ -11,7 +11,7 @@ from upq.engines import engine_for
 from upq.engines.torch_engine import TransformersEngine
 from upq.errors import UserError
 from upq.generate import Decoding, Piece, _pick, answers, end_ids, stream
-from upq.models import LoadedModel, chat_ids
+from upq.models.loading import LoadedModel, chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

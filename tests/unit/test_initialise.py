@@ -12,9 +12,9 @@ from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
 from upq.layers.grid import INT2, INT4
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
+from upq.models.structure import block_linears, decoder_blocks
 from upq.streams import Streams
-from upq.structure import block_linears, decoder_blocks
 
 CPU = torch.device("cpu")
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkv"]

@@ -22,7 +22,7 @@ from upq.layers.linear import (
     place,
     swap_linears,
 )
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 

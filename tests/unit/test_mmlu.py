@@ -18,7 +18,7 @@ from upq.errors import UserError
 from upq.intervals import Share
 from upq.mmlu import CATEGORIES, Exam, Marked, Question, exam, letter_ids, marks
 from upq.mmlu_scores import by_category, by_subject, compare, macro, micro
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_tokenizer
 from tests.model_cases import DAMAGES, WEIGHTS, edit_json, edit_weights, with_tensor
-from upq import model_files
 from upq.errors import UserError
-from upq.models import BUNDLED, LoadedModel, chat_ids, load, resolve
-from upq.shape import inspect
+from upq.models import source
+from upq.models.loading import BUNDLED, LoadedModel, chat_ids, load, resolve
+from upq.models.shape import inspect
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_the_answers_of_the_hub_are_told_apart(
         response: Any = httpx.Response(403, request=request)
         raise error("said the hub", response=response)
 
-    monkeypatch.setattr(model_files, "snapshot_download", answer)
+    monkeypatch.setattr(source, "snapshot_download", answer)
     with pytest.raises(UserError, match="someone/model") as caught:
         load("someone/model", revision="v1")
     assert caught.value.code == code
@@ -122,9 +122,9 @@ def test_a_hub_model_in_the_cache_loads_offline_under_its_commit(
     shutil.copytree(tiny_model_dir, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    download = model_files.snapshot_download
+    download = source.snapshot_download
     monkeypatch.setattr(
-        model_files, "snapshot_download", lambda *a, **k: download(*a, cache_dir=tmp_path, **k)
+        source, "snapshot_download", lambda *a, **k: download(*a, cache_dir=tmp_path, **k)
     )
     info = load("someone/tiny").info
     assert (info.source, info.name, info.revision) == ("someone/tiny", "tiny", commit)

@@ -23,7 +23,7 @@ from tests.unit.test_native_engine import (
 )
 from upq.engines import native
 from upq.engines.native import NativeEngine
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 
 KINDS = ["input", "both", "lattice", "some"]
 #: (rows, columns, groups) of the bundled model and such that no panel divides.

@@ -11,11 +11,11 @@ import torch
 from tests.helpers import examples
 from upq import pipeline
 from upq.data import collate
-from upq.forward import last_hidden
 from upq.layers.grid import INT4
-from upq.models import LoadedModel
-from upq.offload import blocks_away, is_large, is_lent, on_device, twin
-from upq.structure import decoder_blocks
+from upq.models.forward import last_hidden
+from upq.models.loading import LoadedModel
+from upq.models.placement import blocks_away, is_large, is_lent, on_device, twin
+from upq.models.structure import decoder_blocks
 from upq.targets import packed_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -8,11 +8,11 @@ from tests.helpers import tiny_config
 from upq import assembly, serve
 from upq.errors import UserError
 from upq.layers.grid import GRIDS
-from upq.models import LoadedModel
-from upq.models import load as load_model
+from upq.models.loading import LoadedModel
+from upq.models.loading import load as load_model
+from upq.models.structure import plan_layers
 from upq.serve import KEPT, Models
 from upq.store import Store
-from upq.structure import plan_layers
 
 
 def stored_run(store: Store, loaded: LoadedModel, folder: Path) -> int:

@@ -19,7 +19,7 @@ from scripts import ship_demo
 from tests.helpers import tiny_config
 from upq import shipped
 from upq.jobs import WorkerContext, execute, open_store
-from upq.models import LoadedModel, load
+from upq.models.loading import LoadedModel, load
 from upq.pipeline import run_quantization
 from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
 from upq.store import Store

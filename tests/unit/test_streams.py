@@ -9,9 +9,9 @@ import torch
 
 from tests.helpers import examples
 from upq.data import collate
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
+from upq.models.structure import decoder_blocks
 from upq.streams import HiddenStates, Streams
-from upq.structure import decoder_blocks
 
 CPU = torch.device("cpu")
 DATA = examples(6)

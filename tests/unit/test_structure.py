@@ -24,8 +24,8 @@ from transformers import (
 
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
 from upq.errors import UserError
-from upq.models import LoadedModel, block_linears, decoder_blocks, load, plan_layers
-from upq.structure import parameter_names, plan_embeddings
+from upq.models.loading import LoadedModel, block_linears, decoder_blocks, load, plan_layers
+from upq.models.structure import parameter_names, plan_embeddings
 
 LAYERS = 3
 SHAPE: dict[str, Any] = {

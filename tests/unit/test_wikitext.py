@@ -13,7 +13,7 @@ import torch
 
 from upq.errors import UserError
 from upq.intervals import bootstrap_mean
-from upq.models import LoadedModel
+from upq.models.loading import LoadedModel
 from upq.wikitext import Chunk, chunks, context_of, difference, joined_text, perplexity, read_chunk
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from upq.engines.base import Session, check_rewind
 from upq.engines.row_cache import RowCache, bucket
 from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers.linear import memory_bytes
-from upq.offload import is_lent
+from upq.models.placement import is_lent
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")

@@ -2,8 +2,8 @@
 
 transformers fills missing tensors with random numbers, accepts NaN weights and a template that
 raises, all without an error. `load` refuses each with its own code before anything is trained.
-`upq.model_files` finds the files, `upq.model_vet` looks at them, `upq.gguf_source` reads GGUF, `upq.structure` finds
-the layers.
+`upq.models.source` finds the files, `upq.models.vet` looks at them, `upq.models.gguf` reads GGUF,
+`upq.models.structure` finds the layers.
 """
 
 import hashlib
@@ -27,20 +27,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from upq.conversation import chat_ids, load_tokenizer, render_chat, tokenizer_files
 from upq.errors import UserError
-from upq.gguf_source import load_gguf, open_gguf, weight_type
-from upq.model_files import (
-    BUILDING,
-    BUNDLED,
-    Source,
-    fetch,
-    hash_file,
-    hash_files,
-    resolve,
-)
-from upq.model_vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
-from upq.structure import LayerPlan, block_linears, decoder_blocks, plan_layers
+from upq.models.gguf import load_gguf, open_gguf, weight_type
+from upq.models.source import BUILDING, BUNDLED, Source, fetch, hash_file, hash_files, resolve
+from upq.models.structure import LayerPlan, block_linears, decoder_blocks, plan_layers
+from upq.models.tokenizer import chat_ids, load_tokenizer, render_chat, tokenizer_files
+from upq.models.vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
 
 __all__ = [
     "BUNDLED",

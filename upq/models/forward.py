@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from upq.structure import decoder_blocks
+from upq.models.structure import decoder_blocks
 
 #: Rows of hidden states that the head turns into logits at once, so that logits of a whole batch never exist.
 CHUNK_ROWS = 128

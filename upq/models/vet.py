@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from upq.errors import UserError
-from upq.model_files import WEIGHTS, WEIGHTS_INDEX
+from upq.models.source import WEIGHTS, WEIGHTS_INDEX
 
 CONFIG_LIMIT_BYTES = 1_000_000
 SHOWN = 5  # files or tensor names listed in a message

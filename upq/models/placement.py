@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from upq.structure import decoder_blocks
+from upq.models.structure import decoder_blocks
 
 #: A model whose weights take more than this share of a GPU's free memory leaves its decoder blocks on the CPU: the
 #: rest is for the block that trains, its optimizer state and its batch.

@@ -14,9 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from upq.errors import UserError
-from upq.model_files import BUILDING, Source, resolve
-from upq.model_vet import vet_config
-from upq.structure import plan_embeddings, plan_layers
+from upq.models.source import BUILDING, Source, resolve
+from upq.models.structure import plan_embeddings, plan_layers
+from upq.models.vet import vet_config
 
 
 @dataclass(frozen=True)

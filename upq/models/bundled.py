@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from upq.model_files import BUNDLED_PACKAGE
+from upq.models.source import BUNDLED_PACKAGE
 
-CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 #: Longest time that the start of the app waits for the 98 MB.
 PATIENCE_S = 300
 
