@@ -16,9 +16,9 @@ import torch
 from bench import report
 from upq import assembly
 from upq.config.schema import RunConfig
-from upq.engines import Engine
-from upq.engines.native import NativeEngine
-from upq.generate import answers, end_ids
+from upq.decode.choice import Engine
+from upq.decode.generate import answers, end_ids
+from upq.decode.native import NativeEngine
 from upq.jobs import data_dir, open_store
 from upq.models import loading
 from upq.models.tokenizer import chat_ids

@@ -30,8 +30,8 @@ from kernels.transform import Transform, hadamard_block
 from upq import assembly, commands
 from upq.config.presets import preset
 from upq.config.schema import with_settings
-from upq.engines import Engine, Session, TransformersEngine
-from upq.engines.native import NativeEngine
+from upq.decode.choice import Engine, Session, TransformersEngine
+from upq.decode.native import NativeEngine
 from upq.jobs import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models

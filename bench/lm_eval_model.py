@@ -17,9 +17,9 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from upq.generate import answers, end_ids
+from upq.decode.generate import answers, end_ids
+from upq.decode.reader import Reader
 from upq.models.tokenizer import render_chat
-from upq.reading import Reader
 from upq.serve import Models
 from upq.store import Store
 

@@ -20,8 +20,8 @@ from ui.words import PRECISIONS
 from upq.config.presets import DEFAULT_METHOD
 from upq.config.presets import preset as preset_config
 from upq.config.schema import with_settings
+from upq.decode.generate import stream
 from upq.errors import UserError
-from upq.generate import stream
 from upq.store import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})

@@ -16,8 +16,8 @@ import torch
 
 from ui.render_chat import Badge, Message
 from ui.words import PRECISIONS, Precision
+from upq.decode.generate import Decoding
 from upq.errors import UserError
-from upq.generate import Decoding
 from upq.serve import Models
 from upq.store import Run, Store
 from upq.supervisor import Supervisor

@@ -10,8 +10,8 @@ from typing import Any
 from ui.app_state import App, Turn
 from ui.render_chat import Badge, Message, Timing
 from ui.words import PRECISIONS, Precision, percent, stage_name
+from upq.decode.generate import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.generate import Decoding, Piece, stream
 from upq.serve import Served
 
 MAX_MESSAGE_CHARACTERS = 20_000

@@ -17,7 +17,7 @@ from ui.words import (
     percent,
     stage_name,
 )
-from upq.generate import ROWS
+from upq.decode.generate import ROWS
 from upq.store import Run
 
 

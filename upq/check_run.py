@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from upq import checks, mmlu, wikitext
+from upq.decode.generate import answers, end_ids
 from upq.errors import UserError
-from upq.generate import answers, end_ids
 from upq.models.tokenizer import chat_ids
 
 #: What decoding and reading call with the tokens done so far; may raise.

@@ -14,8 +14,8 @@ from upq import check_report, distributed
 from upq.check_run import check_config
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
+from upq.decode.generate import Decoding, stream
 from upq.errors import UserError
-from upq.generate import Decoding, stream
 from upq.jobs import open_store
 from upq.models.shape import inspect
 from upq.serve import Models

@@ -18,9 +18,9 @@ import torch
 
 from upq.config.schema import RunConfig
 from upq.context import RunContext
-from upq.engines import engine_for
+from upq.decode.choice import engine_for
+from upq.decode.generate import answers, end_ids
 from upq.errors import UserError
-from upq.generate import answers, end_ids
 from upq.models.loading import LoadedModel, chat_ids
 from upq.sources import Row, read_rows
 

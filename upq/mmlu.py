@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from upq.engines import Engine
+from upq.decode.choice import Engine
+from upq.decode.reader import Reader, shared_length
 from upq.errors import UserError
-from upq.reading import Reader, shared_length
 from upq.suite_data import hub_rows, read_suite_file
 
 HUB_DATASET = "cais/mmlu"

@@ -20,7 +20,7 @@ from upq import assembly, data
 from upq.artifact import Artifact
 from upq.config.schema import RunConfig
 from upq.context import RunContext
-from upq.engines import compute_dtype
+from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers.linear import memory_bytes, place_buffers

@@ -16,7 +16,7 @@ import torch
 
 from upq import assembly
 from upq.artifact import Artifact
-from upq.engines import Engine, compute_dtype, engine_for, to_compute_dtype
+from upq.decode.choice import Engine, compute_dtype, engine_for, to_compute_dtype
 from upq.errors import UserError
 from upq.models import loading
 from upq.models.memory import keep_freed_memory

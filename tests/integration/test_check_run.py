@@ -18,7 +18,7 @@ from upq import assembly
 from upq.artifact import Artifact
 from upq.check_report import outcomes, p_value, readable, rows
 from upq.check_run import SUITES, check_config, run_check
-from upq.engines import engine_for
+from upq.decode.choice import engine_for
 from upq.errors import UserError
 from upq.layers.grid import INT2
 from upq.models.loading import LoadedModel

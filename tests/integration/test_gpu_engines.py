@@ -8,9 +8,9 @@ import torch
 
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
 from tests.native_cases import surrounded
-from upq.engines import engine_for
-from upq.engines.row_cache import BUCKET
-from upq.engines.torch_engine import GraphSession, TransformersEngine
+from upq.decode.choice import engine_for
+from upq.decode.row_cache import BUCKET
+from upq.decode.transformers_engine import GraphSession, TransformersEngine
 from upq.layers.grid import GRIDS
 from upq.models.loading import LoadedModel
 

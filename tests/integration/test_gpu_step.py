@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from upq.engines import graph_step
-from upq.engines.torch_engine import RowSession, TransformersEngine
+from upq.decode import fused_step
+from upq.decode.transformers_engine import RowSession, TransformersEngine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +31,7 @@ def test_replayed_fused_steps_give_the_logits_of_transformers(
     )
     model: Any = LlamaForCausalLM(config)
     model = model.to("cuda", dtype).eval()
-    assert graph_step.unsupported(model) == ""
+    assert fused_step.unsupported(model) == ""
     engine = TransformersEngine(model)
     fused = engine.session(len(lengths), 2048)
     plain = RowSession(engine, len(lengths), 2048)

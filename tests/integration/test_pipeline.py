@@ -15,7 +15,7 @@ from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_confi
 from upq.config.presets import preset
 from upq.config.schema import RunConfig
 from upq.context import STAGES
-from upq.engines import compute_dtype
+from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.models.loading import LoadedModel
 from upq.models.source import WEIGHTS

@@ -15,7 +15,7 @@ from ui.app_state import App, Turn
 from ui.chat_tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
 from ui.chat_turn import TIMED_TOKENS, column, speed_key
 from ui.words import PRECISIONS, Precision
-from upq.generate import Decoding
+from upq.decode.generate import Decoding
 from upq.models.loading import LoadedModel
 from upq.serve import Models
 from upq.store import Store

@@ -11,8 +11,8 @@ from ui.app_state import Turn
 from ui.chat_turn import MAX_MESSAGE_CHARACTERS, answer, checked_message, conversation_of
 from ui.render_chat import Message
 from ui.words import PRECISIONS
+from upq.decode.generate import Decoding
 from upq.errors import UserError
-from upq.generate import Decoding
 
 
 def a_turn(one_at_a_time: bool = False) -> Turn:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
-from upq.engines.row_cache import BUCKET
-from upq.engines.torch_engine import PlainSession, RowSession, TransformersEngine
+from upq.decode.row_cache import BUCKET
+from upq.decode.transformers_engine import PlainSession, RowSession, TransformersEngine
 from upq.layers.linear import memory_bytes
 from upq.models.loading import LoadedModel
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from upq.engines import engine_for
-from upq.engines.torch_engine import TransformersEngine
+from upq.decode.choice import engine_for
+from upq.decode.generate import Decoding, Piece, _pick, answers, end_ids, stream
+from upq.decode.transformers_engine import TransformersEngine
 from upq.errors import UserError
-from upq.generate import Decoding, Piece, _pick, answers, end_ids, stream
 from upq.models.loading import LoadedModel, chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from upq.engines import engine_for
-from upq.engines.torch_engine import TransformersEngine
+from upq.decode.choice import engine_for
+from upq.decode.transformers_engine import TransformersEngine
 from upq.errors import UserError
 from upq.intervals import Share
 from upq.mmlu import CATEGORIES, Exam, Marked, Question, exam, letter_ids, marks

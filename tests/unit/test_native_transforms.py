@@ -21,8 +21,8 @@ from tests.unit.test_native_engine import (
     random_model,
     real_prompts,
 )
-from upq.engines import native
-from upq.engines.native import NativeEngine
+from upq.decode import native
+from upq.decode.native import NativeEngine
 from upq.models.loading import LoadedModel
 
 KINDS = ["input", "both", "lattice", "some"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from upq.engines.row_cache import RowCache
+from upq.decode.row_cache import RowCache
 
 #: Models whose blocks are RMS norm, rotary attention and a gated network, and nothing else.
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")

@@ -16,7 +16,7 @@ from torch import nn
 
 from kernels import build, cpu
 from kernels.packing import PackedWeight
-from upq.engines.base import check_rewind
+from upq.decode.engine import check_rewind
 from upq.errors import UserError
 
 FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -122,7 +122,7 @@ def _precision(model: Any) -> str:
 
 
 class NativeEngine:
-    """A model whose decoding is C (`upq.engines.base.Engine`); the transformers model is not kept.
+    """A model whose decoding is C (`upq.decode.engine.Engine`); the transformers model is not kept.
 
     instruction_set: one of kernels.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
     activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: for the compiler.
@@ -220,7 +220,7 @@ class NativeEngine:
 
 
 class NativeSession:
-    """Key-value caches in C (`upq.engines.base.Session`); one thread at a time may use it."""
+    """Key-value caches in C (`upq.decode.engine.Session`); one thread at a time may use it."""
 
     def __init__(
         self, engine: NativeEngine, rows: int, length: int, cosine: torch.Tensor, sine: torch.Tensor

@@ -17,10 +17,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from upq.engines import graph_step
-from upq.engines.base import Session, check_rewind
-from upq.engines.row_cache import RowCache, bucket
-from upq.engines.served_linear import prepare_layers, prepared_backends, prepared_bytes
+from upq.decode import fused_step
+from upq.decode.engine import Session, check_rewind
+from upq.decode.row_cache import RowCache, bucket
+from upq.decode.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers.linear import memory_bytes
 from upq.models.placement import is_lent
 
@@ -210,9 +210,9 @@ class GraphSession(RowSession):
         self.graphs.clear()
 
     def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
-        if graph_step.unsupported(self.engine.model):
+        if fused_step.unsupported(self.engine.model):
             return super()._forward(inputs, span)
-        return graph_step.step(self.engine.model, inputs[0], inputs[1], self.cache, span)
+        return fused_step.step(self.engine.model, inputs[0], inputs[1], self.cache, span)
 
     def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
         given = [0] * len(self.lengths)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from upq.engines import native
-from upq.engines.base import Engine, Session
-from upq.engines.torch_engine import TransformersEngine
+from upq.decode import native
+from upq.decode.engine import Engine, Session
+from upq.decode.transformers_engine import TransformersEngine
 from upq.layers.linear import place
 
 __all__ = [
