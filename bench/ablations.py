@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq import assembly, data, pipeline
+from upq import data, pipeline
+from upq.artifact import assembly
 from upq.commands import run_and_wait
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings

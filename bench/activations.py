@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench import report
-from upq import assembly
+from upq.artifact import assembly
 from upq.config.schema import RunConfig
 from upq.decode.choice import Engine
 from upq.decode.generate import answers, end_ids

@@ -27,7 +27,8 @@ import torch
 
 from bench import report
 from kernels.transform import Transform, hadamard_block
-from upq import assembly, commands
+from upq import commands
+from upq.artifact import assembly
 from upq.config.presets import preset
 from upq.config.schema import with_settings
 from upq.decode.choice import Engine, Session, TransformersEngine

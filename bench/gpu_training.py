@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from bench import report
 from upq import commands
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
 from upq.jobs import data_dir, open_store

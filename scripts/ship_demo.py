@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.jobs import data_dir, open_store
 from upq.models.loading import LoadedModel, load
 from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored

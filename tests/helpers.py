@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kernels.packing import PackedWeight
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, settings, with_settings
 from upq.data import Example

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.store import Lease, Run, Store
 
 

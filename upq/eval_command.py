@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq import assembly, commands, data, pipeline, wikitext
+from upq import commands, data, pipeline, wikitext
+from upq.artifact import assembly
 from upq.check_run import check_config
 from upq.config.schema import RunConfig
 from upq.context import SilentContext

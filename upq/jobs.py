@@ -22,7 +22,7 @@ from typing import Any
 import platformdirs
 import torch
 
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.failures import describe_failure
 from upq.files import sweep

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from upq import assembly, data
-from upq.artifact import Artifact
+from upq import data
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.decode.choice import compute_dtype

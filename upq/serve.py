@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from upq import assembly
-from upq.artifact import Artifact
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.decode.choice import Engine, compute_dtype, engine_for, to_compute_dtype
 from upq.errors import UserError
 from upq.models import loading

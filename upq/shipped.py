@@ -23,9 +23,9 @@ import torch
 
 from kernels.packing import PackedWeight, pack, unpack
 from kernels.transform import Transform
-from upq.artifact import Artifact
-from upq.artifact_vet import vetted_layers
-from upq.assembly import build
+from upq.artifact.assembly import build
+from upq.artifact.format import Artifact
+from upq.artifact.vet import vetted_layers
 from upq.config.schema import RunConfig
 from upq.context import training_tokens
 from upq.files import RESOURCES

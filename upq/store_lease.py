@@ -15,7 +15,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from upq import store_artifacts
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.files import clean_text
 from upq.store_schema import Connections, next_revision
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from upq import store_artifacts
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.store_artifacts import ArtifactRow
 from upq.store_schema import Connections
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
 from tests.unit.test_assembly import packed_of
-from upq import assembly
-from upq.artifact import Artifact
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.check_report import outcomes, p_value, readable, rows
 from upq.check_run import SUITES, check_config, run_check
 from upq.decode.choice import engine_for

@@ -15,7 +15,7 @@ from typing import Any
 import nltk
 import pytest
 
-from upq import assembly
+from upq.artifact import assembly
 from upq.check_report import outcomes, rows
 from upq.check_run import check_config
 from upq.config.schema import RunConfig

@@ -10,8 +10,9 @@ import torch
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
-from upq import assembly, checkpoint, data
-from upq.artifact import Artifact
+from upq import checkpoint, data
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.config.schema import METHODS, RunConfig
 from upq.evaluate import Reference
 from upq.layers.grid import Grid

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.unit.test_assembly import artifact_of, transformed_artifact
-from upq import assembly
-from upq.artifact import Artifact
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.errors import UserError
 from upq.layers.grid import INT4
 from upq.models.loading import load

@@ -15,8 +15,9 @@ from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
 from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
-from upq import assembly, provenance
-from upq.artifact import Artifact
+from upq import provenance
+from upq.artifact import assembly
+from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid

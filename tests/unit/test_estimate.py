@@ -13,7 +13,7 @@ from kernels.transform import Transform
 from tests.conftest import make_tokenizer
 from tests.helpers import tiny_config
 from tests.unit.test_structure import SHAPE, build
-from upq import assembly
+from upq.artifact import assembly
 from upq.config.precision_config import PrecisionConfig
 from upq.config.schema import METHODS
 from upq.errors import UserError

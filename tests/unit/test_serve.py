@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_config
-from upq import assembly, serve
+from upq import serve
+from upq.artifact import assembly
 from upq.errors import UserError
 from upq.layers.grid import GRIDS
 from upq.models.loading import LoadedModel

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.store import Store

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from upq.artifact import Artifact
+from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.files import write_bytes_atomic
 from upq.jobs import Engine, WorkerContext, open_store

@@ -12,7 +12,7 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.transform import LATTICE, Transform
-from upq.artifact import OPTIONAL_PARTS, Artifact, parts_of
+from upq.artifact.format import OPTIONAL_PARTS, Artifact, parts_of
 from upq.errors import UserError
 from upq.models.structure import parameter_names
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kernels.packing import PackedWeight
 from upq import provenance
-from upq.artifact import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
-from upq.artifact_vet import damaged, vetted_layers
+from upq.artifact.format import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
+from upq.artifact.vet import damaged, vetted_layers
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.layers.grid import INT8

@@ -1,0 +1,1 @@
+"""A packed model: what it is made of."""
