@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq import data, pipeline
+from upq import pipeline
 from upq.artifact import assembly
 from upq.commands import run_and_wait
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
+from upq.data import dataset
 from upq.evaluate import Fidelity, Reference
 from upq.jobs import open_store
 from upq.store import Store
@@ -120,7 +121,7 @@ def _measurer(folder: Path) -> Callable[[Store, int], dict[str, Fidelity]]:
     loaded, teacher = pipeline.load_teacher(config)
     store = open_store(folder)
     context = SilentContext(folder, store.cached_answers, store.save_answers)
-    examples = data.held_out(config, replace(loaded, model=teacher), context)
+    examples = dataset.held_out(config, replace(loaded, model=teacher), context)
     reference = Reference(teacher, examples, context.check)
 
     def measure(store: Store, run_id: int) -> dict[str, Fidelity]:

@@ -16,13 +16,13 @@ import torch
 from bench import report
 from upq.artifact import assembly
 from upq.config.schema import RunConfig
+from upq.data.rows import read_rows
 from upq.decode.choice import Engine
 from upq.decode.generate import answers, end_ids
 from upq.decode.native import NativeEngine
 from upq.jobs import data_dir, open_store
 from upq.models import loading
 from upq.models.tokenizer import chat_ids
-from upq.sources import read_rows
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
-from upq import data, pipeline
+from upq import pipeline
 from upq.config.presets import preset
 from upq.context import SilentContext
+from upq.data import dataset as data
 from upq.evaluate import Reference
 from upq.jobs import open_store
 

@@ -29,7 +29,7 @@ from upq.blockwise import Task, reconstruct
 from upq.config.precision_config import DistillConfig, PrecisionConfig
 from upq.config.presets import preset
 from upq.context import SilentContext
-from upq.data import Batch, Example
+from upq.data.dataset import Batch, Example
 from upq.distill import distill
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, place, swap_linears

@@ -20,7 +20,7 @@ from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq.config.precision_config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
-from upq.data import Batch
+from upq.data.dataset import Batch
 from upq.errors import UserError
 from upq.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
 from upq.layers.grid import Grid

@@ -18,7 +18,7 @@ import torch
 from upq import parallel
 from upq.config.precision_config import DistillConfig
 from upq.context import RunContext
-from upq.data import Example, collate, plan_batches
+from upq.data.dataset import Example, collate, plan_batches
 from upq.errors import UserError
 from upq.layers.fixed_codes import fix_codes, release_codes
 from upq.losses import head_cross_entropy, head_divergence

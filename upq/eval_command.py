@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq import commands, data, pipeline, wikitext
+from upq import commands, pipeline, wikitext
 from upq.artifact import assembly
 from upq.check_run import check_config
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
+from upq.data import dataset
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.jobs import open_store
@@ -64,7 +65,7 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     config = RunConfig.from_values(run.config)
     loaded, teacher = pipeline.load_teacher(config)
     silent = SilentContext(folder, store.cached_answers, store.save_answers)
-    held_out = data.held_out(config, replace(loaded, model=teacher), silent)
+    held_out = dataset.held_out(config, replace(loaded, model=teacher), silent)
     reference = Reference(teacher, held_out, lambda: None)
     rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
     subjects = [teacher]

@@ -27,7 +27,7 @@ from upq.config.precision_config import (
 )
 from upq.config.schema import RunConfig
 from upq.context import RunContext
-from upq.data import Batch, Dataset, collate, plan_batches
+from upq.data.dataset import Batch, Dataset, collate, plan_batches
 from upq.distill import distill
 from upq.errors import UserError
 from upq.evaluate import Reference

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from upq import data
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.context import RunContext
+from upq.data import dataset as data
 from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.evaluate import Reference

@@ -12,7 +12,7 @@ from tests.helpers import RecordingContext, examples, tiny_config
 from upq import pipeline
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
-from upq.data import collate
+from upq.data.dataset import collate
 from upq.layers.grid import INT2
 from upq.layers.linear import place
 from upq.models.forward import last_hidden

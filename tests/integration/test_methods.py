@@ -10,10 +10,11 @@ import torch
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
-from upq import checkpoint, data
+from upq import checkpoint
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import METHODS, RunConfig
+from upq.data import dataset
 from upq.evaluate import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent, packed_layers, replace_module
@@ -89,7 +90,7 @@ def test_the_measured_kl_is_that_of_the_weights_that_the_stored_codes_stand_for(
     teacher = in_compute_dtype(loaded.model, prepare(config))
     context: Any = RecordingContext(tmp_path)
     context.answers = copy.deepcopy(finished[method].answers)
-    held_out = data.build(config, replace(loaded, model=teacher), context).held_out
+    held_out = dataset.build(config, replace(loaded, model=teacher), context).held_out
     reference = Reference(teacher, held_out, context.check)
     rows = {row["label"]: row for row in finished[method].rows}
     for precision, artifact in finished[method].artifacts.items():

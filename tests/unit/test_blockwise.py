@@ -13,7 +13,7 @@ from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
-from upq.data import Batch, collate
+from upq.data.dataset import Batch, collate
 from upq.errors import UserError
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, swap_linears

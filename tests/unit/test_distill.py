@@ -14,7 +14,7 @@ from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
 from upq import checkpoint
 from upq.config.precision_config import DistillConfig
-from upq.data import Example, collate
+from upq.data.dataset import Example, collate
 from upq.distill import _Pass, distill
 from upq.errors import UserError
 from upq.layers.grid import INT2, Grid

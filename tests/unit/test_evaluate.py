@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers import examples
 from upq import evaluate
-from upq.data import Example
+from upq.data.dataset import Example
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers.grid import INT4, INT8

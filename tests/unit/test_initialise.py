@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.helpers import examples
 from upq.config.precision_config import BlockwiseConfig, Int2Config
-from upq.data import Batch, collate
+from upq.data.dataset import Batch, collate
 from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
 from upq.layers.grid import INT2, INT4
 from upq.models.loading import LoadedModel

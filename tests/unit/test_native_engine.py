@@ -22,12 +22,12 @@ from transformers import (
 from tests.native_cases import in_plain_torch, quantized
 from tests.unit.test_cpu_kernels import EXTRA_FLAGS, SETS
 from upq.config.schema import DataConfig
+from upq.data.rows import read_rows
 from upq.decode import native
 from upq.decode.choice import engine_for
 from upq.decode.native import NativeEngine
 from upq.models.loading import LoadedModel
 from upq.models.tokenizer import chat_ids
-from upq.sources import read_rows
 
 SMALL = {
     "vocab_size": 150,

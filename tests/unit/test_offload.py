@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers import examples
 from upq import pipeline
-from upq.data import collate
+from upq.data.dataset import collate
 from upq.layers.grid import INT4
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel

@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from upq.config.schema import DataConfig
+from upq.data.rows import LONGEST_ROW, Row, read_rows, rows_key
 from upq.errors import UserError
-from upq.sources import LONGEST_ROW, Row, read_rows, rows_key
 
 
 def local(path: Path, **changes: Any) -> DataConfig:

@@ -9,7 +9,7 @@ import torch
 from tests.helpers import RecordingContext, examples
 from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
-from upq.data import collate
+from upq.data.dataset import collate
 from upq.layers.grid import INT2, Grid
 from upq.models.loading import LoadedModel
 from upq.models.structure import block_linears, decoder_blocks

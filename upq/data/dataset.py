@@ -18,11 +18,11 @@ import torch
 
 from upq.config.schema import RunConfig
 from upq.context import RunContext
+from upq.data.rows import Row, read_rows
 from upq.decode.choice import engine_for
 from upq.decode.generate import answers, end_ids
 from upq.errors import UserError
 from upq.models.loading import LoadedModel, chat_ids
-from upq.sources import Row, read_rows
 
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
 ANSWER_BATCH = 64
