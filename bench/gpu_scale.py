@@ -25,17 +25,17 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
-from upq.blockwise import Task, reconstruct
 from upq.config.precision_config import DistillConfig, PrecisionConfig
 from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data.dataset import Batch, Example
-from upq.distill import distill
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, place, swap_linears
 from upq.models.placement import blocks_away, twin
 from upq.models.structure import plan_layers
-from upq.targets import packed_teacher
+from upq.training.blockwise import Task, reconstruct
+from upq.training.distill import distill
+from upq.training.teacher import packed_teacher
 
 MODELS = {
     "Llama-3.1-8B": gpu_decode.MODELS["Llama-3.1-8B"],

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from upq import parallel, pipeline
+from upq import pipeline
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.jobs import data_dir, open_store
 from upq.store import Store
+from upq.training import parallel
 from upq.worker import worker_main
 
 #: How long processes wait for each other: the stages that only one of them does may take days.

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq import checkpoint, parallel
-from upq.blockwise import BlockResult, Start, Task, reconstruct
+from upq import checkpoint
 from upq.config.precision_config import (
     BlockwiseConfig,
     DistillConfig,
@@ -28,7 +27,6 @@ from upq.config.precision_config import (
 from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data.dataset import Batch, Dataset, collate, plan_batches
-from upq.distill import distill
 from upq.errors import UserError
 from upq.evaluate import Reference
 from upq.layers.grid import Grid
@@ -42,8 +40,11 @@ from upq.layers.linear import (
 from upq.models.loading import LoadedModel
 from upq.models.placement import blocks_away, twin
 from upq.models.structure import decoder_blocks
-from upq.optimizer import norm_weights
-from upq.targets import packed_teacher
+from upq.training import parallel
+from upq.training.blockwise import BlockResult, Start, Task, reconstruct
+from upq.training.distill import distill
+from upq.training.teacher import packed_teacher
+from upq.training.trainables import norm_weights
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8

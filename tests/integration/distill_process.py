@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq import checkpoint, parallel
+from upq import checkpoint
 from upq.config.precision_config import DistillConfig
-from upq.distill import distill
 from upq.distributed import join
 from upq.layers.grid import INT2
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models.loading import load
 from upq.models.placement import twin
 from upq.models.structure import plan_layers
+from upq.training import parallel
+from upq.training.distill import distill
 
 #: An odd number of sequences and short batches: some steps have fewer sequences than processes.
 DATA = examples(5)

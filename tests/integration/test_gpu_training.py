@@ -10,7 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples, tiny_config
 from upq import pipeline
-from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data.dataset import collate
 from upq.layers.grid import INT2
@@ -18,6 +17,7 @@ from upq.layers.linear import place
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import plan_layers
+from upq.training.blockwise import BlockResult, Task, reconstruct
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,7 +16,7 @@ from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import plan_layers
 from upq.pipeline import run_quantization
-from upq.targets import packed_teacher
+from upq.training.teacher import packed_teacher
 
 
 @pytest.mark.parametrize("teacher", ["int4", "cached"])

@@ -11,7 +11,6 @@ from torch import nn
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
-from upq.blockwise import BlockResult, Task, reconstruct
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data.dataset import Batch, collate
 from upq.errors import UserError
@@ -19,6 +18,7 @@ from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
 from upq.models.loading import LoadedModel
 from upq.models.structure import block_linears, decoder_blocks
+from upq.training.blockwise import BlockResult, Task, reconstruct
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)
 

@@ -15,15 +15,15 @@ from tests.helpers import RecordingContext, Stop, examples, stop_after
 from upq import checkpoint
 from upq.config.precision_config import DistillConfig
 from upq.data.dataset import Example, collate
-from upq.distill import _Pass, distill
 from upq.errors import UserError
 from upq.layers.grid import INT2, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import decoder_blocks, plan_layers
-from upq.optimizer import trainables
-from upq.targets import Targets
+from upq.training.distill import _Pass, distill
+from upq.training.teacher import Targets
+from upq.training.trainables import trainables
 
 DATA = examples(6)
 PASS = sum(len(one.ids) for one in DATA)

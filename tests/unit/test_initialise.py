@@ -10,11 +10,17 @@ import torch.nn.functional as F
 from tests.helpers import examples
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data.dataset import Batch, collate
-from upq.initialise import MEASURED_BATCHES, Hessian, SharedInputs, initial_latents, shared_inputs
 from upq.layers.grid import INT2, INT4
 from upq.models.loading import LoadedModel
 from upq.models.structure import block_linears, decoder_blocks
-from upq.streams import Streams
+from upq.training.initialise import (
+    MEASURED_BATCHES,
+    Hessian,
+    SharedInputs,
+    initial_latents,
+    shared_inputs,
+)
+from upq.training.streams import Streams
 
 CPU = torch.device("cpu")
 ATTENTION = [f"self_attn.{name}_proj" for name in "qkv"]

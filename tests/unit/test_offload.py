@@ -16,7 +16,7 @@ from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.placement import blocks_away, is_large, is_lent, on_device, twin
 from upq.models.structure import decoder_blocks
-from upq.targets import packed_teacher
+from upq.training.teacher import packed_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

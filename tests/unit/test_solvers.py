@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from upq.initialise import lattice
 from upq.layers.grid import INT2, INT4, Grid
-from upq.solvers import damped, ldlq, proxy_error
+from upq.training.initialise import lattice
+from upq.training.ldlq import damped, ldlq, proxy_error
 
 ROWS = 5
 

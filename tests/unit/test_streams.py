@@ -11,7 +11,7 @@ from tests.helpers import examples
 from upq.data.dataset import collate
 from upq.models.loading import LoadedModel
 from upq.models.structure import decoder_blocks
-from upq.streams import HiddenStates, Streams
+from upq.training.streams import HiddenStates, Streams
 
 CPU = torch.device("cpu")
 DATA = examples(6)

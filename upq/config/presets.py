@@ -1,8 +1,8 @@
 """Which settings a method and a preset stand for: the method says how, the preset how much. And the way back: the
 shell line that repeats a config.
 
-Learning rates of weights count in steps of a layer's grid (upq.optimizer), so they fit models of any size; those of
-preset `paper` are the published ones at a step of 0.03, common from 1B on.
+Learning rates of weights count in steps of a layer's grid (upq.training.trainables), so they fit models of any size;
+those of preset `paper` are the published ones at a step of 0.03, common from 1B on.
 """
 
 from __future__ import annotations

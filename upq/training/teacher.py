@@ -14,7 +14,7 @@ from upq.data.dataset import Batch, Example, collate
 from upq.layers.linear import PackedLinear, set_parameters, swap_linears
 from upq.models.forward import last_hidden
 from upq.models.placement import twin
-from upq.streams import HiddenStates
+from upq.training.streams import HiddenStates
 
 #: States that are kept stay in memory up to this many bytes; a teacher that is at hand keeps no more than that.
 MEMORY_LIMIT = 2 * 2**30

@@ -22,7 +22,6 @@ from upq.config.precision_config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
 from upq.data.dataset import Batch
 from upq.errors import UserError
-from upq.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
 from upq.layers.grid import Grid
 from upq.layers.linear import (
     FakeQuantLinear,
@@ -33,8 +32,9 @@ from upq.layers.linear import (
 )
 from upq.models.placement import on_device
 from upq.models.structure import decoder_blocks
-from upq.optimizer import norm_weights, settle_norms, trainables
-from upq.streams import Stream, Streams
+from upq.training.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
+from upq.training.streams import Stream, Streams
+from upq.training.trainables import norm_weights, settle_norms, trainables
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05

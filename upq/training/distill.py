@@ -2,7 +2,7 @@
 
 The loss is the generalized JSD of UPQ section 3.3, or the next-token loss of EfficientQAT's E2E-QP, averaged over
 the tokens that count. Weights and scales are float32, the forward and backward passes run in the model's own dtype.
-Several processes share the sequences of every step where `upq.parallel` has them.
+Several processes share the sequences of every step where `upq.training.parallel` has them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-from upq import parallel
 from upq.config.precision_config import DistillConfig
 from upq.context import RunContext
 from upq.data.dataset import Example, collate, plan_batches
 from upq.errors import UserError
 from upq.layers.fixed_codes import fix_codes, release_codes
-from upq.losses import head_cross_entropy, head_divergence
 from upq.models.forward import head, last_hidden, recomputed
 from upq.models.placement import blocks_away
-from upq.optimizer import make_optimizer, restore, settle_norms, training_state
-from upq.targets import Targets
+from upq.training import parallel
+from upq.training.losses import head_cross_entropy, head_divergence
+from upq.training.teacher import Targets
+from upq.training.trainables import make_optimizer, restore, settle_norms, training_state
 
 #: How often the held-out KL is looked at during training.
 PROBES = 5

@@ -19,8 +19,8 @@ from upq.config.precision_config import PrecisionConfig
 from upq.errors import UserError
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent
-from upq.solvers import ldlq
-from upq.streams import Stream
+from upq.training.ldlq import ldlq
+from upq.training.streams import Stream
 
 Hessian = Literal["plain", "normalized"]
 #: Batches that a mean over activations is taken from where no Hessian is asked for; more would change it little.

@@ -1,0 +1,1 @@
+"""The two engines: block-wise reconstruction and distillation end to end."""
