@@ -25,7 +25,7 @@ from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
-from upq.evaluate import Fidelity, Reference
+from upq.evaluation.fidelity import Fidelity, Reference
 from upq.jobs import open_store
 from upq.store import Store
 

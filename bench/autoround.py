@@ -25,7 +25,7 @@ from upq import pipeline
 from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import dataset as data
-from upq.evaluate import Reference
+from upq.evaluation.fidelity import Reference
 from upq.jobs import open_store
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.

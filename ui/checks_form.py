@@ -14,11 +14,11 @@ from ui import render, render_checks
 from ui.app_state import PRIVATE, App
 from ui.header import Header
 from ui.words import PRECISIONS
-from upq import mmlu, wikitext
-from upq.check_run import check_config
-from upq.checks import builtin_suite, ifeval_suite, instruction_types
 from upq.errors import UserError
-from upq.suite_data import local_copy
+from upq.evaluation import mmlu, wikitext
+from upq.evaluation.ifeval import builtin_suite, ifeval_suite, instruction_types
+from upq.evaluation.suite_data import local_copy
+from upq.evaluation.suites import check_config
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from ui.app_state import PRIVATE, App
 from ui.checks_form import NAMES, NEWEST, texts
 from ui.header import Header
 from ui.render_checks import Filter
-from upq import check_report, mmlu
 from upq.errors import UserError
+from upq.evaluation import mmlu, scores
 from upq.store import Run
 
 FILTERS = ("all", "flipped", "failed")
@@ -148,7 +148,7 @@ def _report(
     if now_seen == seen:
         return [gr.skip()] * 9
     suite = run.config["suite"] if run else "builtin"
-    results = check_report.outcomes(suite, app.store.check_results(run.id)) if run else {}
+    results = scores.outcomes(suite, app.store.check_results(run.id)) if run else {}
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""

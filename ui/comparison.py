@@ -10,16 +10,16 @@ from typing import Any
 from ui.axes import Point
 from ui.chat_turn import speed_key
 from ui.words import METHOD_NAMES, model_name, size
-from upq import check_report
 from upq.config.presets import as_text, command, preset
 from upq.config.schema import RunConfig, settings
 from upq.context import training_tokens
 from upq.errors import UserError
+from upq.evaluation import scores as check_report
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
 MAX_RUNS = 8
-#: Suite -> its main figure and the number of trials behind it, as upq.check_report.rows names them.
+#: Suite -> its main figure and the number of trials behind it, as upq.evaluation.scores.rows names them.
 FIGURES = {
     "wikitext2": ("ppl", "tokens"),
     "mmlu": ("accuracy", "n"),

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from ui.html import Html, join, tag
 from ui.render import notice, table
 from ui.words import NO_VALUE, PRECISIONS, plural
-from upq import check_report
-from upq.check_scores import by_type
-from upq.checks import PromptResult, Verdict
-from upq.intervals import Share
-from upq.mmlu import LETTERS, Marked, Question
-from upq.mmlu_scores import by_category, by_subject
+from upq.evaluation import scores
+from upq.evaluation.check_scores import by_type
+from upq.evaluation.ifeval import PromptResult, Verdict
+from upq.evaluation.intervals import Share
+from upq.evaluation.mmlu import LETTERS, Marked, Question
+from upq.evaluation.mmlu_scores import by_category, by_subject
 
 Filter = Literal["all", "flipped", "failed"]
 #: Precision -> outcomes in the suite's order, as check_report.outcomes has them.
@@ -29,7 +29,7 @@ def scores_table(suite: str, results: Results) -> Html:
     """A row of scores a precision: 95 % intervals below each score, and the test against FP16."""
     if not results:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
-    rows = [check_report.readable(suite, row) for row in check_report.rows(suite, results)]
+    rows = [scores.readable(suite, row) for row in scores.rows(suite, results)]
     head = ("", *list(rows[0])[1:])
     cells = [[_model(row["model"]), *map(_score, list(row.values())[1:])] for row in rows]
     note = "In brackets 95 % intervals."
@@ -89,7 +89,7 @@ def flip_line(suite: str, results: Results) -> Html:
     """How many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
     if suite == "wikitext2":
         return Html()
-    rows = [row for row in check_report.rows(suite, results) if "p" in row]
+    rows = [row for row in scores.rows(suite, results) if "p" in row]
     lines = [
         tag(
             "p",
@@ -98,7 +98,7 @@ def flip_line(suite: str, results: Results) -> Html:
             tag("strong", row["lost"]),
             f" · FP16 ✗ → {row['precision']} ✓ ",
             tag("strong", row["gained"]),
-            f" · p {check_report.p_value(row['p'])}",
+            f" · p {scores.p_value(row['p'])}",
             class_="flips",
         )
         for row in rows

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from upq import cli
-from upq.check_run import SUITES
 from upq.config.presets import DEFAULT_METHOD
 from upq.config.schema import METHODS, PRESETS
 from upq.errors import Cancelled, Interrupted, UserError
+from upq.evaluation.suites import SUITES
 
 
 def main(arguments: list[str] | None = None) -> int:

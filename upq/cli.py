@@ -9,11 +9,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from upq import check_report, commands, eval_command
-from upq.check_run import check_config
+from upq import commands, eval_command
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, settings, with_settings
 from upq.errors import UserError
+from upq.evaluation import scores
+from upq.evaluation.suites import check_config
 from upq.jobs import data_dir, open_store
 from upq.worker import worker_main
 
@@ -218,7 +219,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _print_scores(suite: str, rows: list[dict[str, Any]]) -> None:
     """Scores with 95 % intervals; lost, gained and p compare with FP16."""
     print(f"\nSuite {suite}, 95 % intervals in brackets")
-    print(tabulate([check_report.readable(suite, row) for row in rows], headers="keys"))
+    print(tabulate([scores.readable(suite, row) for row in rows], headers="keys"))
 
 
 def _cell(name: str, value: Any) -> Any:

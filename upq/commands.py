@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from upq import check_report, distributed
-from upq.check_run import check_config
+from upq import distributed
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.decode.generate import Decoding, stream
 from upq.errors import UserError
+from upq.evaluation import scores
+from upq.evaluation.suites import check_config
 from upq.jobs import open_store
 from upq.models.shape import inspect
 from upq.serve import Models
@@ -152,8 +153,8 @@ def check(
 
     run = run_and_wait(folder, start, say)
     stored = open_store(folder).check_results(run.id)
-    found = check_report.outcomes(config["suite"], stored)
-    return run, check_report.rows(config["suite"], found)
+    found = scores.outcomes(config["suite"], stored)
+    return run, scores.rows(config["suite"], found)
 
 
 def chat(store: Store, run_id: int, precisions: list[str]) -> None:

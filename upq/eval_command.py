@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq import commands, pipeline, wikitext
+from upq import commands, pipeline
 from upq.artifact import assembly
-from upq.check_run import check_config
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.errors import UserError
-from upq.evaluate import Reference
+from upq.evaluation import wikitext
+from upq.evaluation.fidelity import Reference
+from upq.evaluation.suite_data import local_copy
+from upq.evaluation.suites import check_config
+from upq.evaluation.wikitext import read_chunk
 from upq.jobs import open_store
-from upq.suite_data import local_copy
-from upq.wikitext import read_chunk
 
 TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
 

@@ -28,7 +28,7 @@ from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data.dataset import Batch, Dataset, collate, plan_batches
 from upq.errors import UserError
-from upq.evaluate import Reference
+from upq.evaluation.fidelity import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import (
     FakeQuantLinear,

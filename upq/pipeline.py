@@ -23,7 +23,7 @@ from upq.context import RunContext
 from upq.data import dataset as data
 from upq.decode.choice import compute_dtype
 from upq.errors import UserError
-from upq.evaluate import Reference
+from upq.evaluation.fidelity import Reference
 from upq.layers.linear import memory_bytes, place_buffers
 from upq.methods import Quantized, Work, quantize, round_to_nearest
 from upq.models import loading

@@ -38,7 +38,8 @@ SESSION_NICENESS = Path("/proc/self/autogroup")
 
 def default_engine(store: Store) -> Engine:
     """Import the algorithms, which takes seconds, and connect them to runs."""
-    from upq import check_run, pipeline, serve  # noqa: PLC0415 - heavy, and only a worker needs them
+    from upq import pipeline, serve  # noqa: PLC0415 - heavy, and only a worker needs them
+    from upq.evaluation import suites  # noqa: PLC0415 - heavy, and only a worker needs them
 
     models = serve.Models(store)
 
@@ -47,7 +48,7 @@ def default_engine(store: Store) -> Engine:
         if context.run.kind == "quantize":
             pipeline.run_quantization(RunConfig.from_values(config), context)
         else:
-            check_run.run_check(config, context, models)
+            suites.run_check(config, context, models)
 
     return engine
 

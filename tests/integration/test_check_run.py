@@ -16,10 +16,10 @@ from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
 from tests.unit.test_assembly import packed_of
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
-from upq.check_report import outcomes, p_value, readable, rows
-from upq.check_run import SUITES, check_config, run_check
 from upq.decode.choice import engine_for
 from upq.errors import UserError
+from upq.evaluation.scores import outcomes, p_value, readable, rows
+from upq.evaluation.suites import SUITES, check_config, run_check
 from upq.layers.grid import INT2
 from upq.models.loading import LoadedModel
 from upq.serve import Served
@@ -28,7 +28,7 @@ from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["upq.check_run", "upq.pipeline", "upq.serve"])
+PROCESSES.set_forkserver_preload(["upq.evaluation.suites", "upq.pipeline", "upq.serve"])
 LIMITS = {"builtin": 18, "ifeval": 6, "mmlu": 0, "wikitext2": 4}
 
 

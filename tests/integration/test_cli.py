@@ -13,9 +13,9 @@ import torch
 from tests.helpers import TINY_SETTINGS
 from upq import eval_command
 from upq.__main__ import main
-from upq.check_run import check_config
 from upq.config.presets import preset
 from upq.config.schema import settings
+from upq.evaluation.suites import check_config
 from upq.jobs import open_store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,9 +16,9 @@ import nltk
 import pytest
 
 from upq.artifact import assembly
-from upq.check_report import outcomes, rows
-from upq.check_run import check_config
 from upq.config.schema import RunConfig
+from upq.evaluation.scores import outcomes, rows
+from upq.evaluation.suites import check_config
 from upq.jobs import WorkerContext, open_store
 from upq.layers.grid import INT2
 from upq.models.loading import BUNDLED, LoadedModel

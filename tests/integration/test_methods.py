@@ -15,7 +15,7 @@ from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import METHODS, RunConfig
 from upq.data import dataset
-from upq.evaluate import Reference
+from upq.evaluation.fidelity import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent, packed_layers, replace_module
 from upq.models import loading

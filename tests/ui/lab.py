@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upq.checks import PromptResult, Verdict
 from upq.config.schema import RunConfig
-from upq.mmlu import Marked
+from upq.evaluation.ifeval import PromptResult, Verdict
+from upq.evaluation.mmlu import Marked
+from upq.evaluation.wikitext import Chunk
 from upq.store import Lease, Store
-from upq.wikitext import Chunk
 
 ENVIRONMENT: dict[str, Any] = {
     "commit": "0123456789ab+",

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from ui import charts, render, render_chat, render_checks, render_run, run_form, words
 from ui.html import VOID_TAGS, Html, escape, tag, visible
-from upq.checks import PromptResult, Verdict
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, settings
 from upq.context import STAGES
 from upq.estimate import Estimate
+from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.store import Run
 
 HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'

@@ -7,8 +7,8 @@ import re
 
 from tests.ui.test_render import a_result
 from ui import render_checks
-from upq.mmlu import Marked, Question
-from upq.wikitext import Chunk
+from upq.evaluation.mmlu import Marked, Question
+from upq.evaluation.wikitext import Chunk
 
 CHOICES = ("red", "green", "<b>blue</b>", "none")
 QUESTION = Question(key=7, subject="virology", question="Which & why?", choices=CHOICES, answer=2)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from if_verifiable.ifeval import instructions_util
 
-from upq.check_scores import Totals, by_type, compare, totals
-from upq.checks import (
+from upq.errors import UserError
+from upq.evaluation.check_scores import Totals, by_type, compare, totals
+from upq.evaluation.ifeval import (
     ARGUMENTS,
     NEEDS_SENTENCE_DATA,
     CheckPrompt,
@@ -23,8 +24,7 @@ from upq.checks import (
     ifeval_suite,
     judge,
 )
-from upq.errors import UserError
-from upq.intervals import Paired, Share
+from upq.evaluation.intervals import Paired, Share
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

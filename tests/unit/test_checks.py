@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
 
-from upq.check_scores import totals
-from upq.checks import (
+from upq.evaluation.check_scores import totals
+from upq.evaluation.ifeval import (
     ARGUMENTS,
     LANGUAGES,
     MAX_CHARACTERS,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq import evaluate
 from upq.data.dataset import Example
 from upq.errors import UserError
-from upq.evaluate import Reference
+from upq.evaluation import fidelity
+from upq.evaluation.fidelity import Reference
 from upq.layers.grid import INT4, INT8
 from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes
 from upq.models.loading import LoadedModel
@@ -90,7 +90,7 @@ def test_batching_and_padding_on_the_right_do_not_matter(
 ) -> None:
     model, data = damaged(tiny.model), [*DATA, Example(tuple(range(10, 110)), 5)]
     together = Reference(tiny.model, data, check).measure(model, check)
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(fidelity, "BATCH_TOKENS", 1)
     alone_reference = Reference(tiny.model, data, check)
     assert len(alone_reference.batches) == len(data)
     alone = alone_reference.measure(model, check)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from upq.intervals import Paired, Share, bootstrap_mean, paired
+from upq.evaluation.intervals import Paired, Share, bootstrap_mean, paired
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Verdicts of if-verifiable on answers, and why they came out so.
 
-The verdict is always the library's. `upq.checks` imports this module when the first answer is judged: the library is
-heavy, and does not exist for Python 3.10.
+The verdict is always the library's. `upq.evaluation.ifeval` imports this module when the first answer is judged: the
+library is heavy, and does not exist for Python 3.10.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from if_verifiable.common import evaluate_instructions, strip_thinking
 from if_verifiable.ifeval import INSTRUCTION_DICT
 from langdetect import DetectorFactory
 
-from upq.check_finders import FINDERS, quote
+from upq.evaluation.check_finders import FINDERS, quote
 
 SENTENCE_DATA = "tokenizers/punkt_tab/english/"
 LIBRARY_ERRORS = (  # what an odd item or answer makes the library raise, e.g. on 5000 times "["

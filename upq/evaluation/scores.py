@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from upq import check_scores, mmlu_scores, wikitext
-from upq.checks import PromptResult
-from upq.intervals import Paired, Share
-from upq.mmlu import Marked
-from upq.wikitext import Chunk
+from upq.evaluation import check_scores, mmlu_scores, wikitext
+from upq.evaluation.ifeval import PromptResult
+from upq.evaluation.intervals import Paired, Share
+from upq.evaluation.mmlu import Marked
+from upq.evaluation.wikitext import Chunk
 
 #: What stored outcomes of a suite are read back as.
 KINDS: dict[str, type[PromptResult] | type[Marked] | type[Chunk]] = {

@@ -1,7 +1,7 @@
 """What an answer has of what an instruction asks for, said in words; counted as if-verifiable counts it.
 
 The finders repeat the library's counting, regular expressions included, only to say what was found and what was
-expected: the verdict is the library's (upq.check_reasons).
+expected: the verdict is the library's (upq.evaluation.ifeval_reasons).
 """
 
 import json

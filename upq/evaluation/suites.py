@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from upq import checks, mmlu, wikitext
 from upq.decode.generate import answers, end_ids
 from upq.errors import UserError
+from upq.evaluation import ifeval, mmlu, wikitext
 from upq.models.tokenizer import chat_ids
 
 #: What decoding and reading call with the tokens done so far; may raise.
@@ -54,10 +54,10 @@ class Answered:
         self.config, self.models = config, models
 
     @cached_property
-    def items(self) -> list[checks.CheckPrompt]:
+    def items(self) -> list[ifeval.CheckPrompt]:
         if self.config["suite"] == "builtin":
-            return checks.builtin_suite()[: self.config["limit"] or None]
-        return checks.ifeval_suite(_path(self.config))[: self.config["limit"] or None]
+            return ifeval.builtin_suite()[: self.config["limit"] or None]
+        return ifeval.ifeval_suite(_path(self.config))[: self.config["limit"] or None]
 
     def outcomes(self, precision: str, wanted: Sequence[int], step: Step) -> Outcomes:
         served = self.models.get(*_model(self.config, precision))
@@ -68,7 +68,7 @@ class Answered:
         ends, longest = end_ids(served.engine, served.tokenizer), self.config["max_tokens"]
         for at, answer in answers(served.engine, ids, ends, max_new_tokens=longest, check=step):
             text = served.tokenizer.decode(answer, skip_special_tokens=True)
-            yield at, checks.judge(self.items[at], text, self.config["seed"]).to_json()
+            yield at, ifeval.judge(self.items[at], text, self.config["seed"]).to_json()
 
 
 class Lettered:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
-from upq.suite_data import hub_rows, read_suite_file
+from upq.evaluation.suite_data import hub_rows, read_suite_file
 
 HUB_DATASET = "google/IFEval"
 MAX_CHARACTERS = 20_000  # some of the library's patterns take quadratic time: seconds at this size
@@ -161,9 +161,9 @@ def _judge_instruction(
     if len(response) > MAX_CHARACTERS:
         found = f"the answer has {len(response)} characters, more than {MAX_CHARACTERS}"
         return _unjudged(instruction_id, found)
-    from upq import check_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
+    from upq.evaluation import ifeval_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
 
-    strict, loose, reason = check_reasons.judge_text(
+    strict, loose, reason = ifeval_reasons.judge_text(
         instruction_id, kwargs, response, seed, key, instruction_id
     )
     return Verdict(instruction_id=instruction_id, strict=strict, loose=loose, reason=reason)
@@ -178,9 +178,9 @@ def _unavailable(instruction_id: str) -> str | None:
         return "needs the package if-verifiable, which needs Python 3.11 or newer"
     if instruction_id not in NEEDS_SENTENCE_DATA:
         return None
-    from upq import check_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
+    from upq.evaluation import ifeval_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
 
-    if check_reasons.has_sentence_data():
+    if ifeval_reasons.has_sentence_data():
         return None
     return "needs NLTK's punkt_tab data, not found in NLTK_DATA or its usual folders"
 

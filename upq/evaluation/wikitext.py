@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from upq.errors import UserError
-from upq.intervals import Interval, bootstrap_mean
+from upq.evaluation.intervals import Interval, bootstrap_mean
+from upq.evaluation.suite_data import hub_rows, read_suite_file
 from upq.models.forward import CHUNK_ROWS, head, last_hidden
-from upq.suite_data import hub_rows, read_suite_file
 
 HUB_DATASET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 #: Tokens of a chunk.

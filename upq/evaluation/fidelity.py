@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from upq.data.dataset import Batch, Example, collate
 from upq.errors import UserError
-from upq.intervals import bootstrap_mean
+from upq.evaluation.intervals import bootstrap_mean
 from upq.models.forward import CHUNK_ROWS, head, last_hidden
 
 #: Tokens in one forward pass of a measurement.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from upq.checks import PromptResult
-from upq.intervals import Paired, Share, paired
+from upq.evaluation.ifeval import PromptResult
+from upq.evaluation.intervals import Paired, Share, paired
 
 Rule = Literal["strict", "loose"]
 

@@ -20,7 +20,7 @@ import torch
 from upq.decode.choice import Engine
 from upq.decode.reader import Reader, shared_length
 from upq.errors import UserError
-from upq.suite_data import hub_rows, read_suite_file
+from upq.evaluation.suite_data import hub_rows, read_suite_file
 
 HUB_DATASET = "cais/mmlu"
 LETTERS = "ABCD"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from upq.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
-from upq.mmlu import CATEGORIES, Marked
+from upq.evaluation.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
+from upq.evaluation.mmlu import CATEGORIES, Marked
 
 
 def micro(results: Sequence[Marked]) -> Share:
