@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq import pipeline
 from upq.artifact import assembly
 from upq.commands import run_and_wait
 from upq.config.presets import preset
@@ -27,6 +26,7 @@ from upq.context import SilentContext
 from upq.data import dataset
 from upq.evaluation.fidelity import Fidelity, Reference
 from upq.jobs import open_store
+from upq.quantize import pipeline
 from upq.store import Store
 
 #: Small enough that two cores make a row in about three minutes; the INT4 stage, where it counts, is block-wise.

@@ -21,12 +21,12 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
-from upq import pipeline
 from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import dataset as data
 from upq.evaluation.fidelity import Reference
 from upq.jobs import open_store
+from upq.quantize import pipeline
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.
 LENGTH, GROUP = 256, 64

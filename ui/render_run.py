@@ -21,7 +21,7 @@ from ui.words import (
 )
 from upq.config.schema import RunConfig
 from upq.context import STAGES
-from upq.estimate import Estimate
+from upq.quantize.estimate import Estimate
 from upq.store import Run
 
 STATE_MARKS = {

@@ -20,7 +20,7 @@ from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
 from upq.config.presets import DEFAULT_METHOD, preset
 from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
-from upq.estimate import estimate, measured_rates
+from upq.quantize.estimate import estimate, measured_rates
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),

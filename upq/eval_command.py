@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq import commands, pipeline
+from upq import commands
 from upq.artifact import assembly
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
@@ -19,6 +19,7 @@ from upq.evaluation.suite_data import local_copy
 from upq.evaluation.suites import check_config
 from upq.evaluation.wikitext import read_chunk
 from upq.jobs import open_store
+from upq.quantize import pipeline
 
 TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
 

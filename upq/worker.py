@@ -38,8 +38,9 @@ SESSION_NICENESS = Path("/proc/self/autogroup")
 
 def default_engine(store: Store) -> Engine:
     """Import the algorithms, which takes seconds, and connect them to runs."""
-    from upq import pipeline, serve  # noqa: PLC0415 - heavy, and only a worker needs them
+    from upq import serve  # noqa: PLC0415 - heavy, and only a worker needs them
     from upq.evaluation import suites  # noqa: PLC0415 - heavy, and only a worker needs them
+    from upq.quantize import pipeline  # noqa: PLC0415 - heavy, and only a worker needs them
 
     models = serve.Models(store)
 

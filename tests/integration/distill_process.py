@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq import checkpoint
 from upq.config.precision_config import DistillConfig
 from upq.distributed import join
 from upq.layers.grid import INT2
@@ -19,6 +18,7 @@ from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_l
 from upq.models.loading import load
 from upq.models.placement import twin
 from upq.models.structure import plan_layers
+from upq.quantize import checkpoint
 from upq.training import parallel
 from upq.training.distill import distill
 

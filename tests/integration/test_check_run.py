@@ -28,7 +28,7 @@ from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["upq.evaluation.suites", "upq.pipeline", "upq.serve"])
+PROCESSES.set_forkserver_preload(["upq.evaluation.suites", "upq.quantize.pipeline", "upq.serve"])
 LIMITS = {"builtin": 18, "ifeval": 6, "mmlu": 0, "wikitext2": 4}
 
 

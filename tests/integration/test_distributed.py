@@ -13,9 +13,9 @@ import torch
 
 from tests.helpers import TINY_SETTINGS
 from tests.integration.distill_process import train
-from upq import checkpoint
 from upq.distributed import command
 from upq.jobs import open_store
+from upq.quantize import checkpoint
 
 #: What the order of float32 sums may change over the few steps of these tests.
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-4, 1e-3

@@ -7,7 +7,7 @@ import torch
 
 from tests.helpers import RecordingContext, tiny_config
 from upq.jobs import gpu_peak_bytes
-from upq.pipeline import run_quantization
+from upq.quantize.pipeline import run_quantization
 
 pytestmark = [
     pytest.mark.gpu,

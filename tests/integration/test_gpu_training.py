@@ -9,7 +9,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples, tiny_config
-from upq import pipeline
 from upq.config.precision_config import BlockwiseConfig, Int2Config
 from upq.data.dataset import collate
 from upq.layers.grid import INT2
@@ -17,6 +16,7 @@ from upq.layers.linear import place
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import plan_layers
+from upq.quantize import pipeline
 from upq.training.blockwise import BlockResult, Task, reconstruct
 
 pytestmark = [

@@ -10,7 +10,6 @@ import torch
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
-from upq import checkpoint
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import METHODS, RunConfig
@@ -19,7 +18,8 @@ from upq.evaluation.fidelity import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent, packed_layers, replace_module
 from upq.models import loading
-from upq.pipeline import in_compute_dtype, prepare, run_quantization
+from upq.quantize import checkpoint
+from upq.quantize.pipeline import in_compute_dtype, prepare, run_quantization
 
 methods = pytest.mark.parametrize("method", METHODS)
 #: What lies around the packed codes of each method's layers.

@@ -19,7 +19,7 @@ from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.models.loading import LoadedModel
 from upq.models.source import WEIGHTS
-from upq.pipeline import in_compute_dtype, run_quantization
+from upq.quantize.pipeline import in_compute_dtype, run_quantization
 
 
 def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:

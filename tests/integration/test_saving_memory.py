@@ -15,7 +15,7 @@ from upq.layers.grid import INT4
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import plan_layers
-from upq.pipeline import run_quantization
+from upq.quantize.pipeline import run_quantization
 from upq.training.teacher import packed_teacher
 
 

@@ -16,8 +16,8 @@ from ui.html import VOID_TAGS, Html, escape, tag, visible
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, settings
 from upq.context import STAGES
-from upq.estimate import Estimate
 from upq.evaluation.ifeval import PromptResult, Verdict
+from upq.quantize.estimate import Estimate
 from upq.store import Run
 
 HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'

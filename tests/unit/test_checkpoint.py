@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from upq import checkpoint
+from upq.quantize import checkpoint
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.tensor(3)}
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
-from upq import checkpoint
 from upq.config.precision_config import DistillConfig
 from upq.data.dataset import Example, collate
 from upq.errors import UserError
@@ -21,6 +20,7 @@ from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_l
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.structure import decoder_blocks, plan_layers
+from upq.quantize import checkpoint
 from upq.training.distill import _Pass, distill
 from upq.training.teacher import Targets
 from upq.training.trainables import trainables

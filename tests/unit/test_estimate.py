@@ -17,11 +17,11 @@ from upq.artifact import assembly
 from upq.config.precision_config import PrecisionConfig
 from upq.config.schema import METHODS
 from upq.errors import UserError
-from upq.estimate import estimate, measured_rates, work
 from upq.layers.grid import INT2, INT4, Grid
 from upq.models.loading import LoadedModel, load
 from upq.models.shape import inspect
 from upq.models.structure import plan_layers
+from upq.quantize.estimate import estimate, measured_rates, work
 from upq.store import Run, Store
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq import pipeline
 from upq.data.dataset import collate
 from upq.layers.grid import INT4
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.placement import blocks_away, is_large, is_lent, on_device, twin
 from upq.models.structure import decoder_blocks
+from upq.quantize import pipeline
 from upq.training.teacher import packed_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -20,7 +20,7 @@ from tests.helpers import tiny_config
 from upq import shipped
 from upq.jobs import WorkerContext, execute, open_store
 from upq.models.loading import LoadedModel, load
-from upq.pipeline import run_quantization
+from upq.quantize.pipeline import run_quantization
 from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
 from upq.store import Store
 

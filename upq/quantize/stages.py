@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq import checkpoint
 from upq.config.precision_config import (
     BlockwiseConfig,
     DistillConfig,
@@ -40,6 +39,7 @@ from upq.layers.linear import (
 from upq.models.loading import LoadedModel
 from upq.models.placement import blocks_away, twin
 from upq.models.structure import decoder_blocks
+from upq.quantize import checkpoint
 from upq.training import parallel
 from upq.training.blockwise import BlockResult, Start, Task, reconstruct
 from upq.training.distill import distill

@@ -25,12 +25,12 @@ from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.evaluation.fidelity import Reference
 from upq.layers.linear import memory_bytes, place_buffers
-from upq.methods import Quantized, Work, quantize, round_to_nearest
 from upq.models import loading
 from upq.models.loading import LoadedModel
 from upq.models.memory import keep_freed_memory
 from upq.models.placement import is_large, is_lent, lend_blocks
 from upq.models.structure import decoder_blocks, plan_embeddings, plan_layers
+from upq.quantize.stages import Quantized, Work, quantize, round_to_nearest
 
 
 def run_quantization(config: RunConfig, context: RunContext) -> None:

@@ -1,0 +1,1 @@
+"""The story of a run: it sees a context, never the database."""
