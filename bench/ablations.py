@@ -27,7 +27,7 @@ from upq.data import dataset
 from upq.evaluation.fidelity import Fidelity, Reference
 from upq.jobs import open_store
 from upq.quantize import pipeline
-from upq.store import Store
+from upq.store.database import Store
 
 #: Small enough that two cores make a row in about three minutes; the INT4 stage, where it counts, is block-wise.
 BASE = {

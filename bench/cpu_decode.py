@@ -37,7 +37,7 @@ from upq.jobs import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models
 from upq.serve import Models
-from upq.store import Store
+from upq.store.database import Store
 
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)

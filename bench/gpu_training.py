@@ -25,7 +25,7 @@ from upq.artifact.format import Artifact
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
 from upq.jobs import data_dir, open_store
-from upq.store import Run, Store
+from upq.store.database import Run, Store
 from upq.supervisor import Supervisor
 
 

@@ -21,7 +21,7 @@ from upq.decode.generate import answers, end_ids
 from upq.decode.reader import Reader
 from upq.models.tokenizer import render_chat
 from upq.serve import Models
-from upq.store import Store
+from upq.store.database import Store
 
 #: Longest answer where a task does not say, tokens.
 MAX_NEW_TOKENS = 256

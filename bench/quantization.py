@@ -19,7 +19,7 @@ from upq.config.presets import preset
 from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
 from upq.jobs import open_store
-from upq.store import Run, Store
+from upq.store.database import Run, Store
 
 COLUMNS = (
     "method",

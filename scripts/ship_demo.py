@@ -19,8 +19,8 @@ from upq.artifact.format import Artifact
 from upq.jobs import data_dir, open_store
 from upq.models.loading import LoadedModel, load
 from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
-from upq.store import Store
-from upq.store_artifacts import prepare
+from upq.store.artifacts import prepare
+from upq.store.database import Store
 
 LARGEST_BYTES = 30_000_000
 RUN_FACTS = (

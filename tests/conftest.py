@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from upq.jobs import open_store
 from upq.models.loading import BUNDLED, LoadedModel, load
-from upq.store import Store
+from upq.store.database import Store
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<s>", "</s>"]

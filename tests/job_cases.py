@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from upq.config.schema import RunConfig
-from upq.store import Store
+from upq.store.database import Store
 
 #: Processes are forked from one that has imported torch and the rest once.
 PROCESSES = multiprocessing.get_context("forkserver")

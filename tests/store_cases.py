@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from upq.artifact.format import Artifact
-from upq.store import Lease, Run, Store
+from upq.store.database import Lease, Run, Store
 
 
 class Clock:

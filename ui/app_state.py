@@ -19,7 +19,7 @@ from ui.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
 from upq.errors import UserError
 from upq.serve import Models
-from upq.store import Run, Store
+from upq.store.database import Run, Store
 from upq.supervisor import Supervisor
 
 CPU_INFO = Path("/proc/cpuinfo")

@@ -20,7 +20,7 @@ from ui.header import Header
 from ui.render_checks import Filter
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
-from upq.store import Run
+from upq.store.database import Run
 
 FILTERS = ("all", "flipped", "failed")
 PAGE = 25

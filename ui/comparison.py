@@ -15,7 +15,7 @@ from upq.config.schema import RunConfig, settings
 from upq.context import training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
-from upq.store import Run, Store
+from upq.store.database import Run, Store
 
 #: So many runs can be told apart in one chart.
 MAX_RUNS = 8

@@ -17,7 +17,7 @@ from ui import render, render_run, run_form
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import CLICKS, Header, clicked_run
 from upq.errors import UserError
-from upq.store import Run
+from upq.store.database import Run
 
 LOG_LINES = 200
 NEWEST = 0

@@ -18,7 +18,7 @@ from ui.words import (
     stage_name,
 )
 from upq.decode.generate import ROWS
-from upq.store import Run
+from upq.store.database import Run
 
 
 def notice(

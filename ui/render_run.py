@@ -22,7 +22,7 @@ from ui.words import (
 from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.quantize.estimate import Estimate
-from upq.store import Run
+from upq.store.database import Run
 
 STATE_MARKS = {
     "queued": "○ queued",

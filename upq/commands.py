@@ -20,7 +20,7 @@ from upq.evaluation.suites import check_config
 from upq.jobs import open_store
 from upq.models.shape import inspect
 from upq.serve import Models
-from upq.store import Run, Store
+from upq.store.database import Run, Store
 from upq.supervisor import Supervisor
 
 ENDED = ("done", "failed", "cancelled")

@@ -19,7 +19,7 @@ from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.jobs import data_dir, open_store
 from upq.quantize import pipeline
-from upq.store import Store
+from upq.store.database import Store
 from upq.training import parallel
 from upq.worker import worker_main
 

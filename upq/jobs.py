@@ -27,7 +27,7 @@ from upq.errors import Cancelled, Interrupted, UserError
 from upq.failures import describe_failure
 from upq.files import sweep
 from upq.provenance import environment
-from upq.store import LostLease, Run, Store
+from upq.store.database import LostLease, Run, Store
 
 DATABASE_NAME = "upq.db"
 LEASE_S = 30.0

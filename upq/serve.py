@@ -20,7 +20,7 @@ from upq.decode.choice import Engine, compute_dtype, engine_for, to_compute_dtyp
 from upq.errors import UserError
 from upq.models import loading
 from upq.models.memory import keep_freed_memory
-from upq.store import Store
+from upq.store.database import Store
 
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
 KEPT = 4

@@ -33,8 +33,8 @@ from upq.jobs import open_store
 from upq.layers.grid import Grid
 from upq.models.loading import LoadedModel, load
 from upq.models.source import resolve
-from upq.store import Store
-from upq.store_artifacts import Prepared, prepare
+from upq.store.artifacts import Prepared, prepare
+from upq.store.database import Store
 from upq.worker import give_way
 
 FOLDER = RESOURCES / "demo"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
-from upq.store import Store
+from upq.store.database import Store
 from upq.worker import is_on_this_machine, lock_holder, worker_name
 
 TICK_S = 0.5

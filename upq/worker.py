@@ -27,7 +27,7 @@ from upq.jobs import (
     open_store,
     sweep_checkpoints,
 )
-from upq.store import Store
+from upq.store.database import Store
 
 POLL_S = 0.5
 #: How far a run steps back for the chat and for other programs: it gets about a tenth of a core that both want.

@@ -23,7 +23,7 @@ from upq.evaluation.suites import SUITES, check_config, run_check
 from upq.layers.grid import INT2
 from upq.models.loading import LoadedModel
 from upq.serve import Served
-from upq.store import Store
+from upq.store.database import Store
 from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.

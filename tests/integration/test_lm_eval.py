@@ -23,7 +23,7 @@ from upq.jobs import WorkerContext, open_store
 from upq.layers.grid import INT2
 from upq.models.loading import BUNDLED, LoadedModel
 from upq.models.structure import plan_layers
-from upq.store import Store
+from upq.store.database import Store
 from upq.worker import default_engine
 
 ROOT = Path(__file__).parents[2]

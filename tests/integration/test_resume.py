@@ -13,7 +13,7 @@ from tests.helpers import digest, tiny_config
 from tests.job_cases import processes, wait_for
 from upq.config.schema import RunConfig
 from upq.jobs import checkpoint_dir, open_store
-from upq.store import Store
+from upq.store.database import Store
 from upq.worker import worker_main
 
 #: Enough work that a stage goes on for a while behind the checkpoint at which it is killed.

@@ -9,7 +9,7 @@ from upq.config.schema import RunConfig
 from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.evaluation.mmlu import Marked
 from upq.evaluation.wikitext import Chunk
-from upq.store import Lease, Store
+from upq.store.database import Lease, Store
 
 ENVIRONMENT: dict[str, Any] = {
     "commit": "0123456789ab+",

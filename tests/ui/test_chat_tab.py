@@ -18,7 +18,7 @@ from ui.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
 from upq.models.loading import LoadedModel
 from upq.serve import Models
-from upq.store import Store
+from upq.store.database import Store
 from upq.supervisor import Supervisor
 
 BODIES = slice(

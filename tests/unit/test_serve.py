@@ -13,7 +13,7 @@ from upq.models.loading import LoadedModel
 from upq.models.loading import load as load_model
 from upq.models.structure import plan_layers
 from upq.serve import KEPT, Models
-from upq.store import Store
+from upq.store.database import Store
 
 
 def stored_run(store: Store, loaded: LoadedModel, folder: Path) -> int:

@@ -22,7 +22,7 @@ from upq.jobs import WorkerContext, execute, open_store
 from upq.models.loading import LoadedModel, load
 from upq.quantize.pipeline import run_quantization
 from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
-from upq.store import Store
+from upq.store.database import Store
 
 
 @pytest.fixture(scope="module")

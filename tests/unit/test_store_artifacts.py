@@ -13,8 +13,8 @@ import torch
 from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.errors import UserError
-from upq.store import Store
-from upq.store_artifacts import PART_BYTES
+from upq.store.artifacts import PART_BYTES
+from upq.store.database import Store
 
 DATABASE = "upq.db"
 

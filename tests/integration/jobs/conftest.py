@@ -10,7 +10,7 @@ import worker_process
 
 from tests.job_cases import Spawn, processes
 from upq.jobs import open_store
-from upq.store import Store
+from upq.store.database import Store
 from upq.supervisor import Supervisor
 
 

@@ -24,7 +24,7 @@ from tests.job_cases import (
     wait_for_step,
 )
 from upq.jobs import checkpoint_dir
-from upq.store import Store
+from upq.store.database import Store
 from upq.supervisor import Supervisor, exit_note
 from upq.worker import lock_holder, worker_name
 

@@ -24,7 +24,7 @@ from upq.jobs import (
     execute,
     sweep_checkpoints,
 )
-from upq.store import Store
+from upq.store.database import Store
 
 
 def run_here(store: Store, folder: Path, engine: Callable[[WorkerContext], None]) -> int:

@@ -20,7 +20,7 @@ from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.files import write_bytes_atomic
 from upq.jobs import Engine, WorkerContext, open_store
-from upq.store import Store
+from upq.store.database import Store
 from upq.supervisor import Supervisor
 from upq.worker import worker_main
 

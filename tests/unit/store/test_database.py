@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from upq import store_schema
 from upq.config.schema import RunConfig
 from upq.errors import UserError
-from upq.store import Store
+from upq.store import connections
+from upq.store.database import Store
 
 
 def test_a_busy_database_is_reported_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_schema, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_S", 0.05)
     store = Store(tmp_path / "upq.db")
     other = sqlite3.connect(tmp_path / "upq.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -38,7 +38,7 @@ def test_an_empty_file_of_version_0_becomes_a_database(tmp_path: Path) -> None:
         assert store.doctor() == []
         store.close()
     with sqlite3.connect(tmp_path / "upq.db") as raw:
-        assert raw.execute("PRAGMA user_version").fetchone() == (len(store_schema.MIGRATIONS),)
+        assert raw.execute("PRAGMA user_version").fetchone() == (len(connections.MIGRATIONS),)
         assert raw.execute("SELECT count(*) FROM runs").fetchone() == (2,)
     raw.close()
 
@@ -50,12 +50,12 @@ def test_a_migration_keeps_rows_and_one_that_fails_changes_nothing(
     first = Store(path)
     first.enqueue(RunConfig(), name="kept")
     first.close()
-    released = store_schema.MIGRATIONS
+    released = connections.MIGRATIONS
     added = "CREATE TABLE later (x INTEGER) STRICT;"
-    monkeypatch.setattr(store_schema, "MIGRATIONS", (*released, added + "CREATE TABLE nonsense;"))
+    monkeypatch.setattr(connections, "MIGRATIONS", (*released, added + "CREATE TABLE nonsense;"))
     with pytest.raises(sqlite3.OperationalError):
         Store(path)
-    monkeypatch.setattr(store_schema, "MIGRATIONS", (*released, added))
+    monkeypatch.setattr(connections, "MIGRATIONS", (*released, added))
     second = Store(path)
     assert second.run(1).name == "kept"
     assert second.doctor() == []
@@ -67,7 +67,7 @@ def test_a_run_of_the_first_schema_keeps_its_time_and_its_curves(
 ) -> None:
     path = tmp_path / "upq.db"
     with monkeypatch.context() as first:
-        first.setattr(store_schema, "MIGRATIONS", store_schema.MIGRATIONS[:1])
+        first.setattr(connections, "MIGRATIONS", connections.MIGRATIONS[:1])
         Store(path).close()
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute(
@@ -125,7 +125,7 @@ def test_wal_is_used_only_where_it_cannot_corrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], safe: bool
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-    db = store_schema.connect(tmp_path / "upq.db")
+    db = connections.connect(tmp_path / "upq.db")
     pragmas = ("journal_mode", "synchronous", "foreign_keys")
     found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert found == (["wal", 1, 1] if safe else ["truncate", 2, 1])

@@ -6,7 +6,7 @@ import pytest
 
 from tests.store_cases import WRITES, Clock, claimed, contents
 from upq.config.schema import RunConfig
-from upq.store import LostLease, Store
+from upq.store.database import LostLease, Store
 
 
 @pytest.mark.parametrize("name", WRITES)

@@ -11,7 +11,7 @@ from tests.store_cases import WRITES, claimed
 from upq.config.presets import preset
 from upq.config.schema import RunConfig
 from upq.errors import UserError
-from upq.store import Store
+from upq.store.database import Store
 
 
 def test_a_new_run_says_what_it_was_asked_for(store: Store) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.store_cases import Clock, claimed
 from upq.config.schema import RunConfig
 from upq.files import clean_text
-from upq.store import Store
+from upq.store.database import Store
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=50)
 

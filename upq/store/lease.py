@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq import store_artifacts
 from upq.artifact.format import Artifact
 from upq.files import clean_text
-from upq.store_schema import Connections, next_revision
+from upq.store import artifacts
+from upq.store.connections import Connections, next_revision
 
 LOG_LINE_CHARACTERS = 4000
 _MEASURED = (
@@ -134,9 +134,9 @@ class Lease:
 
     def save_artifact(self, artifact: Artifact) -> None:
         """Store an artifact with all it holds in one transaction; a second one is a no-op."""
-        prepared = store_artifacts.prepare(artifact)
+        prepared = artifacts.prepare(artifact)
         with self._fenced() as db:
-            store_artifacts.insert(db, self.run_id, prepared, self._clock())
+            artifacts.insert(db, self.run_id, prepared, self._clock())
 
     def save_measurements(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Store fidelity rows; one with a known label replaces it. Unknown keys go to `extra`."""

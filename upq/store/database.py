@@ -16,15 +16,16 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq import store_adopt, store_artifacts
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
-from upq.store_artifacts import ArtifactRow, Prepared
-from upq.store_lease import Lease, LostLease, add_log
-from upq.store_reports import Reports, set_note
-from upq.store_run import Run, RunState, find_run, from_row, running_runs
-from upq.store_schema import Connections, migrate, next_revision
+from upq.store import adopt as store_adopt
+from upq.store import artifacts as store_artifacts
+from upq.store.artifacts import ArtifactRow, Prepared
+from upq.store.connections import Connections, migrate, next_revision
+from upq.store.lease import Lease, LostLease, add_log
+from upq.store.reports import Reports, set_note
+from upq.store.run import Run, RunState, find_run, from_row, running_runs
 
 __all__ = ["MAX_CRASHES", "ArtifactRow", "Lease", "LostLease", "Run", "RunState", "Store"]
 

@@ -16,7 +16,7 @@ from sqlite_utils import Database
 
 from upq.artifact.format import Artifact
 from upq.errors import UserError
-from upq.store_schema import Connections
+from upq.store.connections import Connections
 
 PART_BYTES = 16 * 2**20
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from upq.errors import UserError
-from upq.store_tables import MIGRATIONS
+from upq.store.tables import MIGRATIONS
 
 BUSY_TIMEOUT_S = 10.0
 

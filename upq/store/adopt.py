@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq import store_artifacts
-from upq.store_artifacts import Prepared
-from upq.store_lease import add_log, add_measurements
-from upq.store_schema import next_revision
+from upq.store import artifacts as store_artifacts
+from upq.store.artifacts import Prepared
+from upq.store.connections import next_revision
+from upq.store.lease import add_log, add_measurements
 
 
 def may_adopt(db: Database, note: str) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq import store_artifacts
 from upq.artifact.format import Artifact
-from upq.store_artifacts import ArtifactRow
-from upq.store_schema import Connections
+from upq.store import artifacts as store_artifacts
+from upq.store.artifacts import ArtifactRow
+from upq.store.connections import Connections
 
 
 class Reports:
