@@ -66,16 +66,16 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
-    from upq import jobs, serve, shipped, supervisor  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
+    from upq.jobs import served, shipped, supervisor, worker_context  # noqa: PLC0415
     from upq.models import bundled  # noqa: PLC0415
 
-    folder = jobs.data_dir(options.data_dir)
+    folder = worker_context.data_dir(options.data_dir)
     bundled.provide(folder)
-    store = jobs.open_store(folder)
+    store = worker_context.open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
-    models = serve.Models(store)
+    models = served.Models(store)
     worker = supervisor.Supervisor(store, folder, models.device.type)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

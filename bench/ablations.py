@@ -25,7 +25,7 @@ from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.evaluation.fidelity import Fidelity, Reference
-from upq.jobs import open_store
+from upq.jobs.worker_context import open_store
 from upq.quantize import pipeline
 from upq.store.database import Store
 

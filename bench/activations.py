@@ -20,7 +20,7 @@ from upq.data.rows import read_rows
 from upq.decode.choice import Engine
 from upq.decode.generate import answers, end_ids
 from upq.decode.native import NativeEngine
-from upq.jobs import data_dir, open_store
+from upq.jobs.worker_context import data_dir, open_store
 from upq.models import loading
 from upq.models.tokenizer import chat_ids
 

@@ -25,7 +25,7 @@ from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import dataset as data
 from upq.evaluation.fidelity import Reference
-from upq.jobs import open_store
+from upq.jobs.worker_context import open_store
 from upq.quantize import pipeline
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.

@@ -33,10 +33,10 @@ from upq.config.presets import preset
 from upq.config.schema import with_settings
 from upq.decode.choice import Engine, Session, TransformersEngine
 from upq.decode.native import NativeEngine
-from upq.jobs import open_store
+from upq.jobs.served import Models
+from upq.jobs.worker_context import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models
-from upq.serve import Models
 from upq.store.database import Store
 
 CONTEXTS = (128, 1024, 4096)

@@ -24,9 +24,9 @@ from upq import commands
 from upq.artifact.format import Artifact
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
-from upq.jobs import data_dir, open_store
+from upq.jobs.supervisor import Supervisor
+from upq.jobs.worker_context import data_dir, open_store
 from upq.store.database import Run, Store
-from upq.supervisor import Supervisor
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 
 from upq.decode.generate import answers, end_ids
 from upq.decode.reader import Reader
+from upq.jobs.served import Models
 from upq.models.tokenizer import render_chat
-from upq.serve import Models
 from upq.store.database import Store
 
 #: Longest answer where a task does not say, tokens.

@@ -18,7 +18,7 @@ from upq import commands
 from upq.config.presets import preset
 from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
-from upq.jobs import open_store
+from upq.jobs.worker_context import open_store
 from upq.store.database import Run, Store
 
 COLUMNS = (

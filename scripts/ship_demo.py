@@ -16,9 +16,9 @@ from typing import Any
 import numpy
 
 from upq.artifact.format import Artifact
-from upq.jobs import data_dir, open_store
+from upq.jobs.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
+from upq.jobs.worker_context import data_dir, open_store
 from upq.models.loading import LoadedModel, load
-from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
 from upq.store.artifacts import prepare
 from upq.store.database import Store
 

@@ -19,7 +19,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from upq.jobs import open_store
+from upq.jobs.worker_context import open_store
 from upq.models.loading import BUNDLED, LoadedModel, load
 from upq.store.database import Store
 

@@ -14,7 +14,7 @@ from upq.store.database import Store
 
 #: Processes are forked from one that has imported torch and the rest once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["worker_process", "upq.quantize.pipeline", "upq.serve"])
+PROCESSES.set_forkserver_preload(["worker_process", "upq.quantize.pipeline", "upq.jobs.served"])
 
 Spawn = Callable[..., ForkServerProcess]
 

@@ -18,9 +18,9 @@ from ui.render_chat import Badge, Message
 from ui.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
 from upq.errors import UserError
-from upq.serve import Models
+from upq.jobs.served import Models
+from upq.jobs.supervisor import Supervisor
 from upq.store.database import Run, Store
-from upq.supervisor import Supervisor
 
 CPU_INFO = Path("/proc/cpuinfo")
 P = ParamSpec("P")

@@ -12,7 +12,7 @@ from ui.render_chat import Badge, Message, Timing
 from ui.words import PRECISIONS, Precision, percent, stage_name
 from upq.decode.generate import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.serve import Served
+from upq.jobs.served import Served
 
 MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2

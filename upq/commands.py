@@ -10,18 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from upq import distributed
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.decode.generate import Decoding, stream
 from upq.errors import UserError
 from upq.evaluation import scores
 from upq.evaluation.suites import check_config
-from upq.jobs import open_store
+from upq.jobs import distributed
+from upq.jobs.served import Models
+from upq.jobs.supervisor import Supervisor
+from upq.jobs.worker_context import open_store
 from upq.models.shape import inspect
-from upq.serve import Models
 from upq.store.database import Run, Store
-from upq.supervisor import Supervisor
 
 ENDED = ("done", "failed", "cancelled")
 DEMO_PROMPTS = (

@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers import RecordingContext, examples
 from upq.config.precision_config import DistillConfig
-from upq.distributed import join
+from upq.jobs.distributed import join
 from upq.layers.grid import INT2
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
 from upq.models.loading import load

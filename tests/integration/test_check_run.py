@@ -20,15 +20,17 @@ from upq.decode.choice import engine_for
 from upq.errors import UserError
 from upq.evaluation.scores import outcomes, p_value, readable, rows
 from upq.evaluation.suites import SUITES, check_config, run_check
+from upq.jobs.served import Served
+from upq.jobs.worker import worker_main
 from upq.layers.grid import INT2
 from upq.models.loading import LoadedModel
-from upq.serve import Served
 from upq.store.database import Store
-from upq.worker import worker_main
 
 #: Workers are forked from a process that has imported the engine once.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["upq.evaluation.suites", "upq.quantize.pipeline", "upq.serve"])
+PROCESSES.set_forkserver_preload(
+    ["upq.evaluation.suites", "upq.quantize.pipeline", "upq.jobs.served"]
+)
 LIMITS = {"builtin": 18, "ifeval": 6, "mmlu": 0, "wikitext2": 4}
 
 
@@ -59,7 +61,7 @@ def int2(tiny: LoadedModel, tiny_model_dir: Path) -> Artifact:
 
 
 class Loader:
-    """What upq.serve.Models does, over one artifact; remembers what was loaded."""
+    """What upq.jobs.served.Models does, over one artifact; remembers what was loaded."""
 
     def __init__(self, tiny: LoadedModel, int2: Artifact) -> None:
         self.tiny, self.int2 = tiny, int2

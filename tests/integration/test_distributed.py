@@ -13,8 +13,8 @@ import torch
 
 from tests.helpers import TINY_SETTINGS
 from tests.integration.distill_process import train
-from upq.distributed import command
-from upq.jobs import open_store
+from upq.jobs.distributed import command
+from upq.jobs.worker_context import open_store
 from upq.quantize import checkpoint
 
 #: What the order of float32 sums may change over the few steps of these tests.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers import RecordingContext, tiny_config
-from upq.jobs import gpu_peak_bytes
+from upq.jobs.worker_context import gpu_peak_bytes
 from upq.quantize.pipeline import run_quantization
 
 pytestmark = [

@@ -19,12 +19,12 @@ from upq.artifact import assembly
 from upq.config.schema import RunConfig
 from upq.evaluation.scores import outcomes, rows
 from upq.evaluation.suites import check_config
-from upq.jobs import WorkerContext, open_store
+from upq.jobs.worker import default_engine
+from upq.jobs.worker_context import WorkerContext, open_store
 from upq.layers.grid import INT2
 from upq.models.loading import BUNDLED, LoadedModel
 from upq.models.structure import plan_layers
 from upq.store.database import Store
-from upq.worker import default_engine
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

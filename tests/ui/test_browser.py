@@ -26,8 +26,8 @@ from tests.ui.pages import (
 )
 from tests.ui.studio import Studio, start_app, stop_app
 from upq.config.presets import preset
+from upq.jobs.shipped import NAME
 from upq.models.loading import LoadedModel
-from upq.shipped import NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

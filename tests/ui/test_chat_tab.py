@@ -16,10 +16,10 @@ from ui.chat_tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
 from ui.chat_turn import TIMED_TOKENS, column, speed_key
 from ui.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
+from upq.jobs.served import Models
+from upq.jobs.supervisor import Supervisor
 from upq.models.loading import LoadedModel
-from upq.serve import Models
 from upq.store.database import Store
-from upq.supervisor import Supervisor
 
 BODIES = slice(
     1, 9, 3

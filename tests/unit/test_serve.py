@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_config
-from upq import serve
 from upq.artifact import assembly
 from upq.errors import UserError
+from upq.jobs import served as serve
+from upq.jobs.served import KEPT, Models
 from upq.layers.grid import GRIDS
 from upq.models.loading import LoadedModel
 from upq.models.loading import load as load_model
 from upq.models.structure import plan_layers
-from upq.serve import KEPT, Models
 from upq.store.database import Store
 
 

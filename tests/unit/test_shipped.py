@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from scripts import ship_demo
 from tests.helpers import tiny_config
-from upq import shipped
-from upq.jobs import WorkerContext, execute, open_store
+from upq.jobs import shipped
+from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
+from upq.jobs.worker_context import WorkerContext, execute, open_store
 from upq.models.loading import LoadedModel, load
 from upq.quantize.pipeline import run_quantization
-from upq.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
 from upq.store.database import Store
 
 

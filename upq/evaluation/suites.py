@@ -36,7 +36,7 @@ class CheckContext(Protocol):
 
 
 class Source(Protocol):
-    """Where the models come from (upq.serve.Models)."""
+    """Where the models come from (upq.jobs.served.Models)."""
 
     def get(self, run_id: int | None, precision: str, source: str, /) -> Any:
         """The model as the chat serves it."""

@@ -1,7 +1,7 @@
 """Several processes that train one model together; everything here is a no-op where there is only one.
 
-`accelerate launch` starts the processes and `upq.distributed` lets them in. Each step's sequences are dealt out, the
-gradients are added up, and every process then makes the same update. Only the main process reports and saves.
+`accelerate launch` starts the processes and `upq.jobs.distributed` lets them in. Each step's sequences are dealt out,
+the gradients are added up, and every process then makes the same update. Only the main process reports and saves.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def check(context: Checks) -> None:
 
 @contextmanager
 def together(config: str, checkpoints: Path) -> Iterator[None]:
-    """Work that all processes of a run do. The main process calls the others in, who wait in `upq.distributed` and
+    """Work that all processes of a run do. The main process calls the others in, who wait in `upq.jobs.distributed` and
     come by the same way over the checkpoints; behind it they leave by raising Left. config: the run's, as JSON.
     """
     if size() > 1 and is_main():

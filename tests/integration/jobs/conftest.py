@@ -9,9 +9,9 @@ import pytest
 import worker_process
 
 from tests.job_cases import Spawn, processes
-from upq.jobs import open_store
+from upq.jobs.supervisor import Supervisor
+from upq.jobs.worker_context import open_store
 from upq.store.database import Store
-from upq.supervisor import Supervisor
 
 
 @pytest.fixture

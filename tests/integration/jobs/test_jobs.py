@@ -23,10 +23,10 @@ from tests.job_cases import (
     wait_for_state,
     wait_for_step,
 )
-from upq.jobs import checkpoint_dir
+from upq.jobs.supervisor import Supervisor, exit_note
+from upq.jobs.worker import lock_holder, worker_name
+from upq.jobs.worker_context import checkpoint_dir
 from upq.store.database import Store
-from upq.supervisor import Supervisor, exit_note
-from upq.worker import lock_holder, worker_name
 
 # Many workers, lost workers
 

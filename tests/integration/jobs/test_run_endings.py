@@ -16,8 +16,8 @@ import worker_process
 
 from tests.job_cases import Spawn, enqueue, exit_code, log_text
 from upq.errors import UserError
-from upq.failures import describe_failure
-from upq.jobs import (
+from upq.jobs.failures import describe_failure
+from upq.jobs.worker_context import (
     WorkerContext,
     checkpoint_dir,
     data_dir,
@@ -142,7 +142,7 @@ def test_too_large_a_tensor_fails_the_run_as_out_of_memory(
 DISK_FULL = """
 import resource, sys, torch
 from safetensors.torch import save_file
-from upq.failures import describe_failure
+from upq.jobs.failures import describe_failure
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 data = torch.zeros(100_000)
 for write in (

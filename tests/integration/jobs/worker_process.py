@@ -19,10 +19,10 @@ import torch
 from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.files import write_bytes_atomic
-from upq.jobs import Engine, WorkerContext, open_store
+from upq.jobs.supervisor import Supervisor
+from upq.jobs.worker import worker_main
+from upq.jobs.worker_context import Engine, WorkerContext, open_store
 from upq.store.database import Store
-from upq.supervisor import Supervisor
-from upq.worker import worker_main
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 40

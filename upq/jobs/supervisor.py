@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
+from upq.jobs.worker import is_on_this_machine, lock_holder, worker_name
 from upq.store.database import Store
-from upq.worker import is_on_this_machine, lock_holder, worker_name
 
 TICK_S = 0.5
 TERMINATE_AFTER_S = 15.0

@@ -24,8 +24,8 @@ import torch
 
 from upq.artifact.format import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
-from upq.failures import describe_failure
 from upq.files import sweep
+from upq.jobs.failures import describe_failure
 from upq.provenance import environment
 from upq.store.database import LostLease, Run, Store
 

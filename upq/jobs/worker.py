@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from upq.config.schema import RunConfig
-from upq.jobs import (
+from upq.jobs.worker_context import (
     HEARTBEAT_S,
     LEASE_S,
     Engine,
@@ -38,11 +38,11 @@ SESSION_NICENESS = Path("/proc/self/autogroup")
 
 def default_engine(store: Store) -> Engine:
     """Import the algorithms, which takes seconds, and connect them to runs."""
-    from upq import serve  # noqa: PLC0415 - heavy, and only a worker needs them
     from upq.evaluation import suites  # noqa: PLC0415 - heavy, and only a worker needs them
+    from upq.jobs import served  # noqa: PLC0415 - heavy, and only a worker needs them
     from upq.quantize import pipeline  # noqa: PLC0415 - heavy, and only a worker needs them
 
-    models = serve.Models(store)
+    models = served.Models(store)
 
     def engine(context: WorkerContext) -> None:
         config = context.run.config

@@ -17,11 +17,11 @@ from accelerate import PartialState
 
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
-from upq.jobs import data_dir, open_store
+from upq.jobs.worker import worker_main
+from upq.jobs.worker_context import data_dir, open_store
 from upq.quantize import pipeline
 from upq.store.database import Store
 from upq.training import parallel
-from upq.worker import worker_main
 
 #: How long processes wait for each other: the stages that only one of them does may take days.
 PATIENCE = timedelta(days=30)
@@ -32,7 +32,7 @@ def command(folder: Path, processes: int) -> list[str]:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     layout = ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
     plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    return [*launcher, *layout, *plain, "-m", "upq.distributed", "--data-dir", str(folder)]
+    return [*launcher, *layout, *plain, "-m", "upq.jobs.distributed", "--data-dir", str(folder)]
 
 
 def main() -> None:

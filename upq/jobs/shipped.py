@@ -29,13 +29,13 @@ from upq.artifact.vet import vetted_layers
 from upq.config.schema import RunConfig
 from upq.context import training_tokens
 from upq.files import RESOURCES
-from upq.jobs import open_store
+from upq.jobs.worker import give_way
+from upq.jobs.worker_context import open_store
 from upq.layers.grid import Grid
 from upq.models.loading import LoadedModel, load
 from upq.models.source import resolve
 from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
-from upq.worker import give_way
 
 FOLDER = RESOURCES / "demo"
 #: What is not a tensor: the run, its curves and measurements, and each artifact's manifest and digests.
@@ -128,7 +128,7 @@ def start(store: Store, data_folder: Path) -> subprocess.Popen[bytes] | None:
     """
     if not is_wanted(store):
         return None
-    command = [sys.executable, "-m", "upq.shipped", str(data_folder)]
+    command = [sys.executable, "-m", "upq.jobs.shipped", str(data_folder)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
