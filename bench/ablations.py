@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import report
 from upq.artifact import assembly
-from upq.commands import run_and_wait
+from upq.cli.actions import run_and_wait
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext

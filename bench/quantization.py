@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq import commands
+from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
@@ -70,7 +70,7 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
     store = open_store(folder)
     run = _finished(store, config)
     if run is None:
-        run = commands.run_and_wait(folder, lambda store: store.enqueue(config), _say)
+        run = actions.run_and_wait(folder, lambda store: store.enqueue(config), _say)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     points = store.metrics(run.id)

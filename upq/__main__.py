@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from upq import cli
+from upq.cli import commands
 from upq.config.presets import DEFAULT_METHOD
 from upq.config.schema import METHODS, PRESETS
 from upq.errors import Cancelled, Interrupted, UserError
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--data-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return one
 
-    run = command("run", cli.run, "quantize a model and wait for the result")
+    run = command("run", commands.run, "quantize a model and wait for the result")
     run.add_argument(
         "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
     )
@@ -63,26 +63,28 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--processes",
-        type=cli.count,
+        type=commands.count,
         default=1,
         help="processes that distill together (accelerate)",
     )
     run.add_argument("--help-settings", action="store_true", help="list every setting and stop")
-    demo = command("demo", cli.demo, "the main job without a browser: run, chat, checks, table")
+    demo = command(
+        "demo", commands.demo, "the main job without a browser: run, chat, checks, table"
+    )
     demo.add_argument("--preset", default="quick", choices=("smoke", "quick"))
     demo.add_argument(
         "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
     )
-    command("list", cli.list_runs, "list the runs")
+    command("list", commands.list_runs, "list the runs")
     for name, function, text in (
-        ("show", cli.show, "show a run: settings, state, measurements"),
-        ("cancel", cli.cancel, "stop a run; its checkpoint is kept"),
-        ("resume", cli.resume, "continue a run behind its last checkpoint"),
-        ("chat", cli.chat, "chat with the models of a run"),
-        ("check", cli.check, "run instruction checks or another suite on the models of a run"),
+        ("show", commands.show, "show a run: settings, state, measurements"),
+        ("cancel", commands.cancel, "stop a run; its checkpoint is kept"),
+        ("resume", commands.resume, "continue a run behind its last checkpoint"),
+        ("chat", commands.chat, "chat with the models of a run"),
+        ("check", commands.check, "run instruction checks or another suite on the models of a run"),
         (
             "eval",
-            cli.evaluate,
+            commands.evaluate,
             "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval",
         ),
     ):
@@ -102,8 +104,10 @@ def parser() -> argparse.ArgumentParser:
             _add_eval_flags(one)
     for one in (run, demo):
         one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
-    command("doctor", cli.doctor, "check the data folder and say what is wrong")
-    worker = command("worker", cli.worker, "execute queued runs (the app starts this by itself)")
+    command("doctor", commands.doctor, "check the data folder and say what is wrong")
+    worker = command(
+        "worker", commands.worker, "execute queued runs (the app starts this by itself)"
+    )
     worker.add_argument("--device", default="cpu")
     worker.add_argument("--once", action="store_true", help="stop when the queue is empty")
     return whole
@@ -111,12 +115,15 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_suite_flags(one: argparse.ArgumentParser) -> None:
     one.add_argument(
-        "--limit", type=cli.count, default=0, help="first N prompts or chunks only; 0: all"
+        "--limit", type=commands.count, default=0, help="first N prompts or chunks only; 0: all"
     )
     one.add_argument(
-        "--per-subject", type=cli.count, default=0, help="MMLU: N questions of a subject; 0: all"
+        "--per-subject",
+        type=commands.count,
+        default=0,
+        help="MMLU: N questions of a subject; 0: all",
     )
-    one.add_argument("--seed", type=cli.count, default=0, help="draws the questions of MMLU")
+    one.add_argument("--seed", type=commands.count, default=0, help="draws the questions of MMLU")
 
 
 def _add_eval_flags(one: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.helpers import TINY_SETTINGS
-from upq import eval_command
 from upq.__main__ import main
+from upq.cli import evaluate
 from upq.config.presets import preset
 from upq.config.schema import settings
 from upq.evaluation.suites import check_config
@@ -237,4 +237,4 @@ def test_perplexity_is_that_of_a_naive_loop(tiny: Any) -> None:
         output = tiny.model(input_ids=window, labels=window)
         surprise += output.loss.item() * (window.shape[1] - 1)
     expected = math.exp(surprise / (len(ids) - 3))
-    assert eval_command.perplexity(tiny.model, ids, window=40) == pytest.approx(expected, rel=1e-4)
+    assert evaluate.perplexity(tiny.model, ids, window=40) == pytest.approx(expected, rel=1e-4)

@@ -22,7 +22,7 @@ from ui.html import Html
 from ui.render_report import report
 from ui.theme import STYLE_SHEET
 from upq.__main__ import parser
-from upq.cli import config_of
+from upq.cli.commands import config_of
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 

@@ -12,7 +12,7 @@ import pytest
 
 from upq import provenance
 from upq.__main__ import parser
-from upq.cli import config_of
+from upq.cli.commands import config_of
 from upq.config.presets import command, preset
 from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.context import training_tokens
