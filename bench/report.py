@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from upq.provenance import commit, processor
+from upq.machine import commit, processor
 
 Point = tuple[float, float]
 PACKAGES = ("torch", "triton", "transformers", "gemlite", "torchao", "llama-cpp-python")

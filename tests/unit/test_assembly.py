@@ -15,7 +15,7 @@ from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
 from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
-from upq import provenance
+from upq import machine
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
@@ -278,8 +278,8 @@ def test_the_manifest_says_what_the_artifact_is_and_where_it_comes_from(
         "groups": 8,
     }
     assert set(manifest["versions"]) == {"upq", "torch", "transformers"}
-    assert manifest["commit"] == provenance.commit()
-    assert manifest["machine"] == provenance.machine()
+    assert manifest["commit"] == machine.commit()
+    assert manifest["machine"] == machine.machine()
 
 
 def test_generation_stops_where_the_original_does(tiny: LoadedModel) -> None:

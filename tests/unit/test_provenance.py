@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from upq import provenance
+from upq import machine
 from upq.__main__ import parser
 from upq.cli.commands import config_of
 from upq.config.presets import command, preset
@@ -71,10 +71,10 @@ def test_the_line_survives_a_real_shell() -> None:
 
 
 def test_the_environment_names_this_checkout_and_this_machine(tmp_path: Path) -> None:
-    facts = json.loads(json.dumps(provenance.environment()))
+    facts = json.loads(json.dumps(machine.environment()))
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"],
-        cwd=provenance.ROOT,
+        cwd=machine.ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -92,8 +92,8 @@ def test_a_copy_inside_somebody_elses_checkout_has_no_commit(
 ) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     (tmp_path / "copy").mkdir()
-    monkeypatch.setattr(provenance, "ROOT", tmp_path / "copy")
-    assert provenance.commit() == ""
+    monkeypatch.setattr(machine, "ROOT", tmp_path / "copy")
+    assert machine.commit() == ""
 
 
 def test_tokens_are_summed_by_stage_and_speeds_are_no_tokens() -> None:

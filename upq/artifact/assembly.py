@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kernels.packing import PackedWeight
-from upq import provenance
+from upq import machine
 from upq.artifact.format import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact.vet import damaged, vetted_layers
 from upq.config.schema import RunConfig
@@ -111,7 +111,7 @@ def _manifest(
         "bits_per_weight": sum(one.size_bytes for one in packed.values()) * 8 / weights,
         "quantized_weights": weights,
         "layers": {name: _entry(one) for name, one in (packed | embeddings).items()},
-        **provenance.environment(),
+        **machine.environment(),
     }
 
 

@@ -26,7 +26,7 @@ from upq.artifact.format import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.files import sweep
 from upq.jobs.failures import describe_failure
-from upq.provenance import environment
+from upq.machine import environment
 from upq.store.database import LostLease, Run, Store
 
 DATABASE_NAME = "upq.db"

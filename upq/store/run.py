@@ -49,7 +49,7 @@ class Run:
     error_hint: str
     revision: int  #: grows with every change of the run, its metrics or its log
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
-    environments: list[dict[str, Any]]  #: where it was executed: upq.provenance.environment
+    environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
 
 
