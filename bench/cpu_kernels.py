@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from bench import report
-from kernels import build, cpu
+from kernels.cpu import build
+from kernels.cpu import panels as cpu
 from kernels.packing import PackedWeight
 
 #: (outputs, inputs): the layers of SmolLM2-135M, its head, then layers of Llama-3.2-1B.

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from bench import report
+from kernels.gpu.operators import TritonWeight
 from kernels.packing import PackedWeight, unpack
 from kernels.reference import dequantize
-from kernels.triton_ops import TritonWeight
 
 #: (outputs, inputs): SmolLM2-135M, then Llama of 1B, 8B and 70B.
 SHAPES = (
@@ -171,7 +171,7 @@ def cublas(out_features: int, in_features: int, bits: int) -> tuple[list[Product
 
 
 def ours(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
-    """kernels.triton_ops, checked against the decoded weight."""
+    """kernels.gpu.operators, checked against the decoded weight."""
     packed = random_packed(out_features, in_features, bits)
     made = [TritonWeight(packed) for _ in range(copies(packed.size_bytes))]
     _check(made[0], packed)

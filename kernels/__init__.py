@@ -41,18 +41,19 @@ def prepare(packed: PackedWeight) -> Prepared:
 
     `packed` need not be kept. `backend` of the result says which it is.
     """
-    from kernels import build, cpu, reference  # noqa: PLC0415  as above
+    from kernels import reference  # noqa: PLC0415  as above
+    from kernels.cpu import build, panels  # noqa: PLC0415  as above
 
     if packed.codes.is_cuda:
         try:
-            from kernels import triton_ops  # noqa: PLC0415  only where there is a GPU
+            from kernels.gpu import operators  # noqa: PLC0415  only where there is a GPU
 
-            matrix = triton_ops.TritonWeight(replace(packed, transform=None))
+            matrix = operators.TritonWeight(replace(packed, transform=None))
             around = packed.transform
             return reference.TransformedWeight(matrix, around) if around else matrix
         except (ImportError, ValueError):  # no Triton here, or a weight that it does not compute
             return reference.TorchWeight(packed)
-    library = cpu.library()
-    if library is None or cpu.unsupported(packed):
+    library = panels.library()
+    if library is None or panels.unsupported(packed):
         return reference.TorchWeight(packed)
-    return cpu.CpuWeight(packed, library, build.instruction_set())
+    return panels.CpuWeight(packed, library, build.instruction_set())

@@ -16,9 +16,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import triton_decode
-from kernels.triton_kernels import matmul_kernel
-from kernels.triton_tuning import CANDIDATES
+from kernels.gpu import decoding as triton_decode
+from kernels.gpu.products import matmul_kernel
+from kernels.gpu.tuning import CANDIDATES
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 H100 = GPUTarget("cuda", 90, 32)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kernels import cpu, reference
+from kernels import reference
+from kernels.cpu import panels
 from kernels.transform import Transform, hadamard_block
 from upq.layers.grid import Grid
 from upq.layers.linear import PackedLinear, packed_layers, replace_module, swap_linears
@@ -18,7 +19,7 @@ from upq.models.structure import plan_layers
 def rounded(inputs: torch.Tensor, span: int) -> torch.Tensor:
     """inputs (tokens, columns) float32, each span of a token rounded to 8 bits with a scale of its own."""
     tokens, columns = inputs.shape
-    whole = F.pad(inputs, (0, cpu.padded(columns) - columns)).view(tokens, -1, span)
+    whole = F.pad(inputs, (0, panels.padded(columns) - columns)).view(tokens, -1, span)
     largest = whole.abs().amax(-1, keepdim=True)
     codes = torch.round(whole * torch.where(largest > 0, 127 / largest, 0))
     return (codes * (largest / 127)).view(tokens, -1)[:, :columns]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import upq
-from kernels.build import CPU_INFO, instruction_set
+from kernels.cpu.build import CPU_INFO, instruction_set
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers")

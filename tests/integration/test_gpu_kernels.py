@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import prepare, reference, triton_ops, triton_tuning
-from kernels.triton_ops import TritonWeight, packed_matmul
+from kernels import prepare, reference
+from kernels.gpu import operators, tuning
+from kernels.gpu.operators import TritonWeight, packed_matmul
 from tests.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
 
 pytestmark = [
@@ -26,7 +27,7 @@ def untimed() -> object:
     """Defaults instead of timing: each test shape would otherwise compile every candidate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            triton_ops, "choose", lambda device, columns, *_: triton_tuning.CANDIDATES[columns][0]
+            operators, "choose", lambda device, columns, *_: tuning.CANDIDATES[columns][0]
         )
         yield
 
@@ -67,12 +68,12 @@ def test_any_shape_gives_the_product(
 
 @pytest.mark.parametrize(
     ("columns", "config"),
-    [(columns, one) for columns, many in triton_tuning.CANDIDATES.items() for one in many],
+    [(columns, one) for columns, many in tuning.CANDIDATES.items() for one in many],
 )
 def test_every_configuration_gives_the_product(
-    columns: int, config: triton_tuning.Config, monkeypatch: pytest.MonkeyPatch
+    columns: int, config: tuning.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_ops, "choose", lambda *given: config)
+    monkeypatch.setattr(operators, "choose", lambda *given: config)
     for inputs in (320, 2048):
         packed = random_packed(2, 70, inputs, inputs // 64, "cuda")
         check_product(
@@ -145,8 +146,8 @@ def test_tuning_is_done_once_and_remembered_on_disk_and_never_while_a_graph_is_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UPQ_CACHE", str(tmp_path))
-    monkeypatch.setattr(triton_ops, "choose", triton_tuning.choose)
-    triton_tuning._file.cache_clear()
+    monkeypatch.setattr(operators, "choose", tuning.choose)
+    tuning._file.cache_clear()
     packed = random_packed(2, 512, 1024, 16, "cuda")
     prepared = TritonWeight(packed)
     inputs = random_inputs(1, 1024, torch.bfloat16, "cuda")
@@ -156,7 +157,7 @@ def test_tuning_is_done_once_and_remembered_on_disk_and_never_while_a_graph_is_c
     assert time.perf_counter() - start < 10
     (file,) = tmp_path.rglob("triton-*.json")
     written = file.read_bytes()
-    assert triton_tuning._remembered.__wrapped__(file).keys() == {
+    assert tuning._remembered.__wrapped__(file).keys() == {
         f"{rows}x1024 2 bits, group 64, 8 torch.bfloat16" for rows in (64, 512)
     }
     other = TritonWeight(random_packed(2, 128, 1024, 16, "cuda"))
@@ -165,4 +166,4 @@ def test_tuning_is_done_once_and_remembered_on_disk_and_never_while_a_graph_is_c
         other(inputs)
     prepared(inputs)
     assert file.read_bytes() == written
-    triton_tuning._file.cache_clear()
+    tuning._file.cache_clear()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels import build, cpu
+from kernels.cpu import build, panels
 
 LOAD = "from kernels import build; build.load('portable C')"
 
@@ -19,10 +19,10 @@ LOAD = "from kernels import build; build.load('portable C')"
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """An empty cache, and nothing loaded before."""
     monkeypatch.setenv("UPQ_CACHE", str(tmp_path))
-    for cached in (build.load, build.instruction_set, cpu.library):
+    for cached in (build.load, build.instruction_set, panels.library):
         cached.cache_clear()
     yield tmp_path / "kernels"
-    for cached in (build.load, build.instruction_set, cpu.library):
+    for cached in (build.load, build.instruction_set, panels.library):
         cached.cache_clear()
 
 
@@ -65,7 +65,7 @@ def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(build.BuildError, match="no C compiler"):
         build.load()
-    assert cpu.library() is None
+    assert panels.library() is None
     assert "There is no C compiler" in caplog.text
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import kernels
-from kernels import build, cpu, reference
+from kernels import reference
+from kernels.cpu import build
+from kernels.cpu import panels as cpu
 from kernels.packing import PackedWeight
 from tests.kernel_cases import random_inputs, random_packed
 

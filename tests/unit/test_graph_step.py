@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from kernels import triton_decode
+from kernels.gpu import decoding
 from upq.decode.fused_step import step, unsupported
 from upq.decode.row_cache import BUCKET
 from upq.decode.transformers_engine import RowSession, TransformersEngine
@@ -59,12 +59,12 @@ def test_a_fused_step_gives_the_logits_and_the_cache_of_transformers(model: Any)
 def test_in_half_precision_the_kernels_round_where_transformers_rounds() -> None:
     hidden, delta = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0)).half()
     weight = torch.linspace(0.5, 1.5, 40).half()
-    total, normal = triton_decode.add_norm(hidden, delta, weight, 1e-5)
+    total, normal = decoding.add_norm(hidden, delta, weight, 1e-5)
     assert torch.equal(total, hidden + delta)
     wide = total.float()
     inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)
     torch.testing.assert_close(normal, weight * (wide * inverse).half(), atol=0.0, rtol=1e-3)
-    gated = triton_decode.gate(hidden, delta)
+    gated = decoding.gate(hidden, delta)
     expected = torch.nn.functional.silu(hidden) * delta
     torch.testing.assert_close(gated, expected, atol=1e-6, rtol=2e-3)
 

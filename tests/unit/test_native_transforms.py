@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import cpu, reference
+from kernels import reference
+from kernels.cpu import panels
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
 from tests.kernel_cases import random_inputs, random_packed
@@ -39,7 +40,7 @@ def expected_product(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor
     """In float64, on the transformed inputs as the kernels round them."""
     around = packed.transform or Transform()
     seen, added = around.inputs(inputs)
-    product = rounded(seen, cpu.SPAN).double() @ reference.dequantize(packed).double().T
+    product = rounded(seen, panels.SPAN).double() @ reference.dequantize(packed).double().T
     return around.outputs(product, None if added is None else added.double())
 
 
@@ -85,7 +86,7 @@ def test_a_product_is_the_same_to_the_bit_however_it_is_cut(name: str, kind: str
 
 def test_blocks_too_large_for_one_thread_are_multiplied_by_torch() -> None:
     packed = dataclasses.replace(random_packed(2, 8192, 32, 1), transform=Transform(1, 8192))
-    assert cpu.unsupported(packed) == "Hadamard blocks of 8192 outputs"
+    assert panels.unsupported(packed) == "Hadamard blocks of 8192 outputs"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +132,7 @@ def test_a_row_gets_the_same_bits_in_any_company_and_on_any_threads(name: str, k
 def test_equal_input_transforms_are_in_memory_once() -> None:
     model = random_model("Llama", num_hidden_layers=1)
     plain = NativeEngine(surrounded(model, 2, "none", 32)).memory_bytes
-    hidden, inner = (4 * cpu.padded(size) for size in (64, 96))
+    hidden, inner = (4 * panels.padded(size) for size in (64, 96))
     # Queries, keys, values, outputs, gate and up read vectors of one width, down one of the other.
     assert NativeEngine(surrounded(model, 2, "input", 32)).memory_bytes == plain + hidden + inner
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import cpu, training
+from kernels.cpu import panels, training
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import Grid
 
-pytestmark = pytest.mark.skipif(cpu.library() is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(panels.library() is None, reason="no C compiler here")
 
 
 def results(

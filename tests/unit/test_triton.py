@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import reference, triton_kernels, triton_ops, triton_tuning
+from kernels import reference
+from kernels.gpu import operators, products, tuning
+from kernels.gpu.operators import TritonWeight, arrange, packed_dequantize, packed_matmul
 from kernels.packing import PackedWeight, unpack
 from kernels.transform import Transform
-from kernels.triton_ops import TritonWeight, arrange, packed_dequantize, packed_matmul
 from tests.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
 from tests.unit.test_transform import full_transform
 
@@ -59,19 +60,19 @@ def test_any_shape_gives_the_product(
 
 @pytest.mark.parametrize(
     ("columns", "config"),
-    [(columns, one) for columns, many in triton_tuning.CANDIDATES.items() for one in many],
+    [(columns, one) for columns, many in tuning.CANDIDATES.items() for one in many],
 )
 def test_every_configuration_gives_the_product(
-    columns: int, config: triton_tuning.Config, monkeypatch: pytest.MonkeyPatch
+    columns: int, config: tuning.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_ops, "choose", lambda *given: config)
+    monkeypatch.setattr(operators, "choose", lambda *given: config)
     packed = random_packed(2, 70, 320, 5)
     check_product(TritonWeight(packed), packed, random_inputs(columns, 320, torch.float16))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_weights_without_a_remainder_are_read_without_masks(bits: int) -> None:
-    inputs = triton_ops.block_inputs(bits) * triton_tuning.CANDIDATES[8][0].slices
+    inputs = operators.block_inputs(bits) * tuning.CANDIDATES[8][0].slices
     packed = random_packed(bits, 64, inputs, inputs // 32)
     check_product(TritonWeight(packed), packed, random_inputs(3, inputs, torch.float16))
 
@@ -153,7 +154,7 @@ def test_decoded_weights_are_those_of_the_definition(
 def test_a_field_of_the_words_is_sixteen_consecutive_codes(
     bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_ops, "ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr(operators, "ROWS_AT_A_TIME", 2)
     packed = random_packed(bits, 5, 96, 1)
     words = arrange(packed.codes, bits)
     codes = unpack(packed.codes, bits)
@@ -167,11 +168,11 @@ def test_a_field_of_the_words_is_sixteen_consecutive_codes(
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("bits", [2, 4])
 def test_the_constants_of_the_assembly_decode_every_word(bits: int, dtype: torch.dtype) -> None:
-    name = {torch.float16: triton_kernels.tl.float16, torch.bfloat16: triton_kernels.tl.bfloat16}
+    name = {torch.float16: products.tl.float16, torch.bfloat16: products.tl.bfloat16}
     words = torch.arange(2**16)
     for field in range(16 // bits):
-        shift: Any = triton_kernels.field_shift(field, bits, name[dtype])
-        mask, magic, subtrahend = triton_kernels.field_constants(field, bits, name[dtype])
+        shift: Any = products.field_shift(field, bits, name[dtype])
+        mask, magic, subtrahend = products.field_constants(field, bits, name[dtype])
         moved = words >> shift if shift >= 0 else words << -shift
         lifted = ((moved & mask) | magic).to(torch.int16).view(dtype)
         found = lifted - torch.tensor(subtrahend, dtype=torch.int16).view(dtype)
@@ -215,13 +216,13 @@ def test_tuned_configurations_survive_a_restart_and_a_damaged_file_does_not_hurt
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "new" / "triton.json"
-    known = {"4096x4096": triton_tuning.Config(16, 8, 1, 4)}
-    triton_tuning._remember(path, known)
-    assert triton_tuning._remembered.__wrapped__(path) == known
+    known = {"4096x4096": tuning.Config(16, 8, 1, 4)}
+    tuning._remember(path, known)
+    assert tuning._remembered.__wrapped__(path) == known
     assert [one.name for one in path.parent.iterdir()] == ["triton.json"]
     for damage in ("", "[1]", '{"4096x4096": 3}', '{"4096x4096": [1]}', "\xff"):
         path.write_text(damage, encoding="latin-1")
-        assert triton_tuning._remembered.__wrapped__(path) == {}
+        assert tuning._remembered.__wrapped__(path) == {}
 
 
 def test_the_kernels_compile_for_an_h100_within_their_budget_of_instructions() -> None:

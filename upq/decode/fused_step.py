@@ -1,7 +1,7 @@
 """A decoding step of the Llama family on a GPU, over transformers' own modules but without their small kernels.
 
 Weights, packed or not, and the key-value cache stay where they are; only what lies between the products is fused
-(kernels.triton_decode). Prompts are read by transformers' forward.
+(kernels.gpu.decoding). Prompts are read by transformers' forward.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def step(
 
     Stores keys and values at `positions`, which lie below `span`, a multiple of the cache's bucket.
     """
-    from kernels import triton_decode as fused  # noqa: PLC0415  needs Triton
+    from kernels.gpu import decoding as fused  # noqa: PLC0415  needs Triton
 
     body = model.model
     hidden = body.embed_tokens(tokens)

@@ -1,4 +1,4 @@
-"""Decoding on the CPU in C: one call per step for the whole model, over packed weights (kernels/csrc/decoder.h).
+"""Decoding on the CPU in C: one call per step for the whole model, over packed weights (kernels/cpu/csrc/decoder.h).
 
 Takes the Llama family as transformers builds it: RMSNorm, rotary positions, grouped-query attention with optional
 biases and query and key norms, SwiGLU. `unsupported` says what a model has that the kernels do not know.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kernels import build, cpu
+from kernels.cpu import build, panels
 from kernels.packing import PackedWeight
 from upq.decode.engine import check_rewind
 from upq.errors import UserError
@@ -40,7 +40,7 @@ class _Block(ctypes.Structure):
     """csrc/decoder.h, Block."""
 
     _fields_ = [
-        *((name, cpu.Matrix) for name in PROJECTIONS),
+        *((name, panels.Matrix) for name in PROJECTIONS),
         ("input_norm", ctypes.c_void_p),
         ("post_norm", ctypes.c_void_p),
         ("query_norm", ctypes.c_void_p),
@@ -63,8 +63,8 @@ class _Model(ctypes.Structure):
         ("attention_scale", ctypes.c_float),
         ("block", ctypes.POINTER(_Block)),
         ("final_norm", ctypes.c_void_p),
-        ("embedding", cpu.Matrix),
-        ("head", cpu.Matrix),
+        ("embedding", panels.Matrix),
+        ("head", panels.Matrix),
     ]
 
 
@@ -73,7 +73,7 @@ def unsupported(model: Any) -> str:
     name, config = type(model).__name__, model.config
     if name not in FAMILY:
         return f"{name} is not one of {', '.join(sorted(FAMILY))}"
-    if cpu.library() is None:
+    if panels.library() is None:
         return "the C kernels could not be compiled"
     if config.hidden_act != "silu":
         return f"activation {config.hidden_act}"
@@ -95,7 +95,7 @@ def _matrices(model: Any) -> list[nn.Module]:
 
 def _matrix_problem(module: nn.Module) -> str:
     if isinstance(weight := _weight(module), PackedWeight):
-        return cpu.unsupported(weight)
+        return panels.unsupported(weight)
     if not isinstance(module, nn.Linear | nn.Embedding):
         return f"a layer of type {type(module).__name__}"
     return "" if weight.abs().max() <= LARGEST_HALF else "weights beyond the range of float16"
@@ -124,7 +124,7 @@ def _precision(model: Any) -> str:
 class NativeEngine:
     """A model whose decoding is C (`upq.decode.engine.Engine`); the transformers model is not kept.
 
-    instruction_set: one of kernels.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
+    instruction_set: one of kernels.cpu.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
     activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: for the compiler.
     """
 
@@ -142,21 +142,21 @@ class NativeEngine:
         self.config, self.generation_config = model.config, model.generation_config
         self.device = torch.device("cpu")
         self.threads = threads or torch.get_num_threads()
-        self.kernels = cpu.bind(build.load(instruction_set, extra_flags))
+        self.kernels = panels.bind(build.load(instruction_set, extra_flags))
         self._rotary = model.model.rotary_emb
         self._kept: list[Any] = []  # what the structures point to
         # by the address of the weight, and whether there is a bias
-        self._panels: dict[tuple[int, bool], cpu.Panels] = {}
-        self._transforms: dict[Any, cpu.InputTransform] = {}  # by content
-        self.span = 0 if exact else cpu.SPAN
-        self._arena = cpu.Arena(sum(map(cpu.Arena.room, map(_weight, _matrices(model)))))
+        self._panels: dict[tuple[int, bool], panels.Panels] = {}
+        self._transforms: dict[Any, panels.InputTransform] = {}  # by content
+        self.span = 0 if exact else panels.SPAN
+        self._arena = panels.Arena(sum(map(panels.Arena.room, map(_weight, _matrices(model)))))
         self.struct = self._model(model)
         name = instruction_set or build.instruction_set()
         precision = _precision(model)
         threads_text = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         rounded = "" if exact or precision == "FP16" else ", 8-bit activations"
         self.backend = f"native C, {precision}{rounded}, {name}, {threads_text}"
-        self.memory_bytes = cpu.memory_bytes(self._panels.values())
+        self.memory_bytes = panels.memory_bytes(self._panels.values())
         self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
 
     def session(self, rows: int, length: int) -> NativeSession:
@@ -202,14 +202,14 @@ class NativeEngine:
             window=_window(attention, self.config),
         )
 
-    def _matrix(self, module: Any) -> cpu.Matrix:
+    def _matrix(self, module: Any) -> panels.Matrix:
         """The panels of a module's weight; a shared weight, of a tied head, is laid out once."""
         weight = _weight(module)
         bias = getattr(module, "bias", None)
         address = (weight.codes if isinstance(weight, PackedWeight) else weight).data_ptr()
         key = (address, bias is not None)
         if key not in self._panels:
-            self._panels[key] = cpu.Panels(
+            self._panels[key] = panels.Panels(
                 self.kernels, weight, bias, self.span, self._arena, self._transforms
             )
         return self._panels[key].struct

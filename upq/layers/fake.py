@@ -3,7 +3,7 @@
 The scale is trained as its logarithm: it stays positive, and one learning rate fits every layer because a step
 is relative. The backward pass recomputes from the weight instead of saving intermediates, so that the op keeps
 nothing alive but its inputs and its output, which the linear layer needs anyway. On a CPU it runs in C
-(kernels.training); what stands here is the definition, and what runs elsewhere.
+(kernels.cpu.training); what stands here is the definition, and what runs elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kernels import training
+from kernels.cpu import training
 from upq.layers.grid import SMALLEST_SCALE, Grid, row_chunks
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).

@@ -1,8 +1,9 @@
 """Triton kernels over packed weights: a product with 1 to 64 rows, and dequantising.
 
-Layout of the codes ("words", made by kernels.triton_ops): uint16 (blocks, rows, 16). A block is 256 / bits consecutive
-inputs; field f of word i, at bit bits * f, is input 16 * f + i of the block. So the codes of 16 consecutive inputs are
-one field of 16 words, which is one step of a tensor core, and a tile of rows of one block is one run of memory.
+Layout of the codes ("words", made by kernels.gpu.operators): uint16 (blocks, rows, 16). A block is 256 / bits
+consecutive inputs; field f of word i, at bit bits * f, is input 16 * f + i of the block. So the codes of 16
+consecutive inputs are one field of 16 words, which is one step of a tensor core, and a tile of rows of one block is
+one run of memory.
 
 The weights are the left operand of the tensor core and the inputs the right one, eight columns at least: one row of
 inputs costs no more than eight. Each group's partial sum is multiplied by its scale once, outside of the inner loop.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from kernels import build
+from kernels.cpu import build
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from triton import knobs
 
+from kernels.gpu.products import dequantize_kernel, matmul_kernel
+from kernels.gpu.tuning import MAX_ROWS, Config, choose, columns_for
 from kernels.packing import PackedWeight, unpack
-from kernels.triton_kernels import dequantize_kernel, matmul_kernel
-from kernels.triton_tuning import MAX_ROWS, Config, choose, columns_for
 
 #: Rows of a weight are padded to a multiple of this, the widest tile of the kernels.
 ROW_PADDING = 64
@@ -169,7 +169,7 @@ class TritonWeight:
 
 
 def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """codes: (out, in * bits / 8) uint8 -> words: (blocks, out padded, 16) int16 (kernels.triton_kernels).
+    """codes: (out, in * bits / 8) uint8 -> words: (blocks, out padded, 16) int16 (kernels.gpu.products).
 
     Some rows and one field at a time, so that little more memory is needed than codes and words take.
     """

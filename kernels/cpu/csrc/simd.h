@@ -1,5 +1,5 @@
 // Vectors of LANES floats, whatever the processor: AVX-512, AVX2 with or without VNNI, or plain C vectors.
-// The compiler's flags choose one (kernels/build.py); everything else in this folder is written once, over these.
+// The compiler's flags choose one (kernels/cpu/build.py); everything else in this folder is written once, over these.
 // Products are fused only where vfma says so, so that a result does not depend on how the compiler arranges a loop.
 #pragma once
 

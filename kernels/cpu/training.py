@@ -9,7 +9,7 @@ import ctypes
 
 import torch
 
-from kernels import cpu
+from kernels.cpu import panels
 
 #: Columns that share a scale have to be a multiple of it: the widest vector.
 LANES = 16
@@ -37,7 +37,7 @@ def is_usable(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
         and dtype in DTYPES
         and weight.numel() > 0
         and (weight.shape[1] // scale.shape[1]) % LANES == 0
-        and cpu.library() is not None
+        and panels.library() is not None
     )
 
 
@@ -97,6 +97,6 @@ def _task(
 
 
 def _run(name: str, task: _FakeQuant) -> None:
-    function = getattr(cpu.library(), name)
+    function = getattr(panels.library(), name)
     if function(ctypes.byref(task), ctypes.c_int32(torch.get_num_threads())):
         raise RuntimeError("The operating system refused to make a thread.")

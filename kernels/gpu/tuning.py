@@ -24,9 +24,9 @@ import triton
 from triton import knobs
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from kernels.build import cache_folder
+from kernels.cpu.build import cache_folder
 
-SOURCE = Path(__file__).with_name("triton_kernels.py")
+SOURCE = Path(__file__).with_name("products.py")
 
 
 class Config(NamedTuple):

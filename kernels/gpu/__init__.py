@@ -1,0 +1,1 @@
+"""Triton kernels over packed weights, as operators of torch, tuned on first use."""
