@@ -7,8 +7,12 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import api, chat_tab, checks_tab, header, quantize_tab, results_tab, theme
+from ui import api, header, theme
 from ui.app_state import App
+from ui.chat import tab as chat_tab
+from ui.checks import tab as checks_tab
+from ui.quantize import tab as quantize_tab
+from ui.results import tab
 
 __all__ = ["App", "build", "launch"]
 
@@ -31,7 +35,7 @@ def build(app: App) -> gr.Blocks:
             with gr.Tab("Checks", id="checks"):
                 checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
-                results_tab.build(app, top)
+                tab.build(app, top)
         header.load(app, top, demo)
         api.build(app)
     demo.queue(default_concurrency_limit=8, max_size=64)

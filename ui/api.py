@@ -13,10 +13,10 @@ from typing import Any
 
 from gradio.events import api as register
 
-from ui import checks_form
 from ui.app_state import App, as_gradio_error, speaks_plainly
-from ui.chat_turn import checked_message, column, conversation_of, decoding_of
-from ui.words import PRECISIONS
+from ui.chat.turn import checked_message, column, conversation_of, decoding_of
+from ui.checks import form
+from ui.html.words import PRECISIONS
 from upq.config.presets import DEFAULT_METHOD
 from upq.config.presets import preset as preset_config
 from upq.config.schema import with_settings
@@ -160,9 +160,7 @@ def _check_endpoint(app: App) -> Callable[..., Any]:
             precisions: which of FP16, INT4, INT2; missing ones are left out.
             seed: seed of the verdicts that draw at random.
         """
-        check_id = checks_form.enqueue(
-            app, run_id, suite, path, amount, max_tokens, precisions, seed
-        )
+        check_id = form.enqueue(app, run_id, suite, path, amount, max_tokens, precisions, seed)
         return {"run_id": check_id, "queue_position": app.store.queue_position(check_id)}
 
     return run_checks

@@ -14,8 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 import torch
 
-from ui.render_chat import Badge, Message
-from ui.words import PRECISIONS, Precision
+from ui.chat.render import Badge, Message
+from ui.html.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
 from upq.errors import UserError
 from upq.jobs.served import Models

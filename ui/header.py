@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.words import model_name
+from ui.html import parts
+from ui.html.words import model_name
 
 NO_RUN = 0
 POLL_S = 1.0
@@ -44,7 +44,7 @@ class Header:
 def build(app: App) -> Header:
     """Lay out the header. Must be called inside a gr.Blocks."""
     with gr.Row(elem_id="header"):
-        gr.HTML(render.brand(), min_width=130, elem_id="brand")
+        gr.HTML(parts.brand(), min_width=130, elem_id="brand")
         selector = gr.Dropdown(
             [(f"{model_name('bundled')} · no run yet", NO_RUN)],
             value=NO_RUN,
@@ -96,7 +96,7 @@ def _refresh(app: App, seen: str) -> tuple[Any, Any]:
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
     live = next((run for run in runs if run.state == "running"), None)
-    status = render.status_line(app.device_line, live, waiting, app.supervisor.status()["alive"])
+    status = parts.status_line(app.device_line, live, waiting, app.supervisor.status()["alive"])
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     catalog = repr(([(run.id, run.state) for run in runs], artifacts))
     return status, gr.skip() if catalog == seen else catalog
@@ -110,6 +110,6 @@ def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:
         return None, gr.skip()
     keep = chosen is not None and chosen in {NO_RUN, *artifacts}
     value = chosen if keep else runs[0].id
-    choices = [(render.run_label(run), run.id) for run in runs]
+    choices = [(parts.run_label(run), run.id) for run in runs]
     choices.append((f"{model_name('bundled')} · FP16 only", NO_RUN))
     return value, gr.update(choices=choices, value=value)

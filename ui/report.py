@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ui.comparison import MAX_RUNS, gather
-from ui.render_report import report
+from ui.results.comparison import MAX_RUNS, gather
+from ui.results.render_report import report
 from upq.errors import UserError
 from upq.files import write_bytes_atomic
 from upq.jobs.worker_context import data_dir, open_store

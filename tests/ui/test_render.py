@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import charts, render, render_chat, render_checks, render_run, run_form, words
-from ui.html import VOID_TAGS, Html, escape, tag, visible
+from ui.chat import render as render_chat
+from ui.checks import render as render_checks
+from ui.html import charts, parts, words
+from ui.html.markup import VOID_TAGS, Html, escape, tag, visible
+from ui.quantize import form, render
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, settings
 from upq.context import STAGES
@@ -122,13 +125,13 @@ def everything_with(text: str) -> list[Html]:
     reference: list[render_chat.Message] = [{"role": "assistant", "content": "other words"}]
     results = {"FP16": [a_result(1, True, text)], "INT2": [a_result(1, False, text)]}
     return [
-        render.status_line(text, live, 2, worker_alive=True),
-        render.notice("failed", text, text),
-        render_run.estimate_panel(Estimate(60, 90, 1, 1, 1, 1, [text], [text])),
-        render_run.run_panel(run, 0, 30.0),
-        render_run.run_panel(live, 0, 30.0),
-        render_run.log_view([(10.0, text)]),
-        render_run.history_table([run], {}),
+        parts.status_line(text, live, 2, worker_alive=True),
+        parts.notice("failed", text, text),
+        render.estimate_panel(Estimate(60, 90, 1, 1, 1, 1, [text], [text])),
+        render.run_panel(run, 0, 30.0),
+        render.run_panel(live, 0, 30.0),
+        render.log_view([(10.0, text)]),
+        render.history_table([run], {}),
         render_chat.column_head("FP16", {"backend": text, "note": text}),
         render_chat.conversation("INT4", messages, busy=text),
         render_chat.conversation("INT4", messages, view="word difference", reference=reference),
@@ -204,7 +207,7 @@ def test_a_span_names_its_unit_once() -> None:
 
 
 def test_the_stepper_shows_what_is_done_current_and_open() -> None:
-    html = render_run.stepper(a_run(), now=30.0)
+    html = render.stepper(a_run(), now=30.0)
     drawn = len(STAGES) - 1  # by default INT4 has no end-to-end training
     assert re.findall(r'<li class="(\w+)"', html) == ["done", "done", "current"] + ["open"] * (
         drawn - 3
@@ -216,9 +219,7 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
     names = {
         method: re.findall(
             r"<span>([\w -]+)",
-            render_run.stepper(
-                a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0
-            ),
+            render.stepper(a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0),
         )
         for method in ("efficientqat", "unisvq")
     }
@@ -228,15 +229,15 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
 
 
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
-    assert {path.rpartition(".")[0] for path, _ in settings()} == set(run_form.SECTIONS)
-    assert run_form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
+    assert {path.rpartition(".")[0] for path, _ in settings()} == set(form.SECTIONS)
+    assert form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
     assert words.PRESET_LINES.keys() == set(PRESETS)
 
 
 def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
     ended = {"started": 0.0, "ended": 1.0, "total": 0}
     stages = dict.fromkeys(("load", "data", "int4", "pack"), ended)
-    html = render_run.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
+    html = render.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
     steps = re.findall(r'<li class="(\w+)"[^>]*><i>.</i><span>([\w ]+)', html)
     assert {name: state for state, name in steps}["Pack"] == "open"
 
@@ -254,26 +255,26 @@ def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
     ],
 )
 def test_every_state_of_a_run_is_drawn(changes: dict[str, Any], sentence: str) -> None:
-    assert sentence in Structure(render_run.run_panel(a_run(**changes), 2, 60.0)).words
+    assert sentence in Structure(render.run_panel(a_run(**changes), 2, 60.0)).words
 
 
 def test_a_check_counts_answers_and_names_no_time_before_a_batch_is_through() -> None:
     early = a_run(kind="check", stage="check", stage_step=3, stage_total=180, detail="INT4")
-    words_early = Structure(render_run.run_panel(early, 0, 60.0)).words
+    words_early = Structure(render.run_panel(early, 0, 60.0)).words
     assert "answers3 / 180" in words_early
     assert "118 tok/s" in words_early
-    assert "3 min 10 s" not in words_early + render.status_line("CPU", early, 0, True)
+    assert "3 min 10 s" not in words_early + parts.status_line("CPU", early, 0, True)
     later = a_run(kind="check", stage="check", stage_step=40, stage_total=180)
-    assert "3 min 10 s" in Structure(render_run.run_panel(later, 0, 60.0)).words
+    assert "3 min 10 s" in Structure(render.run_panel(later, 0, 60.0)).words
 
 
 def test_without_a_run_the_panel_says_what_to_do() -> None:
-    assert "press Start" in Structure(render_run.run_panel(None, 0, 0.0)).words
+    assert "press Start" in Structure(render.run_panel(None, 0, 0.0)).words
 
 
 def test_resume_and_delete_are_offered_only_where_they_work() -> None:
     def actions(state: str) -> list[str]:
-        html = render_run.history_table([a_run(state=state)], {})
+        html = render.history_table([a_run(state=state)], {})
         return re.findall(r'data-action="(\w+)"', html)
 
     assert actions("running") == ["open", "again"]

@@ -15,11 +15,11 @@ import pytest
 
 from tests.ui.lab import Lab, chunks, marks, verdicts
 from tests.ui.test_render import HOSTILE, Structure
-from ui import comparison, render_compare, render_results
 from ui import report as report_command
-from ui.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
-from ui.html import Html
-from ui.render_report import report
+from ui.html.markup import Html
+from ui.results import comparison, render, render_compare
+from ui.results.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
+from ui.results.render_report import report
 from ui.theme import STYLE_SHEET
 from upq.__main__ import parser
 from upq.cli.commands import config_of
@@ -48,9 +48,9 @@ def renderings(subjects: list[Subject]) -> list[Html]:
     """Everything that shows the runs."""
     rows = [row for one in subjects for row in one.rows]
     return [
-        render_results.results_table(rows),
-        render_results.results_table(rows, brief=True),
-        *(render_results.size_against_quality(rows, name) for name in render_results.MEASURES),
+        render.results_table(rows),
+        render.results_table(rows, brief=True),
+        *(render.size_against_quality(rows, name) for name in render.MEASURES),
         render_compare.kl_over_minutes(subjects),
         render_compare.all_block_errors(subjects),
         render_compare.overlay(subjects, "jsd"),
@@ -182,12 +182,12 @@ def test_runs_without_any_result_have_a_state_of_their_own(lab: Lab) -> None:
 def test_the_front_is_named_and_fp16_is_one_point(lab: Lab) -> None:
     ids = [lab.done(quick()), lab.done(quick(seed=1), scale=0.5)]
     rows = [row for one in gather(lab.store, ids) for row in one.rows]
-    chart = render_results.size_against_quality(rows, "kl")
+    chart = render.size_against_quality(rows, "kl")
     assert "Pareto front: #2 INT2, #2 INT4, FP16" in Structure(chart).words
     assert len(re.findall(r'class="dot ', chart)) == 2 * 4 + 1
-    top1 = render_results.size_against_quality(rows, "top1")
+    top1 = render.size_against_quality(rows, "top1")
     assert "Pareto front: #2 INT2, #2 INT4, FP16" in Structure(top1).words
-    assert "Checks tab" in render_results.size_against_quality(rows, "mmlu")
+    assert "Checks tab" in render.size_against_quality(rows, "mmlu")
 
 
 def test_a_run_without_a_curve_is_a_point_at_its_end(lab: Lab) -> None:
@@ -198,10 +198,10 @@ def test_a_run_without_a_curve_is_a_point_at_its_end(lab: Lab) -> None:
 
 def test_the_table_sorts_by_numbers_and_the_short_one_has_no_empty_column(lab: Lab) -> None:
     rows = gather(lab.store, [lab.done(quick())])[0].rows
-    table = render_results.results_table(rows)
+    table = render.results_table(rows)
     assert 'data-key="88408646"' in table
     assert "MMLU" in table
-    brief = render_results.results_table(rows, brief=True)
+    brief = render.results_table(rows, brief=True)
     assert "data-key" not in brief
     assert "MMLU" not in brief
     assert "0.120" in brief
@@ -211,7 +211,7 @@ def test_the_table_sorts_by_numbers_and_the_short_one_has_no_empty_column(lab: L
 def test_csv_holds_every_column_and_reads_back(lab: Lab) -> None:
     run_id = lab.done(quick(model__source="=cmd('x')", int2__distill__beta=0.25))
     lab.checked(run_id, "mmlu", {"INT2": marks(True, False)})
-    text = render_results.csv_text(gather(lab.store, [run_id])[0].rows)
+    text = render.csv_text(gather(lab.store, [run_id])[0].rows)
     rows = {row["label"]: row for row in csv.DictReader(io.StringIO(text))}
     assert rows["INT2"]["model"] == "'=cmd('x')"
     assert float(rows["INT4"]["size_bytes"]) == 88_408_646
@@ -221,9 +221,9 @@ def test_csv_holds_every_column_and_reads_back(lab: Lab) -> None:
 
 
 def test_a_score_shows_its_interval_and_its_count() -> None:
-    cell = render_results.score_cell("mmlu", Score(0.25, 0.2, 0.31, 1140))
+    cell = render.score_cell("mmlu", Score(0.25, 0.2, 0.31, 1140))
     assert Structure(cell).words == "25.0 % 20.0\u201331.0 % of 1,140"
-    assert render_results.score_cell("mmlu", None) == "\u2013"
+    assert render.score_cell("mmlu", None) == "\u2013"
 
 
 # The report

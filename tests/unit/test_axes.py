@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import axes
+from ui.html import axes
 
 
 @given(

@@ -7,11 +7,20 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from ui.charts import Dot, scatter
-from ui.comparison import ResultRow, Score
-from ui.html import Html, join, tag
-from ui.render import notice, table
-from ui.words import METHOD_NAMES, NO_VALUE, duration, fixed, number, peak_memory, percent, size
+from ui.html.charts import Dot, scatter
+from ui.html.markup import Html, join, tag
+from ui.html.parts import notice, table
+from ui.html.words import (
+    METHOD_NAMES,
+    NO_VALUE,
+    duration,
+    fixed,
+    number,
+    peak_memory,
+    percent,
+    size,
+)
+from ui.results.comparison import ResultRow, Score
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from ui.html import Html, join, tag
-from ui.render import notice, table
-from ui.words import NO_VALUE, PRECISIONS, plural
+from ui.html.markup import Html, join, tag
+from ui.html.parts import notice, table
+from ui.html.words import NO_VALUE, PRECISIONS, plural
 from upq.evaluation import scores
 from upq.evaluation.check_scores import by_type
 from upq.evaluation.ifeval import PromptResult, Verdict

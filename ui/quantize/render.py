@@ -6,19 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ui.charts import Series, block_chart, line_chart
-from ui.html import Html, join, tag
-from ui.render import notice, run_label, run_name, stage_share, table, time_left
-from ui.words import (
-    NO_VALUE,
-    duration,
-    fixed,
-    number,
-    peak_memory,
-    size,
-    span,
-    stage_name,
-)
+from ui.html.charts import Series, block_chart, line_chart
+from ui.html.markup import Html, join, tag
+from ui.html.parts import notice, run_label, run_name, stage_share, table, time_left
+from ui.html.words import NO_VALUE, duration, fixed, number, peak_memory, size, span, stage_name
 from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.quantize.estimate import Estimate

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ui.app_state import App, Turn
-from ui.render_chat import Badge, Message, Timing
-from ui.words import PRECISIONS, Precision, percent, stage_name
+from ui.chat.render import Badge, Message, Timing
+from ui.html.words import PRECISIONS, Precision, percent, stage_name
 from upq.decode.generate import Decoding, Piece, stream
 from upq.errors import UserError
 from upq.jobs.served import Served

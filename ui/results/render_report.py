@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from ui import render_checks, render_compare, render_results
-from ui.comparison import ResultRow, Subject
-from ui.html import Html, join, tag
-from ui.render import notice, run_name
-from ui.render_results import MEASURES, SUITES
-from ui.words import PRECISIONS, fixed, percent, size
+from ui.checks import render as render_checks
+from ui.html.markup import Html, join, tag
+from ui.html.parts import notice, run_name
+from ui.html.words import PRECISIONS, fixed, percent, size
+from ui.results import render, render_compare
+from ui.results.comparison import ResultRow, Subject
+from ui.results.render import MEASURES, SUITES
 
 STYLE_SHEETS = ("theme.css", "report.css")
 DOCTYPE = Html("<!DOCTYPE html>\n")
@@ -40,7 +41,9 @@ def _style() -> Html:
     """The page's own look and the app's, so that charts and tables look as they do there. Dark where the reader's
     system is, but not on paper.
     """
-    app, own = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in STYLE_SHEETS)
+    app, own = (
+        (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in STYLE_SHEETS
+    )
     dark = re.search(r"^\.dark (\{.*?^\})", app, re.MULTILINE | re.DOTALL)
     assert dark, "theme.css has a dark palette"
     return Html(
@@ -62,11 +65,11 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
     rows = [row for one in subjects for row in one.rows]
     if not rows:
         return [top, notice("empty", "Nothing has been measured yet.")]
-    charts = [render_results.size_against_quality(rows, name) for name in _measured(rows)]
+    charts = [render.size_against_quality(rows, name) for name in _measured(rows)]
     return [
         top,
         render_compare.remarks(subjects),
-        _section("Figures", _headline(rows), render_results.results_table(rows, brief=True)),
+        _section("Figures", _headline(rows), render.results_table(rows, brief=True)),
         _section("Size against quality", tag("div", *charts, class_="charts large")),
         _section("Training", *_training(subjects)),
         *(_section(f"Evaluations of {one.name}", *_checks(one)) for one in subjects if one.checks),
@@ -109,7 +112,7 @@ def _headline(rows: Sequence[ResultRow]) -> Html:
     for row in rows:
         if row.baseline or row.label == "FP16":
             continue
-        kl = render_results.with_interval(
+        kl = render.with_interval(
             f"KL {fixed(row.kl, 3)}", row.kl_low, row.kl_high, lambda one: fixed(one, 3)
         )
         name = tag("dt", f"#{row.run} {row.label}", class_=row.precision.lower())

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ui import render, render_run
 from ui.app_state import App
-from ui.html import Html
-from ui.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
+from ui.html import parts
+from ui.html.markup import Html
+from ui.html.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
+from ui.quantize import render
 from upq.config.presets import DEFAULT_METHOD, preset
 from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.errors import UserError
@@ -116,7 +117,7 @@ def build() -> RunForm:
     form = RunForm(model_kind, model_text, method, preset_choice, data_source, data_fields, fields)
     with gr.Accordion("Advanced: every setting", open=False, elem_id="advanced"):
         for section, title in SECTIONS.items():
-            gr.HTML(render.section_title(title))
+            gr.HTML(parts.section_title(title))
             members = {
                 path: spec
                 for path, spec in start.items()
@@ -202,9 +203,9 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
         config = config_of(form, values)
         runs = app.store.runs(kind="quantize")  # a model of another size would mislead
         rates = measured_rates(run for run in runs if run.model == config.model.source)
-        return render_run.estimate_panel(estimate(config, rates))
+        return render.estimate_panel(estimate(config, rates))
     except UserError as error:
-        return render.notice("failed", error.message, error.hint)
+        return parts.notice("failed", error.message, error.hint)
 
 
 def start_words(app: App, run_id: int) -> str:

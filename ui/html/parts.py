@@ -1,7 +1,7 @@
 """From rows of the store to the HTML of the header, and what all panels share: pure functions.
 
 Every panel has four states drawn on purpose: empty says what to do next, busy says what and how long,
-done shows the result, failed is one sentence and one action. `ui.html.tag` escapes all that is shown.
+done shows the result, failed is one sentence and one action. `ui.html.markup.tag` escapes all that is shown.
 """
 
 from __future__ import annotations
@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ui.html import Html, join, tag
-from ui.words import (
-    METHOD_NAMES,
-    duration,
-    model_name,
-    percent,
-    stage_name,
-)
+from ui.html.markup import Html, join, tag
+from ui.html.words import METHOD_NAMES, duration, model_name, percent, stage_name
 from upq.decode.generate import ROWS
 from upq.store.database import Run
 

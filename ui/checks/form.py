@@ -10,10 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render, render_checks
 from ui.app_state import PRIVATE, App
+from ui.checks import render
 from ui.header import Header
-from ui.words import PRECISIONS
+from ui.html import parts
+from ui.html.words import PRECISIONS
 from upq.errors import UserError
 from upq.evaluation import mmlu, wikitext
 from upq.evaluation.ifeval import builtin_suite, ifeval_suite, instruction_types
@@ -68,7 +69,7 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
     """(the fields in the order of `enqueue`, the start button, what it says)."""
     first, count = AMOUNTS["builtin"], len(builtin_suite())
     suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
-    hint = gr.HTML(render_checks.hint(first.hint), elem_id="suite-hint")
+    hint = gr.HTML(render.hint(first.hint), elem_id="suite-hint")
     path = gr.Textbox(
         label="File on this machine",
         info="Empty: a copy in the folder that UPQ_DATA names, else the Hugging Face hub",
@@ -84,12 +85,12 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
     )
     start = gr.Button("Run", variant="primary", elem_id="run-checks")
     started = gr.HTML(elem_id="check-started")
-    types = gr.HTML(render_checks.unavailable_types(instruction_types()))
+    types = gr.HTML(render.unavailable_types(instruction_types()))
 
     def fit(name: str) -> Any:
         one = AMOUNTS[name]
         return (
-            render_checks.hint(one.hint),
+            render.hint(one.hint),
             gr.update(visible=name != "builtin", value=""),
             gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
             *[gr.update(visible=name in ("builtin", "ifeval"))] * 2,
@@ -113,11 +114,11 @@ def wire(
         try:
             check_id = enqueue(app, run_id, *values)
         except UserError as error:
-            return render.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
+            return parts.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
         position = app.store.queue_position(check_id)
         busy = position > 1 or app.store.live_run() is not None
         state = f"queued #{position}" if busy else "started"
-        return render.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
+        return parts.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
 
     start.click(begin, [header.chosen, *form], [started, *newest], **PRIVATE)
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render, render_chat
 from ui.app_state import IN_ORDER, PRIVATE, App, Turn
-from ui.chat_turn import answer, checked_message, column, decoding_of, models_behind
+from ui.chat import render
+from ui.chat.render import View
+from ui.chat.turn import answer, checked_message, column, decoding_of, models_behind
 from ui.header import Header
-from ui.render_chat import View
-from ui.words import PRECISIONS, Precision
+from ui.html import parts
+from ui.html.words import PRECISIONS, Precision
 from upq.errors import UserError
 
 EXAMPLES = (
@@ -73,7 +74,7 @@ def build(app: App, header: Header) -> None:
 def _lay_out_pane(precision: Precision) -> Pane:
     name = precision.lower()
     with gr.Column(elem_classes="answer-column", min_width=300, elem_id=f"column-{name}"):
-        head = gr.HTML(render_chat.column_head(precision, {}), elem_id=f"head-{name}")
+        head = gr.HTML(render.column_head(precision, {}), elem_id=f"head-{name}")
         body = gr.HTML(elem_classes="pane", autoscroll=True, elem_id=f"pane-{name}")
         stop = gr.Button(
             "Stop", size="sm", interactive=False, elem_classes="stop-one", elem_id=f"stop-{name}"
@@ -191,7 +192,7 @@ def _send(
             histories=dict(before.histories) if before and goes_on else {},
         )
     except UserError as error:
-        problem = render.notice("failed", error.message, error.hint)
+        problem = parts.notice("failed", error.message, error.hint)
         return gr.skip(), gr.skip(), gr.skip(), problem
     if before and not goes_on:
         before.abandon()
@@ -209,8 +210,8 @@ def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
             return
         if progress.over:
             turn.histories[precision] = progress.messages
-        body = render_chat.conversation(precision, progress.messages, busy=progress.busy)
-        head = render_chat.column_head(precision, column(app, precision, turn.run_id).badge)
+        body = render.conversation(precision, progress.messages, busy=progress.busy)
+        head = render.column_head(precision, column(app, precision, turn.run_id).badge)
         yield head, body, gr.update(interactive=not progress.over)
 
 
@@ -228,7 +229,7 @@ def _bodies(turn: Turn | None, view: View) -> list[Any]:
         return [gr.skip()] * 3
     reference = turn.histories.get("FP16", [])
     return [
-        render_chat.conversation(precision, messages, view=view, reference=reference)
+        render.conversation(precision, messages, view=view, reference=reference)
         if (messages := turn.histories.get(precision))
         else gr.skip()
         for precision in PRECISIONS
@@ -287,10 +288,10 @@ def _open_columns(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
             continue
         state = column(app, precision, chosen)
         body = (
-            render_chat.conversation(precision, [])
+            render.conversation(precision, [])
             if state.source
-            else render_chat.waiting_column(precision, state.training)
+            else render.waiting_column(precision, state.training)
         )
-        head = render_chat.column_head(precision, state.badge)
+        head = render.column_head(precision, state.badge)
         outputs += [head, body, gr.update(interactive=False)]
     return outputs

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from ui.html import Html, join, tag
-from ui.render import notice
-from ui.words import NO_VALUE, Precision, duration, fixed, number, plural, size
+from ui.html.markup import Html, join, tag
+from ui.html.parts import notice
+from ui.html.words import NO_VALUE, Precision, duration, fixed, number, plural, size
 
 View = Literal["text", "word difference"]
 NOT_LOADED = "not loaded yet"

@@ -9,11 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from ui import comparison, render, render_compare, render_report, render_results
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.comparison import MAX_RUNS, Subject
 from ui.header import Header
-from ui.html import Html
+from ui.html import parts
+from ui.html.markup import Html
+from ui.results import comparison, render, render_compare, render_report
+from ui.results.comparison import MAX_RUNS, Subject
 
 #: A click on the head of a column sorts the table by it; empty cells stay at the end.
 SORT = """element.addEventListener('click', (event) => {
@@ -88,16 +89,16 @@ def build(app: App, header: Header) -> None:
         series = gr.Dropdown([], label="Curve", elem_id="series")
         overlay = gr.HTML()
     with gr.Column(elem_classes="card", elem_id="differences"):
-        gr.HTML(render.panel_title("Settings that differ"))
+        gr.HTML(parts.panel_title("Settings that differ"))
         with gr.Row():
             first = gr.Dropdown([], label="Run", min_width=200)
             second = gr.Dropdown([], label="and run", min_width=200)
         differences = gr.HTML()
     with gr.Column(elem_classes="card"):
-        gr.HTML(render.panel_title("Where the results come from"))
+        gr.HTML(parts.panel_title("Where the results come from"))
         origins = gr.HTML(elem_id="origins")
     with gr.Column(elem_classes="card"):
-        gr.HTML(render.panel_title("Runs and artifacts"))
+        gr.HTML(parts.panel_title("Runs and artifacts"))
         table = gr.HTML(js_on_load=SORT, elem_id="results-table")
     page = Page(
         note, scatter, minutes, blocks, series, overlay, first, second, differences, origins, table,
@@ -140,7 +141,7 @@ def _choices(app: App, chosen: Sequence[int] | None) -> Any:
     runs = comparison.comparable(app.store)
     there = {run.id for run in runs}
     kept = comparison.newest(runs) if chosen is None else [one for one in chosen if one in there]
-    choices = [(f"{render.run_name(run)} {run.name}".strip(), run.id) for run in runs]
+    choices = [(f"{parts.run_name(run)} {run.name}".strip(), run.id) for run in runs]
     return gr.update(choices=choices, value=kept)
 
 
@@ -159,10 +160,10 @@ def _show(
     curve = series if series in known else next(iter(known), None)
     ids = [subject.run.id for subject in subjects]
     pair = (_kept(first, ids, 0), _kept(second, ids, -1))
-    names = [(render.run_name(subject.run), subject.run.id) for subject in subjects]
+    names = [(parts.run_name(subject.run), subject.run.id) for subject in subjects]
     return (
         render_compare.remarks(subjects),
-        render_results.size_against_quality(rows, measure),
+        render.size_against_quality(rows, measure),
         render_compare.kl_over_minutes(subjects),
         render_compare.all_block_errors(subjects),
         gr.update(choices=curves, value=curve, visible=bool(curves)),
@@ -171,8 +172,8 @@ def _show(
         gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
         _differences(app, *pair),
         render_compare.origins(subjects),
-        render_results.results_table(rows),
-        _download(app, "csv", ids, render_results.csv_text(rows), bool(rows)),
+        render.results_table(rows),
+        _download(app, "csv", ids, render.csv_text(rows), bool(rows)),
         _download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
@@ -190,7 +191,7 @@ def _download(app: App, kind: str, ids: Sequence[int], text: str, visible: bool)
 
 def _scatter(app: App, chosen: Sequence[int] | None, measure: str) -> Html:
     rows = [row for subject in _subjects(app, chosen) for row in subject.rows]
-    return render_results.size_against_quality(rows, measure)
+    return render.size_against_quality(rows, measure)
 
 
 def _overlay(app: App, chosen: Sequence[int] | None, series: str) -> Html:

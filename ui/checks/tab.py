@@ -13,11 +13,14 @@ from typing import Any
 
 import gradio as gr
 
-from ui import checks_form, render, render_checks, render_run
 from ui.app_state import PRIVATE, App
-from ui.checks_form import NAMES, NEWEST, texts
+from ui.checks import form as checks_form
+from ui.checks import render as render_checks
+from ui.checks.form import NAMES, NEWEST, texts
+from ui.checks.render import Filter
 from ui.header import Header
-from ui.render_checks import Filter
+from ui.html import parts
+from ui.quantize import render
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
 from upq.store.database import Run
@@ -49,7 +52,7 @@ def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     with gr.Row():
         with gr.Column(scale=4, min_width=320, elem_classes="card", elem_id="check-form"):
-            gr.HTML(render.panel_title("Run checks"))
+            gr.HTML(parts.panel_title("Run checks"))
             form, start, started = checks_form.lay_out()
         with gr.Column(scale=7, min_width=400, elem_classes="card", elem_id="check-report"):
             selector = gr.Dropdown(
@@ -96,11 +99,11 @@ def _wire_report(
 
     def cancel(run_id: int | None, check_id: int) -> Any:
         run = _chosen(app, run_id, check_id)
-        return render.notice("empty", app.store.request_cancel(run.id)) if run else gr.skip()
+        return parts.notice("empty", app.store.request_cancel(run.id)) if run else gr.skip()
 
     def resume(run_id: int | None, check_id: int) -> Any:
         run = _chosen(app, run_id, check_id)
-        return render.notice("empty", app.store.resume(run.id)) if run else gr.skip()
+        return parts.notice("empty", app.store.resume(run.id)) if run else gr.skip()
 
     picked = [header.chosen, chosen]
     changes = [
@@ -152,7 +155,7 @@ def _report(
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
-    panel = render_run.run_panel(run, position, time.time()) if run else ""
+    panel = render.run_panel(run, position, time.time()) if run else ""
     return (
         panel,
         gr.update(visible=state in ("queued", "running", "interrupted")),

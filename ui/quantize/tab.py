@@ -13,9 +13,11 @@ from typing import Any
 
 import gradio as gr
 
-from ui import render, render_run, run_form
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import CLICKS, Header, clicked_run
+from ui.html import parts
+from ui.quantize import form as run_form
+from ui.quantize import render
 from upq.errors import UserError
 from upq.store.database import Run
 
@@ -45,7 +47,7 @@ def build(app: App, header: Header, tabs: gr.Tabs) -> None:
     shown = gr.State(NEWEST)
     with gr.Row():
         with gr.Column(scale=4, min_width=340, elem_classes="card", elem_id="new-run"):
-            gr.HTML(render.panel_title("New run"))
+            gr.HTML(parts.panel_title("New run"))
             form = run_form.build()
             expected = gr.HTML(elem_id="estimate")
             start = gr.Button("Start", variant="primary", elem_id="start")
@@ -54,7 +56,7 @@ def build(app: App, header: Header, tabs: gr.Tabs) -> None:
             with gr.Column(elem_classes="card", elem_id="live"):
                 panel = _lay_out_panel()
             with gr.Column(elem_classes="card"):
-                gr.HTML(render.panel_title("History"))
+                gr.HTML(parts.panel_title("History"))
                 message = gr.HTML(elem_id="history-message")
                 history = gr.HTML(js_on_load=CLICKS, elem_id="history")
     _wire_form(app, header, form, expected, start, started, shown)
@@ -95,8 +97,8 @@ def _wire_form(
         try:
             run_id = app.store.enqueue(run_form.config_of(form, values))
         except UserError as error:
-            return render.notice("failed", error.message, error.hint), gr.skip()
-        return render.notice("done", run_form.start_words(app, run_id)), run_id
+            return parts.notice("failed", error.message, error.hint), gr.skip()
+        return parts.notice("done", run_form.start_words(app, run_id)), run_id
 
     def take_preset(name: str, kind: str, text: str, method: str) -> Any:
         return run_form.preset_values(form, name, kind, text, method)
@@ -128,7 +130,7 @@ def _wire_panel(
     def acting(action: Callable[[int], str]) -> Callable[[int], Any]:
         def act(run_id: int) -> Any:
             run = _chosen(app, run_id)
-            return render.notice("empty", action(run.id)) if run else gr.skip()
+            return parts.notice("empty", action(run.id)) if run else gr.skip()
 
         return act
 
@@ -173,9 +175,9 @@ def _panel(app: App, run_id: int, seen: tuple[str, int]) -> Any:
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
     return (
-        render_run.run_panel(run, position, time.time()),
-        render_run.run_charts(run, app.store.metrics(run.id) if run else []),
-        render_run.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
+        render.run_panel(run, position, time.time()),
+        render.run_charts(run, app.store.metrics(run.id) if run else []),
+        render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
         gr.update(visible=stoppable),
         gr.update(visible=state in ("failed", "cancelled", "interrupted")),
         gr.update(visible=has_artifacts),
@@ -198,7 +200,7 @@ def _wire_history(
         try:
             return _act(app, action, run_id)
         except UserError as error:
-            return render.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
+            return parts.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
 
     def refill(request: tuple[int, float]) -> Any:
         return run_form.values_of(form, run_form.config_of_run(app.store.run(request[0]).config))
@@ -212,13 +214,13 @@ def _act(app: App, action: str, run_id: int) -> tuple[Any, Any, Any]:
     """Carry out a button of the history: what to say, which run to show, which to start from."""
     run = app.store.run(run_id)
     if action == "resume":
-        return render.notice("done", app.store.resume(run.id)), run.id, gr.skip()
+        return parts.notice("done", app.store.resume(run.id)), run.id, gr.skip()
     if action == "delete":
         app.store.delete(run.id)
-        return render.notice("done", f"Run #{run.id} is deleted."), NEWEST, gr.skip()
+        return parts.notice("done", f"Run #{run.id} is deleted."), NEWEST, gr.skip()
     if action == "again":
         words = f"The form holds the settings of run #{run.id}."
-        return render.notice("done", words, "Press Start."), gr.skip(), (run.id, time.time())
+        return parts.notice("done", words, "Press Start."), gr.skip(), (run.id, time.time())
     return "", run.id, gr.skip()
 
 
@@ -229,7 +231,7 @@ def _history(app: App) -> Any:
         for row in app.store.measurements()
         if row["label"] == row["precision"]
     }
-    return render_run.history_table(runs, fidelity)
+    return render.history_table(runs, fidelity)
 
 
 def _open_live(app: App, event: gr.EventData) -> Any:

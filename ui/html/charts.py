@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ui.axes import Axis, close_axis, ends_axis, front, linear_axis, log_axis, name_sides, thin
-from ui.html import Html, join, tag
-from ui.words import number
+from ui.html.axes import Axis, close_axis, ends_axis, front, linear_axis, log_axis, name_sides, thin
+from ui.html.markup import Html, join, tag
+from ui.html.words import number
 
 Scale = Callable[[Sequence[float]], Axis]
 

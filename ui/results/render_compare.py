@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ui.axes import linear_axis, log_axis
-from ui.charts import Series, line_chart
-from ui.comparison import Subject, commit_words, differing, machine_words, same_yardstick
-from ui.html import Html, tag
-from ui.render import notice, run_name, table
-from ui.render_run import stage_seconds
-from ui.words import NO_VALUE, duration, peak_memory, stage_name
+from ui.html.axes import linear_axis, log_axis
+from ui.html.charts import Series, line_chart
+from ui.html.markup import Html, tag
+from ui.html.parts import notice, run_name, table
+from ui.html.words import NO_VALUE, duration, peak_memory, stage_name
+from ui.quantize.render import stage_seconds
+from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
 from upq.context import TOKENS
 
 #: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.

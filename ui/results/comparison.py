@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.axes import Point
-from ui.chat_turn import speed_key
-from ui.words import METHOD_NAMES, model_name, size
+from ui.chat.turn import speed_key
+from ui.html.axes import Point
+from ui.html.words import METHOD_NAMES, model_name, size
 from upq.config.presets import as_text, command, preset
 from upq.config.schema import RunConfig, settings
 from upq.context import training_tokens

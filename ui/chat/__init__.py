@@ -1,0 +1,1 @@
+"""The Chat tab: one conversation with three precisions side by side."""

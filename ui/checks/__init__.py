@@ -1,0 +1,1 @@
+"""The Checks tab: suites put to the models of a run."""

@@ -1,0 +1,1 @@
+"""Safe HTML and what every tab draws with: parts, charts, axes, words."""

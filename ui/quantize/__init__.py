@@ -1,0 +1,1 @@
+"""The Quantize tab: the form of a run and its progress."""

@@ -1,0 +1,1 @@
+"""The Results tab: runs compared, and the report."""
