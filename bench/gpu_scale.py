@@ -25,8 +25,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
-from upq.config.precision_config import DistillConfig, PrecisionConfig
 from upq.config.presets import preset
+from upq.config.schema import DistillConfig, PrecisionConfig
 from upq.context import SilentContext
 from upq.data.dataset import Batch, Example
 from upq.layers.grid import INT2, INT4, Grid

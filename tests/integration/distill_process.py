@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq.config.precision_config import DistillConfig
+from upq.config.schema import DistillConfig
 from upq.jobs.distributed import join
 from upq.layers.grid import INT2
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples, tiny_config
-from upq.config.precision_config import BlockwiseConfig, Int2Config
+from upq.config.schema import BlockwiseConfig, Int2Config
 from upq.data.dataset import collate
 from upq.layers.grid import INT2
 from upq.layers.linear import place

@@ -12,7 +12,7 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
-from upq.config.precision_config import DistillConfig
+from upq.config.schema import DistillConfig
 from upq.data.dataset import Example, collate
 from upq.errors import UserError
 from upq.layers.grid import INT2, Grid

@@ -14,8 +14,7 @@ from tests.conftest import make_tokenizer
 from tests.helpers import tiny_config
 from tests.unit.test_structure import SHAPE, build
 from upq.artifact import assembly
-from upq.config.precision_config import PrecisionConfig
-from upq.config.schema import METHODS
+from upq.config.schema import METHODS, PrecisionConfig
 from upq.errors import UserError
 from upq.layers.grid import INT2, INT4, Grid
 from upq.models.loading import LoadedModel, load

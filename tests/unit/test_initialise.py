@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import examples
-from upq.config.precision_config import BlockwiseConfig, Int2Config
+from upq.config.schema import BlockwiseConfig, Int2Config
 from upq.data.dataset import Batch, collate
 from upq.layers.grid import INT2, INT4
 from upq.models.loading import LoadedModel

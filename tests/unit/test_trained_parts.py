@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq.config.precision_config import BlockwiseConfig, Int2Config
+from upq.config.schema import BlockwiseConfig, Int2Config
 from upq.data.dataset import collate
 from upq.layers.grid import INT2, Grid
 from upq.models.loading import LoadedModel

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upq.config.precision_config import BlockwiseConfig, DistillConfig, PrecisionConfig
-from upq.config.schema import RunConfig
+from upq.config.schema import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
 from upq.errors import UserError
 from upq.files import RESOURCES
 from upq.models.shape import Shape, inspect

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq.config.precision_config import (
+from upq.config.schema import (
     BlockwiseConfig,
     DistillConfig,
     Int2Config,
     Int4Config,
     PrecisionConfig,
+    RunConfig,
 )
-from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data.dataset import Batch, Dataset, collate, plan_batches
 from upq.errors import UserError

@@ -18,7 +18,7 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
-from upq.config.precision_config import BlockwiseConfig, PrecisionConfig
+from upq.config.schema import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
 from upq.data.dataset import Batch
 from upq.errors import UserError

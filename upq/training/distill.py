@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from upq.config.precision_config import DistillConfig
+from upq.config.schema import DistillConfig
 from upq.context import RunContext
 from upq.data.dataset import Example, collate, plan_batches
 from upq.errors import UserError

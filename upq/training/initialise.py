@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
-from upq.config.precision_config import PrecisionConfig
+from upq.config.schema import PrecisionConfig
 from upq.errors import UserError
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent

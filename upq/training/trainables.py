@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from upq.config.precision_config import BlockwiseConfig, DistillConfig
+from upq.config.schema import BlockwiseConfig, DistillConfig
 from upq.errors import UserError
 from upq.layers.linear import fake_quant_layers
 
