@@ -30,8 +30,8 @@ from upq.config.schema import DistillConfig, PrecisionConfig
 from upq.context import SilentContext
 from upq.data.dataset import Batch, Example
 from upq.layers.grid import INT2, INT4, Grid
-from upq.layers.linear import FakeQuantLinear, Latent, place, swap_linears
-from upq.models.placement import blocks_away, twin
+from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
+from upq.models.placement import blocks_away, place, twin
 from upq.models.structure import plan_layers
 from upq.training.blockwise import Task, reconstruct
 from upq.training.distill import distill

@@ -12,9 +12,10 @@ from tests.helpers import RecordingContext, examples, tiny_config
 from upq.config.schema import BlockwiseConfig, Int2Config
 from upq.data.dataset import collate
 from upq.layers.grid import INT2
-from upq.layers.linear import place
+from upq.models import placement
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
+from upq.models.placement import place
 from upq.models.structure import plan_layers
 from upq.quantize import pipeline
 from upq.training.blockwise import BlockResult, Task, reconstruct
@@ -76,9 +77,9 @@ def test_a_model_that_the_cpu_lends_gives_the_same_bits(
 ) -> None:
     cuda = torch.device("cuda")
     ids = collate(examples(4), cuda).ids
-    here = last_hidden(pipeline.in_compute_dtype(tiny.model, cuda), ids)
+    here = last_hidden(placement.in_compute_dtype(tiny.model, cuda), ids)
     monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
-    assert torch.equal(here, last_hidden(pipeline.in_compute_dtype(tiny.model, cuda), ids))
+    assert torch.equal(here, last_hidden(placement.in_compute_dtype(tiny.model, cuda), ids))
 
 
 @pytest.mark.parametrize("changes", [{}, {"int2__distill__teacher": "int4"}], ids=str)

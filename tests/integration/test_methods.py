@@ -18,8 +18,9 @@ from upq.evaluation.fidelity import Reference
 from upq.layers.grid import Grid
 from upq.layers.linear import Latent, packed_layers, replace_module
 from upq.models import loading
+from upq.models.placement import in_compute_dtype
 from upq.quantize import checkpoint
-from upq.quantize.pipeline import in_compute_dtype, prepare, run_quantization
+from upq.quantize.pipeline import prepare, run_quantization
 
 methods = pytest.mark.parametrize("method", METHODS)
 #: What lies around the packed codes of each method's layers.

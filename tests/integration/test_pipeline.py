@@ -15,11 +15,11 @@ from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_confi
 from upq.config.presets import preset
 from upq.config.schema import RunConfig
 from upq.context import STAGES
-from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.models.loading import LoadedModel
+from upq.models.placement import compute_dtype, in_compute_dtype
 from upq.models.source import WEIGHTS
-from upq.quantize.pipeline import in_compute_dtype, run_quantization
+from upq.quantize.pipeline import run_quantization
 
 
 def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:

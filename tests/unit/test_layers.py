@@ -19,10 +19,10 @@ from upq.layers.linear import (
     fake_quant_layers,
     memory_bytes,
     packed_layers,
-    place,
     swap_linears,
 )
 from upq.models.loading import LoadedModel
+from upq.models.placement import place
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 

@@ -11,6 +11,7 @@ import torch
 from tests.helpers import examples
 from upq.data.dataset import collate
 from upq.layers.grid import INT4
+from upq.models import placement
 from upq.models.forward import last_hidden
 from upq.models.loading import LoadedModel
 from upq.models.placement import blocks_away, is_large, is_lent, on_device, twin
@@ -53,7 +54,7 @@ def test_blocks_that_were_away_give_the_same_bits(tiny: LoadedModel) -> None:
 def lent(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tiny model as one that is too large for a device without values, so that only shapes and places show."""
     monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
-    return pipeline.in_compute_dtype(tiny.model, META)
+    return placement.in_compute_dtype(tiny.model, META)
 
 
 def run(model: Any, block: Any) -> torch.Tensor:

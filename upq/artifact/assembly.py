@@ -19,8 +19,9 @@ from upq.artifact.vet import damaged, vetted_layers
 from upq.config.schema import RunConfig
 from upq.errors import UserError
 from upq.layers.grid import INT8
-from upq.layers.linear import PackedEmbedding, PackedLinear, place, replace_module
+from upq.layers.linear import PackedEmbedding, PackedLinear, replace_module
 from upq.models.loading import CONFIG_ERRORS, LoadedModel
+from upq.models.placement import place
 from upq.models.source import BUILDING
 from upq.models.structure import parameter_names, plan_embeddings
 from upq.models.tokenizer import load_tokenizer, tokenizer_files

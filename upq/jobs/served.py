@@ -16,10 +16,10 @@ import torch
 
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
-from upq.decode.choice import Engine, compute_dtype, engine_for, to_compute_dtype
+from upq.decode.choice import Engine, engine_for
 from upq.errors import UserError
 from upq.models import loading
-from upq.models.memory import keep_freed_memory
+from upq.models.placement import compute_dtype, keep_freed_memory, to_compute_dtype
 from upq.store.database import Store
 
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.

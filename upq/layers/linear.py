@@ -242,24 +242,6 @@ def packed_layers(root: nn.Module) -> Iterator[tuple[str, PackedLinear]]:
             yield name, module
 
 
-def place(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a model in place, its parameters to `dtype` as well. What modules share stays shared."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, dtype)
-    place_buffers(model, device)
-    for module in model.modules():
-        if isinstance(module, PackedEmbedding):
-            module.dtype = dtype
-
-
-def place_buffers(model: nn.Module, device: torch.device) -> None:
-    """Move the buffers of a model in place. Module.to would copy a shared one once for each module."""
-    moved = {id(buffer): buffer.to(device) for buffer in model.buffers()}
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, moved[id(buffer)])
-
-
 def memory_bytes(model: nn.Module) -> int:
     """Bytes that a model's parameters and buffers really take in memory, shared storage counted once."""
     storages = {}

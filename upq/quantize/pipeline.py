@@ -6,7 +6,6 @@ themselves, loaded as the chat loads them.
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import time
@@ -14,22 +13,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
 from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data import dataset as data
-from upq.decode.choice import compute_dtype
 from upq.errors import UserError
 from upq.evaluation.fidelity import Reference
-from upq.layers.linear import memory_bytes, place_buffers
+from upq.layers.linear import memory_bytes
 from upq.models import loading
 from upq.models.loading import LoadedModel
-from upq.models.memory import keep_freed_memory
-from upq.models.placement import is_large, is_lent, lend_blocks
-from upq.models.structure import decoder_blocks, plan_embeddings, plan_layers
+from upq.models.placement import (
+    in_compute_dtype,
+    is_lent,
+    keep_freed_memory,
+)
+from upq.models.structure import plan_embeddings, plan_layers
 from upq.quantize.stages import Quantized, Work, quantize, round_to_nearest
 
 
@@ -83,28 +83,6 @@ def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
     device = prepare(config)
     loaded = loading.load(config.model.source, revision=config.model.revision)
     return loaded, in_compute_dtype(loaded.model, device)
-
-
-def in_compute_dtype(model: Any, device: torch.device) -> Any:
-    """A frozen model of the same values in the device's compute dtype; weights that are so already are shared.
-
-    The decoder blocks of a model that is large for the device stay on the CPU, which lends them (upq.models.placement).
-    """
-    dtype = compute_dtype(device)
-    stays = is_large(model, dtype, device)
-    staying = set(decoder_blocks(model)[1].parameters()) if stays else set()
-    moved = {
-        id(one): nn.Parameter(
-            one.detach().to("cpu" if one in staying else device, dtype), requires_grad=False
-        )
-        for one in model.parameters()
-    }
-    copied = copy.deepcopy(model, moved)
-    place_buffers(copied, device)
-    if stays:
-        lend_blocks(copied, device)
-    copied.config.dtype = dtype
-    return copied.eval()
 
 
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
