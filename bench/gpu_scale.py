@@ -28,7 +28,7 @@ from bench import gpu_decode, report
 from upq.config.presets import preset
 from upq.config.schema import DistillConfig, PrecisionConfig
 from upq.context import SilentContext
-from upq.data.dataset import Batch, Example
+from upq.data.batches import Batch, Example
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
 from upq.models.placement import blocks_away, place, twin

@@ -13,7 +13,7 @@ from kernels.packing import PackedWeight
 from upq.artifact.format import Artifact
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, settings, with_settings
-from upq.data.dataset import Example
+from upq.data.batches import Example
 
 #: The smoke preset, small enough for the tiny model: a run takes about two seconds.
 TINY_SETTINGS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples, tiny_config
 from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.dataset import collate
+from upq.data.batches import collate
 from upq.layers.grid import INT2
 from upq.models import placement
 from upq.models.forward import last_hidden

@@ -9,7 +9,7 @@ import torch
 
 from kernels.reference import dequantize
 from tests.helpers import RecordingContext, examples, tiny_config
-from upq.data.dataset import collate
+from upq.data.batches import collate
 from upq.errors import UserError
 from upq.layers.grid import INT4
 from upq.models.forward import last_hidden

@@ -12,7 +12,7 @@ from torch import nn
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
 from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.dataset import Batch, collate
+from upq.data.batches import Batch, collate
 from upq.errors import UserError
 from upq.layers.grid import INT2, INT4, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, swap_linears

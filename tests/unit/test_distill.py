@@ -13,7 +13,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
 from upq.config.schema import DistillConfig
-from upq.data.dataset import Example, collate
+from upq.data.batches import Example, collate
 from upq.errors import UserError
 from upq.layers.grid import INT2, Grid
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.dataset import Example
+from upq.data.batches import Example
 from upq.errors import UserError
 from upq.evaluation import fidelity
 from upq.evaluation.fidelity import Reference

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tests.helpers import examples
 from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.dataset import Batch, collate
+from upq.data.batches import Batch, collate
 from upq.layers.grid import INT2, INT4
 from upq.models.loading import LoadedModel
 from upq.models.structure import block_linears, decoder_blocks

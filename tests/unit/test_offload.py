@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.dataset import collate
+from upq.data.batches import collate
 from upq.layers.grid import INT4
 from upq.models import placement
 from upq.models.forward import last_hidden

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.dataset import collate
+from upq.data.batches import collate
 from upq.models.loading import LoadedModel
 from upq.models.structure import decoder_blocks
 from upq.training.streams import HiddenStates, Streams

@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import RecordingContext, examples
 from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.dataset import collate
+from upq.data.batches import collate
 from upq.layers.grid import INT2, Grid
 from upq.models.loading import LoadedModel
 from upq.models.structure import block_linears, decoder_blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 
 from upq.config.schema import RunConfig
 from upq.context import RunContext
+from upq.data.batches import Example
 from upq.data.rows import Row, read_rows
 from upq.decode.choice import engine_for
 from upq.decode.generate import answers, end_ids
@@ -27,36 +27,6 @@ from upq.models.loading import LoadedModel, chat_ids
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
 ANSWER_BATCH = 64
 DETAIL = "the FP16 model answers the prompts"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training sequence; the loss counts the tokens from index `counted_from` on (at least 1)."""
-
-    ids: tuple[int, ...]
-    counted_from: int
-
-    @property
-    def counted(self) -> int:
-        """How many tokens the loss counts."""
-        return len(self.ids) - self.counted_from
-
-
-@dataclass(frozen=True)
-class Batch:
-    """ids: (rows, tokens) int64, padded on the right; real, counts: (rows, tokens) bool.
-
-    `counts[r, t]` means that the prediction made at position t, of token t + 1, belongs to the loss.
-    """
-
-    ids: torch.Tensor
-    real: torch.Tensor
-    counts: torch.Tensor
-
-    @property
-    def next_ids(self) -> torch.Tensor:
-        """The tokens that the counted positions have to predict, (counted,) int64."""
-        return self.ids.roll(-1, 1)[self.counts]
 
 
 @dataclass(frozen=True)
@@ -216,58 +186,3 @@ class _Teacher:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def plan_batches(
-    examples: Sequence[Example], total_tokens: int, batch_tokens: int, seed: int
-) -> list[list[int]]:
-    """Indices of the examples of every batch, as many passes over the data as total_tokens needs.
-
-    A batch holds sequences of like length, at most batch_tokens once padded; the order is shuffled by seed in
-    every pass. A pure function of its arguments: the step number is the whole cursor.
-    """
-    plan: list[list[int]] = []
-    tokens = epoch = 0
-    while tokens < total_tokens:
-        for batch in _epoch(examples, batch_tokens, random.Random(f"{seed}-{epoch}")):
-            plan.append(batch)
-            tokens += sum(len(examples[index].ids) for index in batch)
-            if tokens >= total_tokens:
-                break
-        epoch += 1
-    return plan
-
-
-def _epoch(
-    examples: Sequence[Example], batch_tokens: int, source: random.Random
-) -> list[list[int]]:
-    order = list(range(len(examples)))
-    source.shuffle(order)
-    order.sort(
-        key=lambda index: len(examples[index].ids) // 16
-    )  # stable: shuffled within like lengths
-    batches: list[list[int]] = []
-    current: list[int] = []
-    for index in order:
-        widest = max(len(examples[one].ids) for one in [*current, index])
-        if current and widest * (len(current) + 1) > batch_tokens:
-            batches.append(current)
-            current = []
-        current.append(index)
-    batches.append(current)
-    source.shuffle(batches)
-    return batches
-
-
-def collate(examples: Sequence[Example], device: str | torch.device = "cpu") -> Batch:
-    """Pad examples on the right to one width. Causal attention never looks at padding from a real token."""
-    width = max(len(one.ids) for one in examples)
-    ids = torch.zeros(len(examples), width, dtype=torch.int64)
-    real = torch.zeros(len(examples), width, dtype=torch.bool)
-    counts = torch.zeros(len(examples), width, dtype=torch.bool)
-    for row, one in enumerate(examples):
-        length = len(one.ids)
-        ids[row, :length] = torch.tensor(one.ids)
-        real[row, :length] = True
-        counts[row, one.counted_from - 1 : length - 1] = True
-    return Batch(ids.to(device), real.to(device), counts.to(device))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from upq.data.dataset import Batch, Example, collate
+from upq.data.batches import Batch, Example, collate
 from upq.errors import UserError
 from upq.evaluation.intervals import bootstrap_mean
 from upq.models.forward import CHUNK_ROWS, head, last_hidden

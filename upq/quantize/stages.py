@@ -25,7 +25,8 @@ from upq.config.schema import (
     RunConfig,
 )
 from upq.context import RunContext
-from upq.data.dataset import Batch, Dataset, collate, plan_batches
+from upq.data.batches import Batch, collate, plan_batches
+from upq.data.dataset import Dataset
 from upq.errors import UserError
 from upq.evaluation.fidelity import Reference
 from upq.layers.grid import Grid

@@ -20,7 +20,7 @@ from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq.config.schema import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
-from upq.data.dataset import Batch
+from upq.data.batches import Batch
 from upq.errors import UserError
 from upq.layers.grid import Grid
 from upq.layers.linear import (

@@ -17,7 +17,7 @@ import torch
 
 from upq.config.schema import DistillConfig
 from upq.context import RunContext
-from upq.data.dataset import Example, collate, plan_batches
+from upq.data.batches import Example, collate, plan_batches
 from upq.errors import UserError
 from upq.layers.fixed_codes import fix_codes, release_codes
 from upq.models.forward import head, last_hidden, recomputed

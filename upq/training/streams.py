@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from upq.data.dataset import Batch
+from upq.data.batches import Batch
 from upq.models.forward import BlockCall, block_calls
 
 

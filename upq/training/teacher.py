@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq.data.dataset import Batch, Example, collate
+from upq.data.batches import Batch, Example, collate
 from upq.layers.linear import PackedLinear, set_parameters, swap_linears
 from upq.models.forward import last_hidden
 from upq.models.placement import twin
