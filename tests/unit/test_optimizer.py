@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from upq.training.trainables import BLOCK, AdamW8bit, _decode, _encode
+from upq.training.adamw8bit import BLOCK, AdamW8bit, _decode, _encode
 
 
 def descend(optimizer_of: type, steps: int, size: int = 1000) -> tuple[torch.Tensor, nn.Parameter]:
