@@ -17,7 +17,7 @@ from bench import report
 from upq.artifact import assembly
 from upq.config.schema import RunConfig
 from upq.data.rows import read_rows
-from upq.decode.choice import Engine
+from upq.decode.engine import Engine
 from upq.decode.generate import answers, end_ids
 from upq.decode.native import NativeEngine
 from upq.jobs.worker_context import data_dir, open_store

@@ -31,8 +31,9 @@ from upq.artifact import assembly
 from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import with_settings
-from upq.decode.choice import Engine, Session, TransformersEngine
+from upq.decode.engine import Engine, Session
 from upq.decode.native import NativeEngine
+from upq.decode.transformers_engine import TransformersEngine
 from upq.jobs.served import Models
 from upq.jobs.worker_context import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module

@@ -22,8 +22,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bench import report
 from kernels.packing import PackedWeight
-from upq.decode.choice import TransformersEngine
 from upq.decode.served_linear import ServedLinear
+from upq.decode.transformers_engine import TransformersEngine
 from upq.layers.linear import PackedEmbedding, PackedLinear, replace_module
 
 MODELS = {

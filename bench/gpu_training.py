@@ -26,7 +26,8 @@ from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
 from upq.jobs.supervisor import Supervisor
 from upq.jobs.worker_context import data_dir, open_store
-from upq.store.database import Run, Store
+from upq.store.database import Store
+from upq.store.run import Run
 
 
 def main() -> None:

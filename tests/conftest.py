@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from upq.jobs.worker_context import open_store
-from upq.models.loading import BUNDLED, LoadedModel, load
+from upq.models.loading import LoadedModel, load
+from upq.models.source import BUNDLED
 from upq.store.database import Store
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))

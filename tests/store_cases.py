@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from upq.artifact.format import Artifact
-from upq.store.database import Lease, Run, Store
+from upq.store.database import Store
+from upq.store.lease import Lease
+from upq.store.run import Run
 
 
 class Clock:

@@ -22,7 +22,7 @@ from upq.config.presets import preset as preset_config
 from upq.config.schema import with_settings
 from upq.decode.generate import stream
 from upq.errors import UserError
-from upq.store.database import Run
+from upq.store.run import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
 

@@ -20,7 +20,8 @@ from upq.decode.generate import Decoding
 from upq.errors import UserError
 from upq.jobs.served import Models
 from upq.jobs.supervisor import Supervisor
-from upq.store.database import Run, Store
+from upq.store.database import Store
+from upq.store.run import Run
 
 CPU_INFO = Path("/proc/cpuinfo")
 P = ParamSpec("P")

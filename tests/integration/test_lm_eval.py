@@ -22,7 +22,8 @@ from upq.evaluation.suites import check_config
 from upq.jobs.worker import default_engine
 from upq.jobs.worker_context import WorkerContext, open_store
 from upq.layers.grid import INT2
-from upq.models.loading import BUNDLED, LoadedModel
+from upq.models.loading import LoadedModel
+from upq.models.source import BUNDLED
 from upq.models.structure import plan_layers
 from upq.store.database import Store
 

@@ -9,7 +9,8 @@ from upq.config.schema import RunConfig
 from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.evaluation.mmlu import Marked
 from upq.evaluation.wikitext import Chunk
-from upq.store.database import Lease, Store
+from upq.store.database import Store
+from upq.store.lease import Lease
 
 ENVIRONMENT: dict[str, Any] = {
     "commit": "0123456789ab+",

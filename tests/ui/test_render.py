@@ -21,7 +21,7 @@ from upq.config.schema import METHODS, PRESETS, settings
 from upq.context import STAGES
 from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.quantize.estimate import Estimate
-from upq.store.database import Run
+from upq.store.run import Run
 
 HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'
 

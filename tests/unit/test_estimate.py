@@ -21,7 +21,8 @@ from upq.models.loading import LoadedModel, load
 from upq.models.shape import inspect
 from upq.models.structure import plan_layers
 from upq.quantize.estimate import estimate, measured_rates, work
-from upq.store.database import Run, Store
+from upq.store.database import Store
+from upq.store.run import Run
 
 
 def half(loaded: LoadedModel, folder: Path) -> Path:

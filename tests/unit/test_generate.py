@@ -11,7 +11,8 @@ from upq.decode.choice import engine_for
 from upq.decode.generate import Decoding, Piece, _pick, answers, end_ids, stream
 from upq.decode.transformers_engine import TransformersEngine
 from upq.errors import UserError
-from upq.models.loading import LoadedModel, chat_ids
+from upq.models.loading import LoadedModel
+from upq.models.tokenizer import chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -24,8 +24,14 @@ from transformers import (
 
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
 from upq.errors import UserError
-from upq.models.loading import LoadedModel, block_linears, decoder_blocks, load, plan_layers
-from upq.models.structure import parameter_names, plan_embeddings
+from upq.models.loading import LoadedModel, load
+from upq.models.structure import (
+    block_linears,
+    decoder_blocks,
+    parameter_names,
+    plan_embeddings,
+    plan_layers,
+)
 
 LAYERS = 3
 SHAPE: dict[str, Any] = {

@@ -23,7 +23,7 @@ from ui.html import parts
 from ui.quantize import render
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
-from upq.store.database import Run
+from upq.store.run import Run
 
 FILTERS = ("all", "flipped", "failed")
 PAGE = 25

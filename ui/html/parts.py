@@ -12,7 +12,7 @@ from typing import Literal
 from ui.html.markup import Html, join, tag
 from ui.html.words import METHOD_NAMES, duration, model_name, percent, stage_name
 from upq.decode.generate import ROWS
-from upq.store.database import Run
+from upq.store.run import Run
 
 
 def notice(

@@ -13,7 +13,7 @@ from ui.html.words import NO_VALUE, duration, fixed, number, peak_memory, size, 
 from upq.config.schema import RunConfig
 from upq.context import STAGES
 from upq.quantize.estimate import Estimate
-from upq.store.database import Run
+from upq.store.run import Run
 
 STATE_MARKS = {
     "queued": "○ queued",

@@ -19,7 +19,7 @@ from ui.html import parts
 from ui.quantize import form as run_form
 from ui.quantize import render
 from upq.errors import UserError
-from upq.store.database import Run
+from upq.store.run import Run
 
 LOG_LINES = 200
 NEWEST = 0

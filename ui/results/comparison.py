@@ -15,7 +15,8 @@ from upq.config.schema import RunConfig, settings
 from upq.context import training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
-from upq.store.database import Run, Store
+from upq.store.database import Store
+from upq.store.run import Run
 
 #: So many runs can be told apart in one chart.
 MAX_RUNS = 8

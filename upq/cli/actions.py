@@ -21,7 +21,8 @@ from upq.jobs.served import Models
 from upq.jobs.supervisor import Supervisor
 from upq.jobs.worker_context import open_store
 from upq.models.shape import inspect
-from upq.store.database import Run, Store
+from upq.store.database import Store
+from upq.store.run import Run
 
 ENDED = ("done", "failed", "cancelled")
 DEMO_PROMPTS = (

@@ -22,7 +22,8 @@ from upq.data.rows import Row, read_rows
 from upq.decode.choice import engine_for
 from upq.decode.generate import answers, end_ids
 from upq.errors import UserError
-from upq.models.loading import LoadedModel, chat_ids
+from upq.models.loading import LoadedModel
+from upq.models.tokenizer import chat_ids
 
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
 ANSWER_BATCH = 64

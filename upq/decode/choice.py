@@ -11,15 +11,6 @@ from upq.decode.engine import Engine, Session
 from upq.decode.transformers_engine import TransformersEngine
 from upq.models.placement import to_compute_dtype
 
-__all__ = [
-    "Engine",
-    "Session",
-    "TransformersEngine",
-    "compute_dtype",
-    "engine_for",
-    "to_compute_dtype",
-]
-
 
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:
     """The fastest engine for a model, which belongs to the engine from here on.

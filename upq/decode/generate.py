@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from upq.decode.choice import Engine
+from upq.decode.engine import Engine
 from upq.errors import UserError
 from upq.models.tokenizer import chat_ids
 

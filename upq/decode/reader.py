@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import torch
 
-from upq.decode.choice import Engine, Session
+from upq.decode.engine import Engine, Session
 
 #: Room is made in steps of this many tokens.
 STEP = 1024

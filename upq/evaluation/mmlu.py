@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from upq.decode.choice import Engine
+from upq.decode.engine import Engine
 from upq.decode.reader import Reader, shared_length
 from upq.errors import UserError
 from upq.evaluation.suite_data import hub_rows, read_suite_file

@@ -16,7 +16,8 @@ import torch
 
 from upq.artifact import assembly
 from upq.artifact.format import Artifact
-from upq.decode.choice import Engine, engine_for
+from upq.decode.choice import engine_for
+from upq.decode.engine import Engine
 from upq.errors import UserError
 from upq.models import loading
 from upq.models.placement import compute_dtype, keep_freed_memory, to_compute_dtype

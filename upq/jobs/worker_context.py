@@ -27,7 +27,9 @@ from upq.errors import Cancelled, Interrupted, UserError
 from upq.files import sweep
 from upq.jobs.failures import describe_failure
 from upq.machine import environment
-from upq.store.database import LostLease, Run, Store
+from upq.store.database import Store
+from upq.store.lease import LostLease
+from upq.store.run import Run
 
 DATABASE_NAME = "upq.db"
 LEASE_S = 30.0

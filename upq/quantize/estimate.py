@@ -19,7 +19,7 @@ from upq.files import RESOURCES
 from upq.models.shape import Shape, inspect
 
 if TYPE_CHECKING:
-    from upq.store.database import Run
+    from upq.store.run import Run
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
 DEFAULT_RATE_CORE = {

@@ -6,7 +6,8 @@ import pytest
 
 from tests.store_cases import WRITES, Clock, claimed, contents
 from upq.config.schema import RunConfig
-from upq.store.database import LostLease, Store
+from upq.store.database import Store
+from upq.store.lease import LostLease
 
 
 @pytest.mark.parametrize("name", WRITES)
