@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from upq.decode import native
-from upq.decode.engine import Engine, Session
+from upq.decode.engine import Engine
 from upq.decode.transformers_engine import TransformersEngine
 from upq.models.placement import to_compute_dtype
 
