@@ -287,3 +287,8 @@ class Store(Reports):
                 if (run.lease_until or 0) < self._clock():
                     found.append(f"Run {run.id} is marked as running but its worker is silent.")
             return found + store_artifacts.problems(db)
+
+
+def set_note(db: Database, key: str, value: Any) -> None:
+    """Store a note inside the caller's transaction."""
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", [key, json.dumps(value)])

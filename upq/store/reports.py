@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlite_utils import Database
-
 from upq.artifact.format import Artifact
 from upq.store import artifacts as store_artifacts
 from upq.store.artifacts import ArtifactRow
 from upq.store.connections import Connections
+from upq.store.database import set_note
 
 
 class Reports:
@@ -82,8 +81,3 @@ class Reports:
     def _list(self, sql: str, parameters: list[Any]) -> list[dict[str, Any]]:
         with self._connections.read() as db:
             return list(db.query(sql, parameters))
-
-
-def set_note(db: Database, key: str, value: Any) -> None:
-    """Store a note inside the caller's transaction."""
-    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", [key, json.dumps(value)])
