@@ -16,8 +16,20 @@ from upq.decode.choice import engine_for
 from upq.decode.transformers_engine import TransformersEngine
 from upq.errors import UserError
 from upq.evaluation.intervals import Share
-from upq.evaluation.mmlu import CATEGORIES, Exam, Marked, Question, exam, letter_ids, marks
-from upq.evaluation.mmlu_scores import by_category, by_subject, compare, macro, micro
+from upq.evaluation.mmlu import (
+    CATEGORIES,
+    Exam,
+    Marked,
+    Question,
+    by_category,
+    by_subject,
+    compare,
+    exam,
+    letter_ids,
+    macro,
+    marks,
+    micro,
+)
 from upq.models.loading import LoadedModel
 
 ROOT = Path(__file__).parents[2]

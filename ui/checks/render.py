@@ -12,8 +12,7 @@ from upq.evaluation import scores
 from upq.evaluation.check_scores import by_type
 from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.evaluation.intervals import Share
-from upq.evaluation.mmlu import LETTERS, Marked, Question
-from upq.evaluation.mmlu_scores import by_category, by_subject
+from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
 
 Filter = Literal["all", "flipped", "failed"]
 #: Precision -> outcomes in the suite's order, as check_report.outcomes has them.

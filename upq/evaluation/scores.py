@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from upq.evaluation import check_scores, mmlu_scores, wikitext
+from upq.evaluation import check_scores, mmlu, wikitext
 from upq.evaluation.ifeval import PromptResult
 from upq.evaluation.intervals import Paired, Share
 from upq.evaluation.mmlu import Marked
@@ -56,14 +56,14 @@ def _instructions(own: Sequence[PromptResult], base: Sequence[PromptResult]) -> 
 
 
 def _mmlu(own: Sequence[Marked], base: Sequence[Marked]) -> dict[str, Any]:
-    mean, (low, high) = mmlu_scores.macro(own)
-    row = _scored("accuracy", mmlu_scores.micro(own))
+    mean, (low, high) = mmlu.macro(own)
+    row = _scored("accuracy", mmlu.micro(own))
     row |= {"macro": mean, "macro_low": low, "macro_high": high, "n": len(own)}
     if base:
-        row |= _tested(mmlu_scores.compare(base, own))
+        row |= _tested(mmlu.compare(base, own))
     groups = {
-        "categories": mmlu_scores.by_category(own),
-        "subjects": mmlu_scores.by_subject(own),
+        "categories": mmlu.by_category(own),
+        "subjects": mmlu.by_subject(own),
     }
     for name, shares in groups.items():
         row[name] = {
