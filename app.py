@@ -67,12 +67,12 @@ def serve(options: argparse.Namespace) -> None:
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
-    from upq.jobs import served, shipped, supervisor, worker_context  # noqa: PLC0415
+    from upq.jobs import served, shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled  # noqa: PLC0415
 
-    folder = worker_context.data_dir(options.data_dir)
+    folder = folder.data_dir(options.data_dir)
     bundled.provide(folder)
-    store = worker_context.open_store(folder)
+    store = folder.open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
     models = served.Models(store)

@@ -25,9 +25,9 @@ from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.evaluation.fidelity import Fidelity, Reference
-from upq.jobs.worker_context import open_store
 from upq.quantize import pipeline
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 #: Small enough that two cores make a row in about three minutes; the INT4 stage, where it counts, is block-wise.
 BASE = {

@@ -20,9 +20,9 @@ from upq.data.rows import read_rows
 from upq.decode.engine import Engine
 from upq.decode.generate import answers, end_ids
 from upq.decode.native import NativeEngine
-from upq.jobs.worker_context import data_dir, open_store
 from upq.models import loading
 from upq.models.tokenizer import chat_ids
+from upq.store.folder import data_dir, open_store
 
 
 def main() -> None:

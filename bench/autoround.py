@@ -25,9 +25,9 @@ from upq.config.presets import preset
 from upq.context import SilentContext
 from upq.data import dataset as data
 from upq.evaluation.fidelity import Reference
-from upq.jobs.worker_context import open_store
 from upq.models import placement
 from upq.quantize import pipeline
+from upq.store.folder import open_store
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.
 LENGTH, GROUP = 256, 64

@@ -35,10 +35,10 @@ from upq.decode.engine import Engine, Session
 from upq.decode.native import NativeEngine
 from upq.decode.transformers_engine import TransformersEngine
 from upq.jobs.served import Models
-from upq.jobs.worker_context import open_store
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)

@@ -25,8 +25,8 @@ from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
 from upq.jobs.supervisor import Supervisor
-from upq.jobs.worker_context import data_dir, open_store
 from upq.store.database import Store
+from upq.store.folder import data_dir, open_store
 from upq.store.run import Run
 
 

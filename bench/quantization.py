@@ -18,8 +18,8 @@ from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
-from upq.jobs.worker_context import open_store
 from upq.store.database import Store
+from upq.store.folder import open_store
 from upq.store.run import Run
 
 COLUMNS = (

@@ -17,10 +17,10 @@ import numpy
 
 from upq.artifact.format import Artifact
 from upq.jobs.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
-from upq.jobs.worker_context import data_dir, open_store
 from upq.models.loading import LoadedModel, load
 from upq.store.artifacts import prepare
 from upq.store.database import Store
+from upq.store.folder import data_dir, open_store
 
 LARGEST_BYTES = 30_000_000
 RUN_FACTS = (

@@ -10,7 +10,7 @@ from ui.results.comparison import MAX_RUNS, gather
 from ui.results.render_report import report
 from upq.errors import UserError
 from upq.files import write_bytes_atomic
-from upq.jobs.worker_context import data_dir, open_store
+from upq.store.folder import data_dir, open_store
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from upq.cli import evaluate
 from upq.config.presets import preset
 from upq.config.schema import settings
 from upq.evaluation.suites import check_config
-from upq.jobs.worker_context import open_store
+from upq.store.folder import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,6 @@ import pytest
 from if_verifiable.ifeval import instructions_util
 
 from upq.errors import UserError
-from upq.evaluation.check_scores import Totals, by_type, compare, totals
 from upq.evaluation.ifeval import (
     ARGUMENTS,
     NEEDS_SENTENCE_DATA,
@@ -25,6 +24,7 @@ from upq.evaluation.ifeval import (
     judge,
 )
 from upq.evaluation.intervals import Paired, Share
+from upq.evaluation.scores import Totals, by_type, compare, totals
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
 
-from upq.evaluation.check_scores import totals
 from upq.evaluation.ifeval import (
     ARGUMENTS,
     LANGUAGES,
@@ -24,6 +23,7 @@ from upq.evaluation.ifeval import (
     instruction_types,
     judge,
 )
+from upq.evaluation.scores import totals
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

@@ -19,10 +19,11 @@ from scripts import ship_demo
 from tests.helpers import tiny_config
 from upq.jobs import shipped
 from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
-from upq.jobs.worker_context import WorkerContext, execute, open_store
+from upq.jobs.worker_context import WorkerContext, execute
 from upq.models.loading import LoadedModel, load
 from upq.quantize.pipeline import run_quantization
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from ui.html.markup import Html, join, tag
 from ui.html.parts import notice, table
 from ui.html.words import NO_VALUE, PRECISIONS, plural
 from upq.evaluation import scores
-from upq.evaluation.check_scores import by_type
 from upq.evaluation.ifeval import PromptResult, Verdict
 from upq.evaluation.intervals import Share
 from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
+from upq.evaluation.scores import by_type
 
 Filter = Literal["all", "flipped", "failed"]
 #: Precision -> outcomes in the suite's order, as check_report.outcomes has them.

@@ -19,9 +19,9 @@ from upq.evaluation.suites import check_config
 from upq.jobs import distributed
 from upq.jobs.served import Models
 from upq.jobs.supervisor import Supervisor
-from upq.jobs.worker_context import open_store
 from upq.models.shape import inspect
 from upq.store.database import Store
+from upq.store.folder import open_store
 from upq.store.run import Run
 
 ENDED = ("done", "failed", "cancelled")

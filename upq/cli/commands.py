@@ -17,7 +17,7 @@ from upq.errors import UserError
 from upq.evaluation import scores
 from upq.evaluation.suites import check_config
 from upq.jobs.worker import worker_main
-from upq.jobs.worker_context import data_dir, open_store
+from upq.store.folder import data_dir, open_store
 
 
 def run(options: Any) -> int | None:

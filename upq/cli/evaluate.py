@@ -18,8 +18,8 @@ from upq.evaluation.fidelity import Reference
 from upq.evaluation.suite_data import local_copy
 from upq.evaluation.suites import check_config
 from upq.evaluation.wikitext import read_chunk
-from upq.jobs.worker_context import open_store
 from upq.quantize import pipeline
+from upq.store.folder import open_store
 
 TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
 

@@ -18,9 +18,9 @@ from accelerate import PartialState
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.jobs.worker import worker_main
-from upq.jobs.worker_context import data_dir, open_store
 from upq.quantize import pipeline
 from upq.store.database import Store
+from upq.store.folder import data_dir, open_store
 from upq.training import parallel
 
 #: How long processes wait for each other: the stages that only one of them does may take days.

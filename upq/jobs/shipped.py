@@ -30,12 +30,12 @@ from upq.config.schema import RunConfig
 from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs.worker import give_way
-from upq.jobs.worker_context import open_store
 from upq.layers.grid import Grid
 from upq.models.loading import LoadedModel, load
 from upq.models.source import resolve
 from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 FOLDER = RESOURCES / "demo"
 #: What is not a tensor: the run, its curves and measurements, and each artifact's manifest and digests.

@@ -24,10 +24,10 @@ from upq.jobs.worker_context import (
     Engine,
     WorkerContext,
     execute,
-    open_store,
     sweep_checkpoints,
 )
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 POLL_S = 0.5
 #: How far a run steps back for the chat and for other programs: it gets about a tenth of a core that both want.

@@ -8,7 +8,6 @@ lease, so that a long computation does not look like a dead worker.
 from __future__ import annotations
 
 import math
-import os
 import resource
 import shutil
 import sys
@@ -19,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 
 from upq.artifact.format import Artifact
@@ -28,44 +26,13 @@ from upq.files import sweep
 from upq.jobs.failures import describe_failure
 from upq.machine import environment
 from upq.store.database import Store
+from upq.store.folder import checkpoint_dir
 from upq.store.lease import LostLease
 from upq.store.run import Run
 
-DATABASE_NAME = "upq.db"
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.5
-
-
-def data_dir(explicit: str | None = None) -> Path:
-    """The data folder: `explicit`, else UPQ_HOME, else the platform's place for user data.
-
-    It is created. Raises UserError("not_writable").
-    """
-    chosen = explicit or os.environ.get("UPQ_HOME") or platformdirs.user_data_dir("upq-studio")
-    path = Path(chosen).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        writable = os.access(path, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise UserError(
-            "not_writable",
-            f"The data folder {path} cannot be created or written to.",
-            "Choose another one with --data-dir or UPQ_HOME.",
-        )
-    return path
-
-
-def open_store(folder: Path) -> Store:
-    """The store of a data folder."""
-    return Store(folder / DATABASE_NAME)
-
-
-def checkpoint_dir(folder: Path, run_id: int) -> Path:
-    """Where a run keeps its resumable state."""
-    return folder / "checkpoints" / f"run-{run_id}"
 
 
 def sweep_checkpoints(store: Store, folder: Path) -> None:

@@ -10,8 +10,8 @@ import worker_process
 
 from tests.job_cases import Spawn, processes
 from upq.jobs.supervisor import Supervisor
-from upq.jobs.worker_context import open_store
 from upq.store.database import Store
+from upq.store.folder import open_store
 
 
 @pytest.fixture

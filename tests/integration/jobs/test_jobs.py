@@ -25,8 +25,8 @@ from tests.job_cases import (
 )
 from upq.jobs.supervisor import Supervisor, exit_note
 from upq.jobs.worker import lock_holder, worker_name
-from upq.jobs.worker_context import checkpoint_dir
 from upq.store.database import Store
+from upq.store.folder import checkpoint_dir
 
 # Many workers, lost workers
 
