@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy
 
+from upq.artifact.delta import differences, restored
 from upq.artifact.format import Artifact
-from upq.jobs.shipped import DESCRIPTION, FOLDER, differences, digests, origin, restored
+from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
 from upq.models.loading import LoadedModel, load
 from upq.store.artifacts import prepare
 from upq.store.database import Store

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from scripts import ship_demo
 from tests.helpers import tiny_config
+from upq.artifact.delta import differences
 from upq.jobs import shipped
-from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to, differences
+from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to
 from upq.jobs.worker_context import WorkerContext, execute
 from upq.models.loading import LoadedModel, load
 from upq.quantize.pipeline import run_quantization

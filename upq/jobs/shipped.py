@@ -14,23 +14,15 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 
-from kernels.packing import PackedWeight, pack, unpack
-from kernels.transform import Transform
-from upq.artifact.assembly import build
-from upq.artifact.format import Artifact
-from upq.artifact.vet import vetted_layers
-from upq.config.schema import RunConfig
+from upq.artifact.delta import restored
 from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs.worker import give_way
-from upq.layers.grid import Grid
 from upq.models.loading import LoadedModel, load
 from upq.models.source import resolve
 from upq.store.artifacts import Prepared, prepare
@@ -43,55 +35,12 @@ DESCRIPTION = "demo.json"
 NAME = "shipped with the app"
 #: The note that the models were added once; deleting their run does not bring them back.
 NOTE = "shipped"
-SIGNS = ("scale_in", "scale_out")
 
 _logger = logging.getLogger(__name__)
 
 
 class Mismatch(Exception):
     """The files do not fit the bundled model that is installed; the message says where."""
-
-
-def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndarray]:
-    """What `restored` needs beside the manifest. loaded: the model that the artifact was made of.
-
-    codes are differences modulo 2**bits, packed as codes are; signs are bits, 1 for +1. Raises ValueError for a layer
-    with zeros, a lattice, factors other than signs, or a Hadamard matrix that is not exact in binary.
-    """
-    packed = vetted_layers(artifact, loaded.model)
-    layers = {name: one for name, one in packed.items() if one.bits < 8}
-    untrained = build(artifact.precision, layers, loaded, _config(artifact.manifest)).tensors
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in artifact.tensors.items()
-        if not torch.equal(tensor, untrained[name])
-    }
-    for name, one in layers.items():
-        _require_exact(name, one)
-        codes = unpack(one.codes, one.bits) - _rounded(loaded, name, one)
-        arrays[f"{name}.codes"] = pack(codes & (2**one.bits - 1), one.bits).numpy()
-        arrays[f"{name}.scale"] = one.scale.numpy()
-        for part, signs in (one.transform.tensors if one.transform else {}).items():
-            arrays[f"{name}.{part}"] = numpy.packbits((signs > 0).numpy())
-    return arrays
-
-
-def restored(
-    manifest: dict[str, Any], arrays: Mapping[str, numpy.ndarray], loaded: LoadedModel
-) -> Artifact:
-    """The artifact that `differences` took apart. loaded: the same model as there."""
-    layers = {
-        name: _layer(name, entry, arrays, loaded)
-        for name, entry in manifest["layers"].items()
-        if entry["bits"] < 8
-    }
-    trained = {
-        name: torch.from_numpy(arrays[name])
-        for name, _ in loaded.model.named_parameters()
-        if name in arrays
-    }
-    artifact = build(manifest["precision"], layers, loaded, _config(manifest), trained)
-    return replace(artifact, manifest=manifest)
 
 
 def digests(prepared: Prepared) -> dict[str, str]:
@@ -171,49 +120,6 @@ def _checked(precision: str, one: dict[str, Any], folder: Path, loaded: LoadedMo
     if wrong:
         raise Mismatch(f"{len(wrong)} tensors of {precision} differ, first {wrong[0]}")
     return prepared
-
-
-def _config(manifest: dict[str, Any]) -> RunConfig:
-    return RunConfig.from_values(manifest["config"])
-
-
-def _rounded(loaded: LoadedModel, name: str, packed: PackedWeight) -> torch.Tensor:
-    """Codes (out, in) uint8 of the FP16 weight, rotated, at the scales of `packed`."""
-    weight = loaded.model.get_parameter(f"{name}.weight").detach().double()
-    rotated = packed.transform.rotate(weight) if packed.transform else weight
-    return Grid(packed.bits).encode(rotated, packed.scale)
-
-
-def _layer(
-    name: str, entry: dict[str, Any], arrays: Mapping[str, numpy.ndarray], loaded: LoadedModel
-) -> PackedWeight:
-    bits, (rows, columns) = entry["bits"], entry["shape"]
-    signs = {
-        part: _signs(arrays[f"{name}.{part}"], columns if part == "scale_in" else rows)
-        for part in entry.get("parts", ())
-    }
-    blocks = entry.get("hadamard_in", 1), entry.get("hadamard_out", 1)
-    around = Transform(*blocks, **signs) if signs or blocks != (1, 1) else None
-    scale = torch.from_numpy(arrays[f"{name}.scale"])
-    difference = torch.from_numpy(arrays[f"{name}.codes"])
-    packed = PackedWeight(difference, scale, bits, Grid(bits).zero, None, around)
-    codes = unpack(difference, bits) + _rounded(loaded, name, packed)
-    return replace(packed, codes=pack(codes & (2**bits - 1), bits))
-
-
-def _signs(packed: numpy.ndarray, count: int) -> torch.Tensor:
-    return torch.from_numpy(numpy.unpackbits(packed, count=count)).half() * 2 - 1
-
-
-def _require_exact(name: str, packed: PackedWeight) -> None:
-    """Raise ValueError unless every machine computes the same codes for this layer."""
-    around = packed.transform or Transform()
-    blocks = {around.block_in, around.block_out}
-    signs = all(bool((one.abs() == 1).all()) for one in around.tensors.values())
-    if packed.zeros is not None or around.tensors.keys() - set(SIGNS) or not signs:
-        raise ValueError(f"{name} has zeros, a lattice or tuned factors, which are not kept here")
-    if any(block.bit_length() % 2 == 0 for block in blocks):
-        raise ValueError(f"{name} has Hadamard blocks of {blocks}; expected 1, 4, 16, 64, ...")
 
 
 if __name__ == "__main__":
