@@ -19,12 +19,12 @@ from typing import Any
 
 from bench import report
 from upq.artifact import assembly
-from upq.cli.actions import run_and_wait
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.evaluation.fidelity import Fidelity, Reference
+from upq.jobs.follow import run_and_wait
 from upq.quantize import pipeline
 from upq.store.database import Store
 from upq.store.folder import open_store

@@ -28,12 +28,12 @@ import torch
 from bench import report
 from kernels.transform import Transform, hadamard_block
 from upq.artifact import assembly
-from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import with_settings
 from upq.decode.engine import Engine, Session
 from upq.decode.native import NativeEngine
 from upq.decode.transformers_engine import TransformersEngine
+from upq.jobs import follow
 from upq.jobs.served import Models
 from upq.layers.linear import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models
@@ -186,7 +186,7 @@ def rounded_to_nearest(folder: Path, embedding_bits: int) -> Store:
     """A store whose run 1 is the bundled model rounded to nearest."""
     folder.mkdir()
     config = with_settings(preset("smoke", "rtn"), {"embedding_bits": embedding_bits})
-    run = actions.run_and_wait(folder, lambda store: store.enqueue(config), lambda _: None)
+    run = follow.run_and_wait(folder, lambda store: store.enqueue(config), lambda _: None)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     return open_store(folder)

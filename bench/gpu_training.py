@@ -21,9 +21,9 @@ from safetensors.torch import save
 
 from bench import report
 from upq.artifact.format import Artifact
-from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import METHODS, PRESETS, with_settings
+from upq.jobs import follow
 from upq.jobs.supervisor import Supervisor
 from upq.store.database import Store
 from upq.store.folder import data_dir, open_store
@@ -50,13 +50,13 @@ def main() -> None:
         start = preset(options.preset, options.method)
         store.enqueue(with_settings(start, {"model.source": options.model} | changes))
     run = _go_on(store, folder, time.monotonic() + options.seconds)
-    if run.state not in actions.ENDED:
+    if run.state not in follow.ENDED:
         print(f"run {run.id} stopped at {run.stage} {run.stage_step}/{run.stage_total}: call again")
         return
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     options.out.mkdir(parents=True, exist_ok=True)
-    result = actions.summary(store, run.id)
+    result = follow.summary(store, run.id)
     rows = result["artifacts"] + result["baselines"]
     report.show(rows)
     report.save(options.out / "training.json", rows, run=result, config=run.config)
@@ -71,7 +71,7 @@ def _go_on(store: Store, folder: Path, until: float) -> Run:
     supervisor = Supervisor(store, folder)
     supervisor.start()
     try:
-        while store.run(run_id).state not in actions.ENDED and time.monotonic() < until:
+        while store.run(run_id).state not in follow.ENDED and time.monotonic() < until:
             time.sleep(1)
     finally:
         supervisor.stop()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq.cli import actions
 from upq.config.presets import preset
 from upq.config.schema import METHODS, RunConfig, with_settings
 from upq.context import STAGES
+from upq.jobs import follow
 from upq.store.database import Store
 from upq.store.folder import open_store
 from upq.store.run import Run
@@ -71,7 +71,7 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
     store = open_store(folder)
     run = _finished(store, config)
     if run is None:
-        run = actions.run_and_wait(folder, lambda store: store.enqueue(config), _say)
+        run = follow.run_and_wait(folder, lambda store: store.enqueue(config), _say)
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     points = store.metrics(run.id)

@@ -9,13 +9,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from upq.cli import actions
+from upq.cli import chat, demo
 from upq.cli import evaluate as eval_command
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, settings, with_settings
 from upq.errors import UserError
 from upq.evaluation import scores
 from upq.evaluation.suites import check_config
+from upq.jobs import follow
 from upq.jobs.worker import worker_main
 from upq.store.folder import data_dir, open_store
 
@@ -34,12 +35,10 @@ def run(options: Any) -> int | None:
         )
         return None
     config = config_of(options)
-    actions.vet(config)
+    follow.vet(config)
     folder = data_dir(options.data_dir)
-    run = actions.run_and_wait(
-        folder, lambda store: store.enqueue(config), print, options.processes
-    )
-    result = actions.summary(open_store(folder), run.id)
+    run = follow.run_and_wait(folder, lambda store: store.enqueue(config), print, options.processes)
+    result = follow.summary(open_store(folder), run.id)
     _print_table(result["artifacts"] + result["baselines"])
     _write(options.json, result)
     return 0 if run.state == "done" else 1
@@ -57,7 +56,7 @@ def config_of(options: Any) -> RunConfig:
 
 def demo(options: Any) -> int | None:
     """The whole way of a run in the terminal: quantize, chat, checks."""
-    result = actions.demo(data_dir(options.data_dir), options.model, options.preset, print)
+    result = demo.demo(data_dir(options.data_dir), options.model, options.preset, print)
     print(f"\n{result['model']}. {result['reference_note']}")
     _print_table(result["artifacts"] + result["baselines"])
     for one in result["chat"]:
@@ -102,7 +101,7 @@ def show(options: Any) -> None:
     )
     if run.error_hint:
         print(run.error_hint)
-    result = actions.summary(store, run.id)
+    result = follow.summary(store, run.id)
     _print_table(result["artifacts"] + result["baselines"])
     for _, line in store.log_lines(run.id):
         print(f"  {line}")
@@ -122,13 +121,13 @@ def resume(options: Any) -> int:
         print(store.resume(options.run))
         return options.run
 
-    return 0 if actions.run_and_wait(folder, resume, print).state == "done" else 1
+    return 0 if follow.run_and_wait(folder, resume, print).state == "done" else 1
 
 
 def chat(options: Any) -> None:
     """A chat in the terminal with several precisions at once."""
     store = open_store(data_dir(options.data_dir))
-    actions.chat(store, options.run, _precisions(options.precision))
+    chat.chat(store, options.run, _precisions(options.precision))
 
 
 def check(options: Any) -> int:
@@ -139,7 +138,7 @@ def check(options: Any) -> int:
     path = str(Path(options.path).absolute()) if options.path else None
     values = {"max_tokens": options.max_tokens, "path": path, **_suite_options(options)}
     config = check_config(options.suite, precisions, options.run, model, **values)
-    run, rows = actions.check(folder, options.run, config, print)
+    run, rows = follow.check(folder, options.run, config, print)
     _print_scores(options.suite, rows)
     _write(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from upq.artifact import assembly
-from upq.cli import actions
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.data import dataset
@@ -18,6 +17,7 @@ from upq.evaluation.fidelity import Reference
 from upq.evaluation.suite_data import local_copy
 from upq.evaluation.suites import check_config
 from upq.evaluation.wikitext import read_chunk
+from upq.jobs import follow
 from upq.quantize import pipeline
 from upq.store.folder import open_store
 
@@ -40,7 +40,7 @@ def suite_rows(
     precisions: Sequence[str],
     data_folder: str | None,
     options: dict[str, Any],
-    say: actions.Say,
+    say: follow.Say,
 ) -> list[dict[str, Any]]:
     """Put one suite to the artifacts of a run as a check run; its check_report.rows.
 
@@ -53,7 +53,7 @@ def suite_rows(
     wanted = [one for one in precisions if one in there]
     path = local_copy(suite, data_folder)
     config = check_config(suite, wanted, run_id, run.model, path=path, **options)
-    ended, rows = actions.check(folder, run_id, config, say)
+    ended, rows = follow.check(folder, run_id, config, say)
     if ended.state != "done":
         message = ended.error_message or f"Check run {ended.id} is {ended.state}."
         raise UserError(ended.error_code or ended.state, message, ended.error_hint)

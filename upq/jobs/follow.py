@@ -1,23 +1,15 @@
-"""What the commands of the command line do; each returns plain data and reports lines through `say`."""
+"""Queue something, keep a worker on it and follow it to its end, for programs that wait: the command line and benchmarks."""
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upq.config.presets import preset
-from upq.config.schema import RunConfig, with_settings
-from upq.decode.generate import Decoding, stream
-from upq.errors import UserError
+from upq.config.schema import RunConfig
 from upq.evaluation import scores
-from upq.evaluation.suites import check_config
 from upq.jobs import distributed
-from upq.jobs.served import Models
 from upq.jobs.supervisor import Supervisor
 from upq.models.shape import inspect
 from upq.store.database import Store
@@ -25,13 +17,8 @@ from upq.store.folder import open_store
 from upq.store.run import Run
 
 ENDED = ("done", "failed", "cancelled")
-DEMO_PROMPTS = (
-    "What is the capital of France? Answer in one sentence.",
-    "Give me three tips for sleeping better.",
-    "Write one sentence about the sea, all in lowercase letters.",
-)
-#: Checks that the demo runs per model, and the longest answer to each, tokens.
-DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
+
+
 Say = Callable[[str], None]
 
 
@@ -95,42 +82,6 @@ def summary(store: Store, run_id: int) -> dict[str, Any]:
     }
 
 
-def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
-    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/architecture.md)."""
-    started = time.monotonic()
-    config = with_settings(preset(name), {"model.source": source})
-    vet(config)
-    run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), say)
-    if run.state != "done":
-        raise UserError(
-            run.error_code or run.state,
-            run.error_message or f"Run {run.id} is {run.state}.",
-            run.error_hint,
-        )
-    store = open_store(folder)
-    served = Models(store)
-    conversations = [_ask_all(served, run, prompt) for prompt in DEMO_PROMPTS]
-    limit, tokens = DEMO_CHECKS[name]
-    precisions = ["FP16", "INT4", "INT2"]
-    options = {"limit": limit, "max_tokens": tokens}
-    chosen = check_config("builtin", precisions, run.id, run.model, **options)
-    _, rows = check(folder, run.id, chosen, say)
-    result = summary(store, run.id) | {"chat": conversations, "checks": rows}
-    return result | {"seconds": time.monotonic() - started, "run_seconds": result["seconds"]}
-
-
-def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
-    answers = {"prompt": prompt}
-    for precision in ("FP16", "INT4", "INT2"):
-        one = served.get(run.id, precision, run.model)
-        messages = [{"role": "user", "content": prompt}]
-        for piece in stream(
-            one.engine, one.tokenizer, messages, Decoding(max_new_tokens=64), lambda: False
-        ):
-            answers[precision] = piece.text
-    return answers
-
-
 def check(
     folder: Path, run_id: int, config: dict[str, Any], say: Say
 ) -> tuple[Run, list[dict[str, Any]]]:
@@ -156,30 +107,3 @@ def check(
     stored = open_store(folder).check_results(run.id)
     found = scores.outcomes(config["suite"], stored)
     return run, scores.rows(config["suite"], found)
-
-
-def chat(store: Store, run_id: int, precisions: list[str]) -> None:
-    """A conversation on the terminal: every line goes to each precision, an empty line ends it."""
-    run = store.run(run_id)
-    served = Models(store)
-    histories: dict[str, list[dict[str, str]]] = {one: [] for one in precisions}
-    for line in _typed_lines():
-        for precision, history in histories.items():
-            one = served.get(run_id, precision, run.model)
-            history.append({"role": "user", "content": line})
-            text = ""
-            sys.stdout.write(f"{precision}: ")
-            for piece in stream(
-                one.engine, one.tokenizer, history, Decoding(), threading.Event().is_set
-            ):
-                sys.stdout.write(piece.text[len(text) :])
-                sys.stdout.flush()
-                text = piece.text
-            sys.stdout.write(f"  [{piece.tokens_per_s:.1f} tokens/s]\n")
-            history.append({"role": "assistant", "content": text})
-
-
-def _typed_lines() -> Iterator[str]:
-    with suppress(EOFError):
-        while line := input("\n> ").strip():
-            yield line

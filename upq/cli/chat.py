@@ -1,0 +1,39 @@
+"""A conversation in the terminal with several precisions at once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+from upq.decode.generate import Decoding, stream
+from upq.jobs.served import Models
+from upq.store.database import Store
+
+
+def chat(store: Store, run_id: int, precisions: list[str]) -> None:
+    """A conversation on the terminal: every line goes to each precision, an empty line ends it."""
+    run = store.run(run_id)
+    served = Models(store)
+    histories: dict[str, list[dict[str, str]]] = {one: [] for one in precisions}
+    for line in _typed_lines():
+        for precision, history in histories.items():
+            one = served.get(run_id, precision, run.model)
+            history.append({"role": "user", "content": line})
+            text = ""
+            sys.stdout.write(f"{precision}: ")
+            for piece in stream(
+                one.engine, one.tokenizer, history, Decoding(), threading.Event().is_set
+            ):
+                sys.stdout.write(piece.text[len(text) :])
+                sys.stdout.flush()
+                text = piece.text
+            sys.stdout.write(f"  [{piece.tokens_per_s:.1f} tokens/s]\n")
+            history.append({"role": "assistant", "content": text})
+
+
+def _typed_lines() -> Iterator[str]:
+    with suppress(EOFError):
+        while line := input("\n> ").strip():
+            yield line

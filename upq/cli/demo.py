@@ -1,0 +1,63 @@
+"""The main job without a browser: a run, three prompts to each model, and some checks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from upq.config.presets import preset
+from upq.config.schema import with_settings
+from upq.decode.generate import Decoding, stream
+from upq.errors import UserError
+from upq.evaluation.suites import check_config
+from upq.jobs.follow import Say, check, run_and_wait, summary, vet
+from upq.jobs.served import Models
+from upq.store.folder import open_store
+from upq.store.run import Run
+
+DEMO_PROMPTS = (
+    "What is the capital of France? Answer in one sentence.",
+    "Give me three tips for sleeping better.",
+    "Write one sentence about the sea, all in lowercase letters.",
+)
+
+
+#: Checks that the demo runs per model, and the longest answer to each, tokens.
+DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
+
+
+def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
+    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/architecture.md)."""
+    started = time.monotonic()
+    config = with_settings(preset(name), {"model.source": source})
+    vet(config)
+    run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), say)
+    if run.state != "done":
+        raise UserError(
+            run.error_code or run.state,
+            run.error_message or f"Run {run.id} is {run.state}.",
+            run.error_hint,
+        )
+    store = open_store(folder)
+    served = Models(store)
+    conversations = [_ask_all(served, run, prompt) for prompt in DEMO_PROMPTS]
+    limit, tokens = DEMO_CHECKS[name]
+    precisions = ["FP16", "INT4", "INT2"]
+    options = {"limit": limit, "max_tokens": tokens}
+    chosen = check_config("builtin", precisions, run.id, run.model, **options)
+    _, rows = check(folder, run.id, chosen, say)
+    result = summary(store, run.id) | {"chat": conversations, "checks": rows}
+    return result | {"seconds": time.monotonic() - started, "run_seconds": result["seconds"]}
+
+
+def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
+    answers = {"prompt": prompt}
+    for precision in ("FP16", "INT4", "INT2"):
+        one = served.get(run.id, precision, run.model)
+        messages = [{"role": "user", "content": prompt}]
+        for piece in stream(
+            one.engine, one.tokenizer, messages, Decoding(max_new_tokens=64), lambda: False
+        ):
+            answers[precision] = piece.text
+    return answers
