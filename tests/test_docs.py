@@ -11,7 +11,7 @@ import pytest
 
 from scripts.make_settings_doc import settings_doc
 from ui.report import command_line
-from upq.__main__ import parser
+from upq.cli.parser import parser
 from upq.config.schema import settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,8 +21,8 @@ from ui.results import comparison, render, render_compare
 from ui.results.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
 from ui.results.render_report import report
 from ui.theme import STYLE_SHEET
-from upq.__main__ import parser
 from upq.cli.commands import config_of
+from upq.cli.parser import parser
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from upq import machine
-from upq.__main__ import parser
 from upq.cli.commands import config_of
+from upq.cli.parser import parser
 from upq.config.presets import command, preset
 from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
 from upq.context import training_tokens

@@ -1,0 +1,120 @@
+"""The flags of every command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from upq.cli import commands
+from upq.config.presets import DEFAULT_METHOD
+from upq.config.schema import METHODS, PRESETS
+from upq.evaluation.suites import SUITES
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their flags."""
+    whole = argparse.ArgumentParser(
+        prog="python -m upq", description=(__doc__ or "").splitlines()[0]
+    )
+    whole.add_argument(
+        "--data-dir", help="where runs are kept (default: UPQ_HOME, else the user data folder)"
+    )
+    sub = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, function: Callable[[Any], int | None], text: str
+    ) -> argparse.ArgumentParser:
+        one = sub.add_parser(name, help=text, description=text)
+        one.set_defaults(command=function)
+        one.add_argument("--data-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return one
+
+    run = command("run", commands.run, "quantize a model and wait for the result")
+    run.add_argument(
+        "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
+    )
+    run.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
+    run.add_argument("--preset", default="quick", choices=PRESETS)
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
+    )
+    run.add_argument(
+        "--processes",
+        type=commands.count,
+        default=1,
+        help="processes that distill together (accelerate)",
+    )
+    run.add_argument("--help-settings", action="store_true", help="list every setting and stop")
+    demo = command(
+        "demo", commands.demo, "the main job without a browser: run, chat, checks, table"
+    )
+    demo.add_argument("--preset", default="quick", choices=("smoke", "quick"))
+    demo.add_argument(
+        "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
+    )
+    command("list", commands.list_runs, "list the runs")
+    for name, function, text in (
+        ("show", commands.show, "show a run: settings, state, measurements"),
+        ("cancel", commands.cancel, "stop a run; its checkpoint is kept"),
+        ("resume", commands.resume, "continue a run behind its last checkpoint"),
+        ("chat", commands.chat, "chat with the models of a run"),
+        ("check", commands.check, "run instruction checks or another suite on the models of a run"),
+        (
+            "eval",
+            commands.evaluate,
+            "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval",
+        ),
+    ):
+        one = command(name, function, text)
+        one.add_argument("run", type=int, metavar="RUN", help="number of the run")
+        if name in ("chat", "check", "eval"):
+            one.add_argument("--precision", default="FP16,INT4,INT2", help="comma-separated list")
+        if name in ("check", "eval", "show"):
+            one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+        if name in ("check", "eval"):
+            _add_suite_flags(one)
+        if name == "check":
+            one.add_argument("--suite", default="builtin", choices=SUITES)
+            one.add_argument("--path", help="local file of the suite; default: from the hub")
+            one.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
+        if name == "eval":
+            _add_eval_flags(one)
+    for one in (run, demo):
+        one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+    command("doctor", commands.doctor, "check the data folder and say what is wrong")
+    worker = command(
+        "worker", commands.worker, "execute queued runs (the app starts this by itself)"
+    )
+    worker.add_argument("--device", default="cpu")
+    worker.add_argument("--once", action="store_true", help="stop when the queue is empty")
+    return whole
+
+
+def _add_suite_flags(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--limit", type=commands.count, default=0, help="first N prompts or chunks only; 0: all"
+    )
+    one.add_argument(
+        "--per-subject",
+        type=commands.count,
+        default=0,
+        help="MMLU: N questions of a subject; 0: all",
+    )
+    one.add_argument("--seed", type=commands.count, default=0, help="draws the questions of MMLU")
+
+
+def _add_eval_flags(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--tasks", default="fidelity", help="comma-separated: fidelity, wikitext2, mmlu, ifeval"
+    )
+    one.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="local copies of the suites (default: UPQ_DATA, else the hub)",
+    )
+    one.add_argument(
+        "--max-tokens", type=int, default=1280, help="longest answer of IFEval, tokens"
+    )
+    one.add_argument("--text", metavar="FILE", help="also measure perplexity on this text file")
+    one.add_argument("--tokens", type=int, default=16_384, help="tokens of the text to use")
