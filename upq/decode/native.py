@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from kernels.cpu import build, panels
+from kernels.cpu.decoder import _Block, _Model
 from kernels.packing import PackedWeight
 from upq.decode.engine import check_rewind
 from upq.errors import UserError
@@ -34,38 +35,6 @@ PROJECTIONS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-
-
-class _Block(ctypes.Structure):
-    """csrc/decoder.h, Block."""
-
-    _fields_ = [
-        *((name, panels.Matrix) for name in PROJECTIONS),
-        ("input_norm", ctypes.c_void_p),
-        ("post_norm", ctypes.c_void_p),
-        ("query_norm", ctypes.c_void_p),
-        ("key_norm", ctypes.c_void_p),
-        ("window", ctypes.c_int32),
-    ]
-
-
-class _Model(ctypes.Structure):
-    """csrc/decoder.h, Model."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("hidden", "blocks", "heads", "kv_heads", "head_size", "inner")
-        ),
-        ("vocabulary", ctypes.c_int32),
-        ("span", ctypes.c_int32),
-        ("epsilon", ctypes.c_float),
-        ("attention_scale", ctypes.c_float),
-        ("block", ctypes.POINTER(_Block)),
-        ("final_norm", ctypes.c_void_p),
-        ("embedding", panels.Matrix),
-        ("head", panels.Matrix),
-    ]
 
 
 def unsupported(model: Any) -> str:
