@@ -69,10 +69,11 @@ def serve(options: argparse.Namespace) -> None:
     from upq.config import presets  # noqa: PLC0415
     from upq.jobs import served, shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled  # noqa: PLC0415
+    from upq.store.folder import data_dir, open_store  # noqa: PLC0415
 
-    folder = folder.data_dir(options.data_dir)
+    folder = data_dir(options.data_dir)
     bundled.provide(folder)
-    store = folder.open_store(folder)
+    store = open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
     models = served.Models(store)

@@ -5,10 +5,20 @@ from __future__ import annotations
 import ctypes
 
 from kernels.cpu import panels
-from upq.decode.native import PROJECTIONS
+
+#: The matrices of a block in the order of the structure, and where transformers keeps each.
+PROJECTIONS = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
 
 
-class _Block(ctypes.Structure):
+class Block(ctypes.Structure):
     """csrc/decoder.h, Block."""
 
     _fields_ = [
@@ -21,7 +31,7 @@ class _Block(ctypes.Structure):
     ]
 
 
-class _Model(ctypes.Structure):
+class Model(ctypes.Structure):
     """csrc/decoder.h, Model."""
 
     _fields_ = [
@@ -33,7 +43,7 @@ class _Model(ctypes.Structure):
         ("span", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
         ("attention_scale", ctypes.c_float),
-        ("block", ctypes.POINTER(_Block)),
+        ("block", ctypes.POINTER(Block)),
         ("final_norm", ctypes.c_void_p),
         ("embedding", panels.Matrix),
         ("head", panels.Matrix),

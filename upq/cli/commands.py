@@ -9,7 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from upq.cli import chat, demo
+from upq.cli import chat as chatting
+from upq.cli import demo as demonstration
 from upq.cli import evaluate as eval_command
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, settings, with_settings
@@ -56,7 +57,7 @@ def config_of(options: Any) -> RunConfig:
 
 def demo(options: Any) -> int | None:
     """The whole way of a run in the terminal: quantize, chat, checks."""
-    result = demo.demo(data_dir(options.data_dir), options.model, options.preset, print)
+    result = demonstration.demo(data_dir(options.data_dir), options.model, options.preset, print)
     print(f"\n{result['model']}. {result['reference_note']}")
     _print_table(result["artifacts"] + result["baselines"])
     for one in result["chat"]:
@@ -127,7 +128,7 @@ def resume(options: Any) -> int:
 def chat(options: Any) -> None:
     """A chat in the terminal with several precisions at once."""
     store = open_store(data_dir(options.data_dir))
-    chat.chat(store, options.run, _precisions(options.precision))
+    chatting.chat(store, options.run, _precisions(options.precision))
 
 
 def check(options: Any) -> int:

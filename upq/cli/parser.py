@@ -15,7 +15,7 @@ from upq.evaluation.suites import SUITES
 def parser() -> argparse.ArgumentParser:
     """All commands with their flags."""
     whole = argparse.ArgumentParser(
-        prog="python -m upq", description=(__doc__ or "").splitlines()[0]
+        prog="python -m upq", description="The command line: the same functions that the app calls."
     )
     whole.add_argument(
         "--data-dir", help="where runs are kept (default: UPQ_HOME, else the user data folder)"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kernels.cpu import build, panels
-from kernels.cpu.decoder import _Block, _Model
+from kernels.cpu.decoder import PROJECTIONS, Block, Model
 from kernels.packing import PackedWeight
 from upq.decode.engine import check_rewind
 from upq.errors import UserError
@@ -26,15 +26,6 @@ CHANGING_ROPE = {"dynamic", "longrope"}
 #: The kernels' limits (csrc/decoder.c): a head's size is a multiple of 16 up to this.
 LARGEST_HEAD = 256
 LARGEST_HALF = 65504
-PROJECTIONS = {
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "output": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 
 
 def unsupported(model: Any) -> str:
@@ -135,11 +126,11 @@ class NativeEngine:
         half = cosine.shape[-1] // 2
         return NativeSession(self, rows, length, cosine[0, :, :half], sine[0, :, :half])
 
-    def _model(self, model: Any) -> _Model:
+    def _model(self, model: Any) -> Model:
         config, first = model.config, model.model.layers[0].self_attn
-        blocks = (_Block * len(model.model.layers))(*map(self._block, model.model.layers))
+        blocks = (Block * len(model.model.layers))(*map(self._block, model.model.layers))
         self._kept.append(blocks)
-        return _Model(
+        return Model(
             hidden=config.hidden_size,
             blocks=len(blocks),
             heads=config.num_attention_heads,
@@ -156,10 +147,10 @@ class NativeEngine:
             head=self._matrix(model.get_output_embeddings()),
         )
 
-    def _block(self, block: Any) -> _Block:
+    def _block(self, block: Any) -> Block:
         attention = block.self_attn
         norms = {"query_norm": "q_norm", "key_norm": "k_norm"}
-        return _Block(
+        return Block(
             **{name: self._matrix(block.get_submodule(path)) for name, path in PROJECTIONS.items()},
             input_norm=self._vector(block.input_layernorm.weight),
             post_norm=self._vector(block.post_attention_layernorm.weight),

@@ -20,8 +20,6 @@ from if_verifiable.ifeval import INSTRUCTION_DICT
 from if_verifiable.ifeval.instructions_util import LANGUAGE_CODES, count_sentences, count_words
 from langdetect import DetectorFactory, LangDetectException, detect
 
-from upq.evaluation.ifeval_reasons import FINDERS, quote
-
 SENTENCE_DATA = "tokenizers/punkt_tab/english/"
 LIBRARY_ERRORS = (  # what an odd item or answer makes the library raise, e.g. on 5000 times "["
     ArithmeticError,
@@ -32,6 +30,8 @@ LIBRARY_ERRORS = (  # what an odd item or answer makes the library raise, e.g. o
     ValueError,
     re.error,
 )
+CONSTRAINED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+QUOTE_CHARACTERS = 40  # longest piece of an answer or of an item that a reason repeats
 
 _library_lock = Lock()  # the library draws from process-wide generators
 
@@ -100,12 +100,6 @@ def _explain(instruction_id: str, kwargs: dict[str, Any], text: str, followed: b
     if kwargs.get("letter", "").lower() != checked.get("letter", ""):
         reason += f" (the library replaces {quote(kwargs['letter'])} by a random letter)"
     return reason
-
-
-CONSTRAINED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-
-
-QUOTE_CHARACTERS = 40  # longest piece of an answer or of an item that a reason repeats
 
 
 def _words(args: dict[str, Any], text: str) -> tuple[str, str]:

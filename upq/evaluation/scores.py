@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from upq.evaluation import check_scores, mmlu, wikitext
+from upq.evaluation import mmlu, wikitext
 from upq.evaluation.ifeval import PromptResult
 from upq.evaluation.intervals import Paired, Share, paired
 from upq.evaluation.mmlu import Marked
@@ -49,10 +49,10 @@ def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]
 
 
 def _instructions(own: Sequence[PromptResult], base: Sequence[PromptResult]) -> dict[str, Any]:
-    row = check_scores.totals(own).row()
+    row = totals(own).row()
     if base:
-        row |= _tested(check_scores.compare(base, own))
-        row["p_loose"] = check_scores.compare(base, own, "loose").p
+        row |= _tested(compare(base, own))
+        row["p_loose"] = compare(base, own, "loose").p
     return row
 
 

@@ -1,4 +1,4 @@
-"""Queue something, keep a worker on it and follow it to its end, for programs that wait: the command line and benchmarks."""
+"""Queue something, keep a worker on it and follow it to its end: for programs that wait, as the command line does."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from upq.store.folder import open_store
 from upq.store.run import Run
 
 ENDED = ("done", "failed", "cancelled")
-
-
 Say = Callable[[str], None]
 
 
