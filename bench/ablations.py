@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq.artifact import assembly
 from upq.config.presets import preset
 from upq.config.schema import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
-from upq.evaluation.fidelity import Fidelity, Reference
 from upq.jobs.follow import run_and_wait
 from upq.quantize import pipeline
+from upq.quantize.measure import Yardstick
 from upq.store.database import Store
 from upq.store.folder import open_store
 
@@ -81,7 +80,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
     wanted = [name for name in ROWS if name not in {row["row"] for row in rows}]
-    measure: Callable[[Store, int], dict[str, Fidelity]] | None = None
+    measure: Callable[[Store, int], dict[str, dict[str, Any]]] | None = None
     for name in wanted[: options.rows]:
         run = run_and_wait(folder, lambda store, name=name: store.enqueue(_config(name)), _say)
         if run.state != "done":
@@ -102,35 +101,34 @@ def _config(name: str) -> RunConfig:
 
 
 def _row(
-    name: str, store: Store, run_id: int, measure: Callable[[Store, int], dict[str, Fidelity]]
+    name: str, store: Store, run_id: int, measure: Callable[[Store, int], dict[str, dict[str, Any]]]
 ) -> dict[str, Any]:
     run, found = store.run(run_id), measure(store, run_id)
     return {
         "row": name,
-        **{f"{one} KL": fidelity.kl for one, fidelity in found.items()},
-        **{f"{one} top-1": fidelity.top1 for one, fidelity in found.items()},
-        "held-out tokens": found["INT2"].tokens,
+        **{f"{one} KL": row["kl"] for one, row in found.items()},
+        **{f"{one} top-1": row["top1"] for one, row in found.items()},
+        "held-out tokens": found["INT2"]["tokens"],
         "seconds": run.worked_s,
         "changes": ROWS[name],
     }
 
 
-def _measurer(folder: Path) -> Callable[[Store, int], dict[str, Fidelity]]:
+def _measurer(folder: Path) -> Callable[[Store, int], dict[str, dict[str, Any]]]:
     """Fidelity of a run's artifacts on the held-out answers of the base row, whatever the run was trained on."""
     config = with_settings(preset("quick", "upq"), BASE)
     loaded, teacher = pipeline.load_teacher(config)
     store = open_store(folder)
     context = SilentContext(folder, store.cached_answers, store.save_answers)
     examples = dataset.held_out(config, replace(loaded, model=teacher), context)
-    reference = Reference(teacher, examples, context.check)
+    yardstick = Yardstick(teacher, examples, context.check)
 
-    def measure(store: Store, run_id: int) -> dict[str, Fidelity]:
-        found = {}
-        for precision in ("INT4", "INT2"):
-            kept = store.load_artifact(run_id, precision)
-            model, _ = assembly.assemble(kept, str(teacher.device), teacher.dtype)
-            found[precision] = reference.measure(model, context.check)
-        return found
+    def measure(store: Store, run_id: int) -> dict[str, dict[str, Any]]:
+        kept = {one: store.load_artifact(run_id, one) for one in ("INT4", "INT2")}
+        return {
+            one: yardstick.row(one, artifact, yardstick.assembled(artifact))
+            for one, artifact in kept.items()
+        }
 
     return measure
 

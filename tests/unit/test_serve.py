@@ -87,7 +87,7 @@ def test_the_reference_of_a_run_is_the_revision_that_it_quantized(
         asked.append(revision)
         return load_model(source)
 
-    monkeypatch.setattr(serve.models, "load", load)
+    monkeypatch.setattr(serve.loading, "load", load)
     source = str(tiny_model_dir)
     old = store.enqueue(tiny_config(tiny_model_dir, model__revision="v1"))
     new = store.enqueue(tiny_config(tiny_model_dir))

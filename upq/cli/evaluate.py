@@ -7,18 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq.artifact import assembly
 from upq.config.schema import RunConfig
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.errors import UserError
 from upq.evaluation import wikitext
-from upq.evaluation.fidelity import Reference
 from upq.evaluation.suite_data import local_copy
 from upq.evaluation.suites import check_config
 from upq.evaluation.wikitext import read_chunk
 from upq.jobs import follow
 from upq.quantize import pipeline
+from upq.quantize.measure import Yardstick
 from upq.store.folder import open_store
 
 TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
@@ -68,18 +67,12 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     loaded, teacher = pipeline.load_teacher(config)
     silent = SilentContext(folder, store.cached_answers, store.save_answers)
     held_out = dataset.held_out(config, replace(loaded, model=teacher), silent)
-    reference = Reference(teacher, held_out, lambda: None)
-    rows = [reference.measure(teacher, lambda: None).row("FP16", "FP16", bits_per_weight=16.0)]
-    subjects = [teacher]
+    yardstick = Yardstick(teacher, held_out, lambda: None)
+    rows, subjects = [yardstick.fp16_row()], [teacher]
     for kept in store.artifacts(run_id):
-        subject, _ = assembly.assemble(
-            store.load_artifact(run_id, kept.precision), str(teacher.device), teacher.dtype
-        )
-        extra = {"bits_per_weight": kept.bits_per_weight, "size_bytes": kept.size_bytes}
-        rows.append(
-            reference.measure(subject, lambda: None).row(kept.precision, kept.precision, **extra)
-        )
-        subjects.append(subject)
+        artifact = store.load_artifact(run_id, kept.precision)
+        subjects.append(yardstick.assembled(artifact))
+        rows.append(yardstick.row(kept.precision, artifact, subjects[-1]))
     if text is not None:
         ids = _text_ids(loaded.tokenizer, text, tokens)
         for row, subject in zip(rows, subjects, strict=True):

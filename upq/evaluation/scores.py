@@ -104,7 +104,7 @@ def readable(suite: str, row: Mapping[str, Any]) -> dict[str, str]:
     if suite != "mmlu":
         rules = [f"{unit}_{rule}" for unit in ("prompt", "instruction") for rule in RULES]
         names = {one: one.replace("_", " ") for one in rules}
-    cells = {title: _share(row, name) for name, title in names.items()}
+    cells = {title: _percentage(row, name) for name, title in names.items()}
     tested: dict[str, str] = dict.fromkeys(("lost", "gained", "p"), "")
     if "p" in row:
         tested = {"lost": str(row["lost"]), "gained": str(row["gained"]), "p": p_value(row["p"])}
@@ -116,7 +116,7 @@ def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _share(row: Mapping[str, Any], name: str) -> str:
+def _percentage(row: Mapping[str, Any], name: str) -> str:
     value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
@@ -155,10 +155,10 @@ def totals(results: Sequence[PromptResult]) -> Totals:
     """The four scores over what could be judged."""
     verdicts = [verdict for result in results for verdict in result.verdicts]
     return Totals(
-        prompt_strict=_share(result.strict for result in results),
-        prompt_loose=_share(result.loose for result in results),
-        instruction_strict=_share(verdict.strict for verdict in verdicts),
-        instruction_loose=_share(verdict.loose for verdict in verdicts),
+        prompt_strict=_judged_share(result.strict for result in results),
+        prompt_loose=_judged_share(result.loose for result in results),
+        instruction_strict=_judged_share(verdict.strict for verdict in verdicts),
+        instruction_loose=_judged_share(verdict.loose for verdict in verdicts),
         unavailable=sum(verdict.strict is None for verdict in verdicts),
     )
 
@@ -169,7 +169,7 @@ def by_type(results: Iterable[PromptResult]) -> dict[str, Share]:
     for result in results:
         for verdict in result.verdicts:
             outcomes.setdefault(verdict.instruction_id, []).append(verdict.strict)
-    return {name: _share(found) for name, found in sorted(outcomes.items())}
+    return {name: _judged_share(found) for name, found in sorted(outcomes.items())}
 
 
 def compare(
@@ -180,3 +180,8 @@ def compare(
         {one.key: getattr(one, rule) for one in before},
         {one.key: getattr(one, rule) for one in after},
     )
+
+
+def _judged_share(outcomes: Iterable[bool | None]) -> Share:
+    judged = [outcome for outcome in outcomes if outcome is not None]
+    return Share(sum(judged), len(judged))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +19,6 @@ from upq.config.schema import RunConfig
 from upq.context import RunContext
 from upq.data import dataset as data
 from upq.errors import UserError
-from upq.evaluation.fidelity import Reference
-from upq.layers.linear import memory_bytes
 from upq.models import loading
 from upq.models.loading import LoadedModel
 from upq.models.placement import (
@@ -30,6 +27,7 @@ from upq.models.placement import (
     keep_freed_memory,
 )
 from upq.models.structure import plan_embeddings, plan_layers
+from upq.quantize.measure import Yardstick
 from upq.quantize.stages import Quantized, Work, quantize, round_to_nearest
 
 
@@ -110,36 +108,21 @@ def _measure(work: Work, made: dict[str, Artifact]) -> None:
     if config.measure.baselines and config.method != "rtn":
         labels += [(f"RTN {name}", None) for name in made]
     context.stage("measure", len(labels))
-    started = time.monotonic()
-    reference = Reference(work.teacher, work.dataset.held_out, context.check)
+    yardstick = Yardstick(work.teacher, work.dataset.held_out, context.check)
     rows = []
     for done, (label, kept) in enumerate(labels, 1):
         context.check()
         if label == "FP16":
-            rows.append(_fp16_row(work, reference, time.monotonic() - started))
+            rows.append(yardstick.fp16_row())
             continue
-        one = kept or _baseline(work, label.removeprefix("RTN "))
-        model, _ = assembly.assemble(one, str(work.teacher.device), work.teacher.dtype)
-        fidelity = reference.measure(model, context.check)
-        bits = one.manifest["bits_per_weight"]
-        extra = {
-            "bits_per_weight": bits,
-            "size_bytes": one.size_bytes,
-            "memory_bytes": memory_bytes(model),
-        }
-        rows.append(fidelity.row(label, one.precision, **extra))
+        artifact = kept or _baseline(work, label.removeprefix("RTN "))
+        row = yardstick.row(label, artifact, yardstick.assembled(artifact))
+        rows.append(row)
         context.log(
-            f"{label}: KL {fidelity.kl:.3f}, top-1 {fidelity.top1:.1%}, perplexity {fidelity.ppl:.2f}"
+            f"{label}: KL {row['kl']:.3f}, top-1 {row['top1']:.1%}, perplexity {row['ppl']:.2f}"
         )
         context.progress(done, detail=label)
     context.save_measurements(rows)
-
-
-def _fp16_row(work: Work, reference: Reference, seconds: float) -> dict[str, Any]:
-    fidelity = replace(reference.measure(work.teacher, work.context.check), seconds=seconds)
-    parameters = list(work.loaded.model.parameters())
-    size = sum(one.numel() * 2 for one in parameters)
-    return fidelity.row("FP16", "FP16", bits_per_weight=16.0, size_bytes=size)
 
 
 def _baseline(work: Work, precision: str) -> Artifact:
