@@ -63,7 +63,7 @@ TABS_MAY_IMPORT = {
 }
 #: The modules that may speak SQL, those that may contain HTML, and those that may know the interface.
 STORE = re.compile(r"upq\.store([._]\w+)?")
-RENDERERS = re.compile(r"ui\.html\.(markup|parts|charts)|ui\.\w+\.render(_\w+)?")
+RENDERERS = re.compile(r"ui\.html\.(markup|parts|charts|run_panel)|ui\.\w+\.render(_\w+)?")
 INTERFACE = re.compile(r"(ui|app|bench)(\..+)?")
 #: Home folders of people's machines; /home/user is where a hosted Space runs.
 MACHINE_PATH = re.compile(r"/(?:root|Users/\w+|home/(?!user/)\w[\w.-]*)/")

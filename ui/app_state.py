@@ -1,22 +1,19 @@
-"""What the parts of the app share: the store, the loaded models, the turns of a chat."""
+"""What the parts of the app share: the store, the loaded models and what was measured of them."""
 
 from __future__ import annotations
 
 import html
 import os
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import gradio as gr
 import torch
 
-from ui.chat.render import Badge, Message
-from ui.html.words import PRECISIONS, Precision
-from upq.decode.generate import Decoding
 from upq.errors import UserError
 from upq.jobs.served import Models
 from upq.jobs.supervisor import Supervisor
@@ -28,63 +25,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(kw_only=True)
-class Turn:
-    """One message on its way to the columns: what they need, how they are told to stop, what they said.
+class Timing(TypedDict):
+    """How fast one answer came: tokens/s after the first token, and seconds until the first one."""
 
-    run_id: the run whose models answer, None for the bundled FP16 model; models: which model stands behind each
-    column that answers; histories: the messages of each column, those of earlier turns included.
+    tokens_per_s: float
+    first_token_s: float
+
+
+class Badge(TypedDict, total=False):
+    """What a column's head says about its model; all of it measured, nothing guessed.
+
+    fair: the last timing with the machine to itself; shared: the last one while something else computed too.
     """
 
-    message: str
-    system: str
-    decoding: Decoding
-    one_at_a_time: bool
-    run_id: int | None
-    models: Mapping[Precision, Hashable] = field(default_factory=dict)
-    histories: dict[Precision, list[Message]] = field(default_factory=dict)
-    stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
-    done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
-    abandoned: bool = False
-    _claimed: set[Precision] = field(default_factory=set)
-
-    def claim(self, precision: Precision) -> bool:
-        """Whether this column still has to answer; true only once."""
-        is_new = precision not in self._claimed
-        self._claimed.add(precision)
-        return is_new
-
-    def may_start(self, precision: Precision) -> bool:
-        """One at a time: whether all columns to the left are done."""
-        before = PRECISIONS[: PRECISIONS.index(precision)]
-        return not self.one_at_a_time or all(self.done[name].is_set() for name in before)
-
-    def stop_all(self) -> None:
-        """Ask every column to stop."""
-        for event in self.stop.values():
-            event.set()
-
-    def abandon(self) -> None:
-        """Stop every column and show nothing more of the turn."""
-        self.abandoned = True
-        self.stop_all()
-
-    def goes_on_with(self, models: Mapping[Precision, Hashable]) -> bool:
-        """Whether every column that answers in this turn still has its model in `models`."""
-        return all(models.get(precision) == model for precision, model in self.models.items())
-
-    def occupies(self, precision: Precision) -> bool:
-        """Whether the column shows this conversation: it spoke, or is about to."""
-        answering = precision in self.models and not self.done[precision].is_set()
-        return answering or bool(self.histories.get(precision))
-
-    @property
-    def is_over(self) -> bool:
-        return all(event.is_set() for event in self.done.values())
-
-
-def _events() -> dict[Precision, threading.Event]:
-    return {precision: threading.Event() for precision in PRECISIONS}
+    size_bytes: int
+    memory_bytes: int
+    bits_per_weight: float
+    backend: str
+    load_s: float
+    note: str
+    fair: Timing
+    shared: Timing
 
 
 @dataclass
@@ -156,3 +117,16 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 #: Private events that are handled one after the other, in the order in which they arrive: what is sent right after a
 #: run was chosen goes to that run. For short handlers only.
 IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}
+
+
+def speed_key(run_id: int | None, precision: str, source: str) -> str:
+    """The note that holds the last fair timing of a model, tokens per second."""
+    return speed_note(model_key(run_id, precision, source))
+
+
+def model_key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
+    return (precision, source) if precision == "FP16" else (precision, run_id)
+
+
+def speed_note(key: tuple[object, ...]) -> str:
+    return "chat speed " + " ".join(map(str, key))

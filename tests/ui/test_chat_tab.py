@@ -11,9 +11,9 @@ import pytest
 
 from tests.helpers import tiny_config
 from tests.unit.test_serve import stored_run
-from ui.app_state import App, Turn
+from ui.app_state import App, speed_key
 from ui.chat.tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
-from ui.chat.turn import TIMED_TOKENS, column, speed_key
+from ui.chat.turn import TIMED_TOKENS, Turn, column
 from ui.html.words import PRECISIONS, Precision
 from upq.decode.generate import Decoding
 from upq.jobs.served import Models

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from ui.app_state import Turn
 from ui.chat.render import Message
-from ui.chat.turn import MAX_MESSAGE_CHARACTERS, answer, checked_message, conversation_of
+from ui.chat.turn import MAX_MESSAGE_CHARACTERS, Turn, answer, checked_message, conversation_of
 from ui.html.words import PRECISIONS
 from upq.decode.generate import Decoding
 from upq.errors import UserError

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ui import app_state
 from ui.chat import render as render_chat
 from ui.checks import render as render_checks
-from ui.html import charts, parts, words
+from ui.html import charts, parts, run_panel, words
 from ui.html.markup import VOID_TAGS, Html, escape, tag, visible
 from ui.quantize import form, render
 from upq.config.presets import preset
@@ -128,8 +129,8 @@ def everything_with(text: str) -> list[Html]:
         parts.status_line(text, live, 2, worker_alive=True),
         parts.notice("failed", text, text),
         render.estimate_panel(Estimate(60, 90, 1, 1, 1, 1, [text], [text])),
-        render.run_panel(run, 0, 30.0),
-        render.run_panel(live, 0, 30.0),
+        run_panel.run_panel(run, 0, 30.0),
+        run_panel.run_panel(live, 0, 30.0),
         render.log_view([(10.0, text)]),
         render.history_table([run], {}),
         render_chat.column_head("FP16", {"backend": text, "note": text}),
@@ -207,7 +208,7 @@ def test_a_span_names_its_unit_once() -> None:
 
 
 def test_the_stepper_shows_what_is_done_current_and_open() -> None:
-    html = render.stepper(a_run(), now=30.0)
+    html = run_panel.stepper(a_run(), now=30.0)
     drawn = len(STAGES) - 1  # by default INT4 has no end-to-end training
     assert re.findall(r'<li class="(\w+)"', html) == ["done", "done", "current"] + ["open"] * (
         drawn - 3
@@ -219,7 +220,9 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
     names = {
         method: re.findall(
             r"<span>([\w -]+)",
-            render.stepper(a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0),
+            run_panel.stepper(
+                a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0
+            ),
         )
         for method in ("efficientqat", "unisvq")
     }
@@ -237,7 +240,7 @@ def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() 
 def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
     ended = {"started": 0.0, "ended": 1.0, "total": 0}
     stages = dict.fromkeys(("load", "data", "int4", "pack"), ended)
-    html = render.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
+    html = run_panel.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
     steps = re.findall(r'<li class="(\w+)"[^>]*><i>.</i><span>([\w ]+)', html)
     assert {name: state for state, name in steps}["Pack"] == "open"
 
@@ -255,21 +258,21 @@ def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
     ],
 )
 def test_every_state_of_a_run_is_drawn(changes: dict[str, Any], sentence: str) -> None:
-    assert sentence in Structure(render.run_panel(a_run(**changes), 2, 60.0)).words
+    assert sentence in Structure(run_panel.run_panel(a_run(**changes), 2, 60.0)).words
 
 
 def test_a_check_counts_answers_and_names_no_time_before_a_batch_is_through() -> None:
     early = a_run(kind="check", stage="check", stage_step=3, stage_total=180, detail="INT4")
-    words_early = Structure(render.run_panel(early, 0, 60.0)).words
+    words_early = Structure(run_panel.run_panel(early, 0, 60.0)).words
     assert "answers3 / 180" in words_early
     assert "118 tok/s" in words_early
     assert "3 min 10 s" not in words_early + parts.status_line("CPU", early, 0, True)
     later = a_run(kind="check", stage="check", stage_step=40, stage_total=180)
-    assert "3 min 10 s" in Structure(render.run_panel(later, 0, 60.0)).words
+    assert "3 min 10 s" in Structure(run_panel.run_panel(later, 0, 60.0)).words
 
 
 def test_without_a_run_the_panel_says_what_to_do() -> None:
-    assert "press Start" in Structure(render.run_panel(None, 0, 0.0)).words
+    assert "press Start" in Structure(run_panel.run_panel(None, 0, 0.0)).words
 
 
 def test_resume_and_delete_are_offered_only_where_they_work() -> None:
@@ -291,7 +294,7 @@ def test_word_difference_marks_changes_with_signs_not_only_colour() -> None:
 
 
 def test_a_column_head_tells_fair_from_shared_speed_and_what_computes() -> None:
-    badge: render_chat.Badge = {
+    badge: app_state.Badge = {
         "memory_bytes": 81_000_000,
         "backend": "torch, packed weights",
         "load_s": 1.42,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
+from ui.app_state import Badge, Timing
 from ui.html.markup import Html, join, tag
 from ui.html.parts import notice
 from ui.html.words import NO_VALUE, Precision, duration, fixed, number, plural, size
@@ -30,29 +31,6 @@ class Message(_Said, total=False):
     tokens: int
     prompt_tokens: int
     hint: str
-
-
-class Timing(TypedDict):
-    """How fast one answer came: tokens/s after the first token, and seconds until the first one."""
-
-    tokens_per_s: float
-    first_token_s: float
-
-
-class Badge(TypedDict, total=False):
-    """What a column's head says about its model; all of it measured, nothing guessed.
-
-    fair: the last timing with the machine to itself; shared: the last one while something else computed too.
-    """
-
-    size_bytes: int
-    memory_bytes: int
-    bits_per_weight: float
-    backend: str
-    load_s: float
-    note: str
-    fair: Timing
-    shared: Timing
 
 
 FAIR_HINT = "one column at a time, and no run at work"

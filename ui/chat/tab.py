@@ -14,10 +14,10 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App, Turn
+from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.chat import render
 from ui.chat.render import View
-from ui.chat.turn import answer, checked_message, column, decoding_of, models_behind
+from ui.chat.turn import Turn, answer, checked_message, column, decoding_of, models_behind
 from ui.header import Header
 from ui.html import parts
 from ui.html.words import PRECISIONS, Precision

@@ -1,14 +1,15 @@
-"""One column's answer to one message: it waits its turn, loads its model and streams."""
+"""A turn of the chat, and one column's answer in it: it waits for its place, loads its model and streams."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ui.app_state import App, Turn
-from ui.chat.render import Badge, Message, Timing
+from ui.app_state import App, Badge, Timing, model_key, speed_note
+from ui.chat.render import Message
 from ui.html.words import PRECISIONS, Precision, percent, stage_name
 from upq.decode.generate import Decoding, Piece, stream
 from upq.errors import UserError
@@ -20,6 +21,65 @@ WAIT_S = 0.2
 TIMED_TOKENS = 16
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Turn:
+    """One message on its way to the columns: what they need, how they are told to stop, what they said.
+
+    run_id: the run whose models answer, None for the bundled FP16 model; models: which model stands behind each
+    column that answers; histories: the messages of each column, those of earlier turns included.
+    """
+
+    message: str
+    system: str
+    decoding: Decoding
+    one_at_a_time: bool
+    run_id: int | None
+    models: Mapping[Precision, Hashable] = field(default_factory=dict)
+    histories: dict[Precision, list[Message]] = field(default_factory=dict)
+    stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
+    done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
+    abandoned: bool = False
+    _claimed: set[Precision] = field(default_factory=set)
+
+    def claim(self, precision: Precision) -> bool:
+        """Whether this column still has to answer; true only once."""
+        is_new = precision not in self._claimed
+        self._claimed.add(precision)
+        return is_new
+
+    def may_start(self, precision: Precision) -> bool:
+        """One at a time: whether all columns to the left are done."""
+        before = PRECISIONS[: PRECISIONS.index(precision)]
+        return not self.one_at_a_time or all(self.done[name].is_set() for name in before)
+
+    def stop_all(self) -> None:
+        """Ask every column to stop."""
+        for event in self.stop.values():
+            event.set()
+
+    def abandon(self) -> None:
+        """Stop every column and show nothing more of the turn."""
+        self.abandoned = True
+        self.stop_all()
+
+    def goes_on_with(self, models: Mapping[Precision, Hashable]) -> bool:
+        """Whether every column that answers in this turn still has its model in `models`."""
+        return all(models.get(precision) == model for precision, model in self.models.items())
+
+    def occupies(self, precision: Precision) -> bool:
+        """Whether the column shows this conversation: it spoke, or is about to."""
+        answering = precision in self.models and not self.done[precision].is_set()
+        return answering or bool(self.histories.get(precision))
+
+    @property
+    def is_over(self) -> bool:
+        return all(event.is_set() for event in self.done.values())
+
+
+def _events() -> dict[Precision, threading.Event]:
+    return {precision: threading.Event() for precision in PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -48,7 +108,7 @@ def column(app: App, precision: Precision, chosen: int | None) -> Column:
     run_id = run.id if run else None
     sizes = app.precisions(run_id) if run_id else {}
     if precision == "FP16" or precision in sizes:
-        badge = app.badges.get(_key(run_id, precision, source))
+        badge = app.badges.get(model_key(run_id, precision, source))
         return Column(run_id, source, "", badge or _stored_badge(app, run_id, precision))
     training = ""
     if run and run.state == "running" and run.kind == "quantize":
@@ -72,15 +132,11 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
     return {}
 
 
-def _key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
-    return (precision, source) if precision == "FP16" else (precision, run_id)
-
-
 def models_behind(app: App, chosen: int | None) -> dict[Precision, tuple[object, ...]]:
     """Which model answers in each column that can answer now, for the chosen run or none."""
     columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
     return {
-        precision: _key(where.run_id, precision, where.source)
+        precision: model_key(where.run_id, precision, where.source)
         for precision, where in columns.items()
         if where.source
     }
@@ -149,7 +205,7 @@ def _answer(
         yield Progress(asked, "Waits for the columns before it.")
     yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
     served = app.models.get(where.run_id, precision, where.source)
-    key = _key(where.run_id, precision, where.source)
+    key = model_key(where.run_id, precision, where.source)
     _keep_badge(app, key, served)
     alone = False
     if turn.one_at_a_time:
@@ -186,16 +242,7 @@ def _keep_timing(app: App, key: tuple[object, ...], piece: Piece, fair: bool) ->
     elif not fair and (is_long or "shared" not in badge):
         app.badges[key] = {**badge, "shared": timing}
     if fair and is_long and piece.done:
-        app.store.set_note(_note(key), piece.tokens_per_s)
-
-
-def speed_key(run_id: int | None, precision: str, source: str) -> str:
-    """The note that holds the last fair timing of a model, tokens per second."""
-    return _note(_key(run_id, precision, source))
-
-
-def _note(key: tuple[object, ...]) -> str:
-    return "chat speed " + " ".join(map(str, key))
+        app.store.set_note(speed_note(key), piece.tokens_per_s)
 
 
 def _pieces(

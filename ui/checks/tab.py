@@ -19,8 +19,7 @@ from ui.checks import render as render_checks
 from ui.checks.form import NAMES, NEWEST, texts
 from ui.checks.render import Filter
 from ui.header import Header
-from ui.html import parts
-from ui.quantize import render
+from ui.html import parts, run_panel
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
 from upq.store.run import Run
@@ -155,7 +154,7 @@ def _report(
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
-    panel = render.run_panel(run, position, time.time()) if run else ""
+    panel = run_panel.run_panel(run, position, time.time()) if run else ""
     return (
         panel,
         gr.update(visible=state in ("queued", "running", "interrupted")),

@@ -122,3 +122,8 @@ def table(
     ]
     whole = tag("table", tag("thead", titles), tag("tbody", *lines))
     return tag("div", whole, class_=f"grid-table {class_}".strip(), tabindex=0)
+
+
+def fact(name: str, value: object, kind: str = "") -> Html:
+    """One named number of a list of facts; kind colours its name."""
+    return tag("div", tag("dt", name, class_=kind), tag("dd", value))

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import CLICKS, Header, clicked_run
-from ui.html import parts
+from ui.html import parts, run_panel
 from ui.quantize import form as run_form
 from ui.quantize import render
 from upq.errors import UserError
@@ -175,7 +175,7 @@ def _panel(app: App, run_id: int, seen: tuple[str, int]) -> Any:
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
     return (
-        render.run_panel(run, position, time.time()),
+        run_panel.run_panel(run, position, time.time()),
         render.run_charts(run, app.store.metrics(run.id) if run else []),
         render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
         gr.update(visible=stoppable),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.chat.turn import speed_key
+from ui.app_state import speed_key
 from ui.html.axes import Point
 from ui.html.words import METHOD_NAMES, model_name, size
 from upq.config.presets import as_text, command, preset

@@ -9,8 +9,8 @@ from ui.html.axes import linear_axis, log_axis
 from ui.html.charts import Series, line_chart
 from ui.html.markup import Html, tag
 from ui.html.parts import notice, run_name, table
+from ui.html.run_panel import stage_seconds
 from ui.html.words import NO_VALUE, duration, peak_memory, stage_name
-from ui.quantize.render import stage_seconds
 from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
 from upq.context import TOKENS
 

@@ -1,0 +1,118 @@
+"""The panel of one run: its title, its stages, its numbers and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ui.html.markup import Html, join, tag
+from ui.html.parts import fact, notice, run_label, stage_share, time_left
+from ui.html.words import NO_VALUE, duration, number, peak_memory, stage_name
+from upq.config.schema import RunConfig
+from upq.context import STAGES
+from upq.store.run import Run
+
+NEXT_STEPS = {
+    "failed": "Resume goes on from the last checkpoint; again starts over with the same settings.",
+    "cancelled": "Resume goes on from the last checkpoint.",
+    "interrupted": "It continues by itself as soon as a worker is free.",
+}
+
+
+def run_panel(run: Run | None, position: int, now: float) -> Html:
+    """Title, stepper and numbers of a run, and what came of it."""
+    if run is None:
+        return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
+    parts = [tag("h2", "Run ", run_label(run)), _outcome(run, position)]
+    if run.state != "queued":
+        parts += [stepper(run, now), _numbers(run)]
+    return tag("div", *parts, class_=f"run-panel {run.state}")
+
+
+def _outcome(run: Run, position: int) -> Html | None:
+    if run.state == "queued":
+        place = "It is next." if position == 1 else f"It is number {position} in the queue."
+        return notice("empty", f"Queued. {place}", "It starts by itself; this page may be closed.")
+    if run.state == "running":
+        if run.cancel_requested:
+            return notice("busy", "Cancelling: a checkpoint is written first.")
+        return None
+    if run.state == "done":
+        hint = "Open Chat to compare the answers, or Checks to count them."
+        return notice("done", "Done.", "" if run.kind == "check" else hint)
+    if run.state == "failed":
+        hint = f"{run.error_hint} {NEXT_STEPS['failed']}".strip()
+        return notice("failed", run.error_message, hint)
+    reason = run.error_message or run.state.capitalize() + "."
+    return notice("empty", reason, NEXT_STEPS[run.state])
+
+
+def stepper(run: Run, now: float) -> Html:
+    """The stages in order: done, current and to come, with the time each one took."""
+    names = _stages(run) if run.kind == "quantize" else tuple(run.stages) or ("check",)
+    return tag("ol", *(_step(run, name, now) for name in names), class_="stepper")
+
+
+def _stages(run: Run) -> list[str]:
+    """STAGES without the end-to-end trainings that the run does not have."""
+    config = RunConfig.from_values(run.config)
+    absent = {
+        f"{name}_distill"
+        for name, one in (("int4", config.int4), ("int2", config.int2))
+        if not one.distill.tokens
+    }
+    return [name for name in STAGES if name not in absent]
+
+
+def _step(run: Run, name: str, now: float) -> Html:
+    times = run.stages.get(name)
+    current = run.state == "running" and name == run.stage
+    state = "current" if current else _other_state(run, name)
+    mark = {"current": "◐", "done": "●", "stopped": "◍", "open": "○"}[state]
+    taken = ""
+    if times and (times["ended"] or current):
+        taken = duration(stage_seconds(times, now))
+    label = tag("span", stage_name(name), tag("small", taken))
+    return tag("li", tag("i", mark), label, class_=state, aria_current="step" if current else None)
+
+
+def stage_seconds(times: Mapping[str, Any], now: float) -> float:
+    """What was worked in a stage of Run.stages, pauses not counted; in one that goes on, up to now."""
+    if times["ended"] and "seconds" in times:
+        return times["seconds"]
+    return times.get("seconds", 0.0) + (times["ended"] or now) - times["started"]
+
+
+def _other_state(run: Run, name: str) -> str:
+    """Packing comes after each precision, so a stage ahead may have been done once already."""
+    times = run.stages.get(name)
+    ahead = run.state == "running" and {name, run.stage} <= set(STAGES)
+    if not times or (ahead and STAGES.index(name) > STAGES.index(run.stage)):
+        return "open"
+    return "done" if run.state == "done" or times["ended"] else "stopped"
+
+
+def _numbers(run: Run) -> Html:
+    if run.state == "running":
+        facts = [
+            (
+                "answers" if run.kind == "check" else "step",
+                f"{run.stage_step:,} / {run.stage_total:,}" if run.stage_total else NO_VALUE,
+            ),
+            ("speed", f"{number(run.tokens_per_s)} tok/s" if run.tokens_per_s else NO_VALUE),
+            ("left in this stage", duration(time_left(run))),
+        ]
+    else:
+        facts = []
+    facts += [
+        ("time", duration(run.worked_s) if run.started_at else NO_VALUE),
+        ("peak memory", peak_memory(run.peak_bytes, run.gpu_peak_bytes)),
+    ]
+    bar = tag(
+        "progress", value=f"{stage_share(run):.3f}", max=1, aria_label="progress of the stage"
+    )
+    running = run.state == "running"
+    waiting = "Loading the model." if run.kind == "check" else " "
+    detail = tag("p", run.detail or waiting, class_="detail") if running else None
+    rows = tag("dl", *(fact(name, value) for name, value in facts), class_="facts")
+    return join([bar if running else None, detail, rows])
