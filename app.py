@@ -69,7 +69,7 @@ def serve(options: argparse.Namespace) -> None:
     from upq.config import presets  # noqa: PLC0415
     from upq.jobs import served, shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled  # noqa: PLC0415
-    from upq.store.folder import data_dir, open_store  # noqa: PLC0415
+    from upq.store import data_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
     bundled.provide(folder)

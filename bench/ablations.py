@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq.config.presets import preset
-from upq.config.schema import RunConfig, with_settings
+from upq.config import RunConfig, preset, with_settings
 from upq.context import SilentContext
 from upq.data import dataset
-from upq.jobs.follow import run_and_wait
-from upq.quantize import pipeline
-from upq.quantize.measure import Yardstick
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.jobs import run_and_wait
+from upq.quantize import Yardstick, pipeline
+from upq.store import Store, open_store
 
 #: Small enough that two cores make a row in about three minutes; the INT4 stage, where it counts, is block-wise.
 BASE = {

@@ -15,14 +15,11 @@ import torch
 
 from bench import report
 from upq.artifact import assembly
-from upq.config.schema import RunConfig
-from upq.data.rows import read_rows
-from upq.decode.engine import Engine
-from upq.decode.generate import answers, end_ids
-from upq.decode.native import NativeEngine
-from upq.models import loading
-from upq.models.tokenizer import chat_ids
-from upq.store.folder import data_dir, open_store
+from upq.config import RunConfig
+from upq.data import read_rows
+from upq.decode import Engine, NativeEngine, answers, end_ids
+from upq.models import chat_ids, loading
+from upq.store import data_dir, open_store
 
 
 def main() -> None:

@@ -21,13 +21,13 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
-from upq.config.presets import preset
+from upq.config import preset
 from upq.context import SilentContext
 from upq.data import dataset as data
-from upq.evaluation.fidelity import Reference
+from upq.evaluation import Reference
 from upq.models import placement
 from upq.quantize import pipeline
-from upq.store.folder import open_store
+from upq.store import open_store
 
 #: Tokens of a calibration sequence, and the group size; both as in our presets.
 LENGTH, GROUP = 256, 64

@@ -28,17 +28,12 @@ import torch
 from bench import report
 from kernels.transform import Transform, hadamard_block
 from upq.artifact import assembly
-from upq.config.presets import preset
-from upq.config.schema import with_settings
-from upq.decode.engine import Engine, Session
-from upq.decode.native import NativeEngine
-from upq.decode.transformers_engine import TransformersEngine
-from upq.jobs import follow
-from upq.jobs.served import Models
-from upq.layers.linear import PackedLinear, packed_layers, replace_module
+from upq.config import preset, with_settings
+from upq.decode import Engine, NativeEngine, Session, TransformersEngine
+from upq.jobs import Models, follow
+from upq.layers import PackedLinear, packed_layers, replace_module
 from upq.models import loading as models
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)

@@ -22,9 +22,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bench import report
 from kernels.packing import PackedWeight
-from upq.decode.served_linear import ServedLinear
-from upq.decode.transformers_engine import TransformersEngine
-from upq.layers.linear import PackedEmbedding, PackedLinear, replace_module
+from upq.decode import ServedLinear, TransformersEngine
+from upq.layers import PackedEmbedding, PackedLinear, replace_module
 
 MODELS = {
     "SmolLM2-135M": LlamaConfig(

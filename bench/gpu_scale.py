@@ -25,17 +25,13 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
-from upq.config.presets import preset
-from upq.config.schema import DistillConfig, PrecisionConfig
+from upq.config import DistillConfig, PrecisionConfig, preset
 from upq.context import SilentContext
-from upq.data.batches import Batch, Example
-from upq.layers.grid import INT2, INT4, Grid
-from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
-from upq.models.placement import blocks_away, place, twin
-from upq.models.structure import plan_layers
-from upq.training.blockwise import Task, reconstruct
+from upq.data import Batch, Example
+from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
+from upq.models import blocks_away, place, plan_layers, twin
+from upq.training import Task, packed_teacher, reconstruct
 from upq.training.distill import distill
-from upq.training.teacher import packed_teacher
 
 MODELS = {
     "Llama-3.1-8B": gpu_decode.MODELS["Llama-3.1-8B"],

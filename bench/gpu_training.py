@@ -20,14 +20,10 @@ from typing import Any
 from safetensors.torch import save
 
 from bench import report
-from upq.artifact.format import Artifact
-from upq.config.presets import preset
-from upq.config.schema import METHODS, PRESETS, with_settings
-from upq.jobs import follow
-from upq.jobs.supervisor import Supervisor
-from upq.store.database import Store
-from upq.store.folder import data_dir, open_store
-from upq.store.run import Run
+from upq.artifact import Artifact
+from upq.config import METHODS, PRESETS, preset, with_settings
+from upq.jobs import Supervisor, follow
+from upq.store import Run, Store, data_dir, open_store
 
 
 def main() -> None:

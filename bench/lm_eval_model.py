@@ -17,11 +17,10 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from upq.decode.generate import answers, end_ids
-from upq.decode.reader import Reader
-from upq.jobs.served import Models
-from upq.models.tokenizer import render_chat
-from upq.store.database import Store
+from upq.decode import Reader, answers, end_ids
+from upq.jobs import Models
+from upq.models import render_chat
+from upq.store import Store
 
 #: Longest answer where a task does not say, tokens.
 MAX_NEW_TOKENS = 256

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq.config.presets import preset
-from upq.config.schema import METHODS, RunConfig, with_settings
+from upq.config import METHODS, RunConfig, preset, with_settings
 from upq.context import STAGES
 from upq.jobs import follow
-from upq.store.database import Store
-from upq.store.folder import open_store
-from upq.store.run import Run
+from upq.store import Run, Store, open_store
 
 COLUMNS = (
     "method",

@@ -9,8 +9,7 @@ import sys
 import typing
 from typing import Any
 
-from upq.config.presets import preset
-from upq.config.schema import PRESETS, settings
+from upq.config import PRESETS, preset, settings
 
 INTRODUCTION = """# Settings
 

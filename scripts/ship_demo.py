@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy
 
+from upq.artifact import Artifact
 from upq.artifact.delta import differences, restored
-from upq.artifact.format import Artifact
 from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
-from upq.models.loading import LoadedModel, load
-from upq.store.artifacts import prepare
-from upq.store.database import Store
-from upq.store.folder import data_dir, open_store
+from upq.models import LoadedModel, load
+from upq.store import Store, data_dir, open_store, prepare
 
 LARGEST_BYTES = 30_000_000
 RUN_FACTS = (

@@ -19,10 +19,9 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from upq.models.loading import LoadedModel, load
+from upq.models import LoadedModel, load
 from upq.models.source import BUNDLED
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<s>", "</s>"]

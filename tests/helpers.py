@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from kernels.packing import PackedWeight
-from upq.artifact.format import Artifact
-from upq.config.presets import preset
-from upq.config.schema import RunConfig, settings, with_settings
-from upq.data.batches import Example
+from upq.artifact import Artifact
+from upq.config import RunConfig, preset, settings, with_settings
+from upq.data import Example
 
 #: The smoke preset, small enough for the tiny model: a run takes about two seconds.
 TINY_SETTINGS: dict[str, Any] = {

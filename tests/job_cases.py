@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from upq.config.schema import RunConfig
-from upq.store.database import Store
+from upq.config import RunConfig
+from upq.store import Store
 
 #: Processes are forked from one that has imported torch and the rest once.
 PROCESSES = multiprocessing.get_context("forkserver")

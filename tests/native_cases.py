@@ -11,9 +11,8 @@ from torch import nn
 from kernels import reference
 from kernels.cpu import panels
 from kernels.transform import Transform, hadamard_block
-from upq.layers.grid import Grid
-from upq.layers.linear import PackedLinear, packed_layers, replace_module, swap_linears
-from upq.models.structure import plan_layers
+from upq.layers import Grid, PackedLinear, packed_layers, replace_module, swap_linears
+from upq.models import plan_layers
 
 
 def rounded(inputs: torch.Tensor, span: int) -> torch.Tensor:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from upq.artifact.format import Artifact
-from upq.store.database import Store
+from upq.artifact import Artifact
+from upq.store import Run, Store
 from upq.store.lease import Lease
-from upq.store.run import Run
 
 
 class Clock:

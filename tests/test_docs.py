@@ -12,7 +12,7 @@ import pytest
 from scripts.make_settings_doc import settings_doc
 from ui.report import command_line
 from upq.cli.parser import parser
-from upq.config.schema import settings
+from upq.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,15 +14,14 @@ from typing import Any
 from gradio.events import api as register
 
 from ui.app_state import App, as_gradio_error, speaks_plainly
-from ui.chat.turn import checked_message, column, conversation_of, decoding_of
+from ui.chat import checked_message, column, conversation_of, decoding_of
 from ui.checks import form
-from ui.html.words import PRECISIONS
-from upq.config.presets import DEFAULT_METHOD
-from upq.config.presets import preset as preset_config
-from upq.config.schema import with_settings
-from upq.decode.generate import stream
+from ui.html import PRECISIONS
+from upq.config import DEFAULT_METHOD, with_settings
+from upq.config import preset as preset_config
+from upq.decode import stream
 from upq.errors import UserError
-from upq.store.run import Run
+from upq.store import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
 

@@ -15,10 +15,8 @@ import gradio as gr
 import torch
 
 from upq.errors import UserError
-from upq.jobs.served import Models
-from upq.jobs.supervisor import Supervisor
-from upq.store.database import Store
-from upq.store.run import Run
+from upq.jobs import Models, Supervisor
+from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
 P = ParamSpec("P")

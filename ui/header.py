@@ -12,8 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.html import parts
-from ui.html.words import model_name
+from ui.html import model_name, parts
 
 NO_RUN = 0
 POLL_S = 1.0

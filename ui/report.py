@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ui.results.comparison import MAX_RUNS, gather
-from ui.results.render_report import report
+from ui.results import MAX_RUNS, gather, report
 from upq.errors import UserError
 from upq.files import write_bytes_atomic
-from upq.store.folder import data_dir, open_store
+from upq.store import data_dir, open_store
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from gradio.themes import Base
 from gradio.themes.utils import colors, sizes
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.html.markup import Html, tag
+from ui.html import Html, tag
 
 STYLE_SHEET = Path(__file__).with_name("theme.css")
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")

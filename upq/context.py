@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from upq.artifact.format import Artifact
+    from upq.artifact import Artifact
 
 #: Stages of a quantization run in order; the app draws its stepper from this.
 STAGES = ("load", "data", "int4", "int4_distill", "int2", "int2_distill", "pack", "measure")

@@ -11,13 +11,10 @@ from pathlib import Path
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq.config.schema import DistillConfig
+from upq.config import DistillConfig
 from upq.jobs.distributed import join
-from upq.layers.grid import INT2
-from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
-from upq.models.loading import load
-from upq.models.placement import twin
-from upq.models.structure import plan_layers
+from upq.layers import INT2, FakeQuantLinear, Latent, fake_quant_layers, swap_linears
+from upq.models import load, plan_layers, twin
 from upq.quantize import checkpoint
 from upq.training import parallel
 from upq.training.distill import distill

@@ -14,17 +14,16 @@ import pytest
 
 from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
 from tests.unit.test_assembly import packed_of
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
-from upq.decode.choice import engine_for
+from upq.artifact import Artifact, assembly
+from upq.decode import engine_for
 from upq.errors import UserError
+from upq.evaluation import SUITES, check_config
 from upq.evaluation.scores import outcomes, p_value, readable, rows
-from upq.evaluation.suites import SUITES, check_config, run_check
-from upq.jobs.served import Served
-from upq.jobs.worker import worker_main
-from upq.layers.grid import INT2
-from upq.models.loading import LoadedModel
-from upq.store.database import Store
+from upq.evaluation.suites import run_check
+from upq.jobs import Served, worker_main
+from upq.layers import INT2
+from upq.models import LoadedModel
+from upq.store import Store
 
 #: Workers are forked from a process that has imported the engine once.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -13,10 +13,9 @@ import torch
 from tests.helpers import TINY_SETTINGS
 from upq.__main__ import main
 from upq.cli import evaluate
-from upq.config.presets import preset
-from upq.config.schema import settings
-from upq.evaluation.suites import check_config
-from upq.store.folder import open_store
+from upq.config import preset, settings
+from upq.evaluation import check_config
+from upq.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 

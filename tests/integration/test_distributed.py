@@ -15,7 +15,7 @@ from tests.helpers import TINY_SETTINGS
 from tests.integration.distill_process import train
 from upq.jobs.distributed import command
 from upq.quantize import checkpoint
-from upq.store.folder import open_store
+from upq.store import open_store
 
 #: What the order of float32 sums may change over the few steps of these tests.
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-4, 1e-3

@@ -8,11 +8,11 @@ import torch
 
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
 from tests.native_cases import surrounded
-from upq.decode.choice import engine_for
+from upq.decode import TransformersEngine, engine_for
 from upq.decode.row_cache import BUCKET
-from upq.decode.transformers_engine import GraphSession, TransformersEngine
+from upq.decode.transformers_engine import GraphSession
 from upq.layers.grid import GRIDS
-from upq.models.loading import LoadedModel
+from upq.models import LoadedModel
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from upq.decode import fused_step
-from upq.decode.transformers_engine import RowSession, TransformersEngine
+from upq.decode import TransformersEngine, fused_step
+from upq.decode.transformers_engine import RowSession
 
 pytestmark = [
     pytest.mark.gpu,

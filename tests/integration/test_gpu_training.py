@@ -9,16 +9,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import RecordingContext, examples, tiny_config
-from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.batches import collate
-from upq.layers.grid import INT2
-from upq.models import placement
-from upq.models.forward import last_hidden
-from upq.models.loading import LoadedModel
-from upq.models.placement import place
-from upq.models.structure import plan_layers
+from upq.config import BlockwiseConfig, Int2Config
+from upq.data import collate
+from upq.layers import INT2
+from upq.models import LoadedModel, last_hidden, place, placement, plan_layers
 from upq.quantize import pipeline
-from upq.training.blockwise import BlockResult, Task, reconstruct
+from upq.training import BlockResult, Task, reconstruct
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,17 +16,15 @@ import nltk
 import pytest
 
 from upq.artifact import assembly
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
+from upq.evaluation import check_config
 from upq.evaluation.scores import outcomes, rows
-from upq.evaluation.suites import check_config
 from upq.jobs.worker import default_engine
 from upq.jobs.worker_context import WorkerContext
-from upq.layers.grid import INT2
-from upq.models.loading import LoadedModel
+from upq.layers import INT2
+from upq.models import LoadedModel, plan_layers
 from upq.models.source import BUNDLED
-from upq.models.structure import plan_layers
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

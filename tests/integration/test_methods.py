@@ -10,15 +10,12 @@ import torch
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, digest, tiny_config
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
-from upq.config.schema import METHODS, RunConfig
+from upq.artifact import Artifact, assembly
+from upq.config import METHODS, RunConfig
 from upq.data import dataset
-from upq.evaluation.fidelity import Reference
-from upq.layers.grid import Grid
-from upq.layers.linear import Latent, packed_layers, replace_module
-from upq.models import loading
-from upq.models.placement import in_compute_dtype
+from upq.evaluation import Reference
+from upq.layers import Grid, Latent, packed_layers, replace_module
+from upq.models import in_compute_dtype, loading
 from upq.quantize import checkpoint
 from upq.quantize.pipeline import prepare, run_quantization
 

@@ -12,12 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
-from upq.config.presets import preset
-from upq.config.schema import RunConfig
+from upq.config import RunConfig, preset
 from upq.context import STAGES
 from upq.errors import UserError
-from upq.models.loading import LoadedModel
-from upq.models.placement import compute_dtype, in_compute_dtype
+from upq.models import LoadedModel, compute_dtype, in_compute_dtype
 from upq.models.source import WEIGHTS
 from upq.quantize.pipeline import run_quantization
 

@@ -11,10 +11,9 @@ import pytest
 
 from tests.helpers import digest, tiny_config
 from tests.job_cases import processes, wait_for
-from upq.config.schema import RunConfig
-from upq.jobs.worker import worker_main
-from upq.store.database import Store
-from upq.store.folder import checkpoint_dir, open_store
+from upq.config import RunConfig
+from upq.jobs import worker_main
+from upq.store import Store, checkpoint_dir, open_store
 
 #: Enough work that a stage goes on for a while behind the checkpoint at which it is killed.
 LONGER: dict[str, Any] = {

@@ -9,14 +9,12 @@ import torch
 
 from kernels.reference import dequantize
 from tests.helpers import RecordingContext, examples, tiny_config
-from upq.data.batches import collate
+from upq.data import collate
 from upq.errors import UserError
-from upq.layers.grid import INT4
-from upq.models.forward import last_hidden
-from upq.models.loading import LoadedModel
-from upq.models.structure import plan_layers
+from upq.layers import INT4
+from upq.models import LoadedModel, last_hidden, plan_layers
 from upq.quantize.pipeline import run_quantization
-from upq.training.teacher import packed_teacher
+from upq.training import packed_teacher
 
 
 @pytest.mark.parametrize("teacher", ["int4", "cached"])

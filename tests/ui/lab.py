@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upq.config.schema import RunConfig
-from upq.evaluation.ifeval import PromptResult, Verdict
-from upq.evaluation.mmlu import Marked
+from upq.config import RunConfig
+from upq.evaluation import Marked, PromptResult, Verdict
 from upq.evaluation.wikitext import Chunk
-from upq.store.database import Store
+from upq.store import Store
 from upq.store.lease import Lease
 
 ENVIRONMENT: dict[str, Any] = {

@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 import app
 from tests.ui.studio import Studio, start_app, stop_app
 from ui.theme import CONTENT_SECURITY_POLICY
-from upq.store.folder import open_store
+from upq.store import open_store
 
 pytestmark = pytest.mark.slow
 

@@ -25,9 +25,9 @@ from tests.ui.pages import (
     start_run,
 )
 from tests.ui.studio import Studio, start_app, stop_app
-from upq.config.presets import preset
+from upq.config import preset
 from upq.jobs.shipped import NAME
-from upq.models.loading import LoadedModel
+from upq.models import LoadedModel
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

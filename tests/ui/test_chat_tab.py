@@ -11,15 +11,16 @@ import pytest
 
 from tests.helpers import tiny_config
 from tests.unit.test_serve import stored_run
-from ui.app_state import App, speed_key
+from ui import App
+from ui.app_state import speed_key
+from ui.chat import column
 from ui.chat.tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
-from ui.chat.turn import TIMED_TOKENS, Turn, column
-from ui.html.words import PRECISIONS, Precision
-from upq.decode.generate import Decoding
-from upq.jobs.served import Models
-from upq.jobs.supervisor import Supervisor
-from upq.models.loading import LoadedModel
-from upq.store.database import Store
+from ui.chat.turn import TIMED_TOKENS, Turn
+from ui.html import PRECISIONS, Precision
+from upq.decode import Decoding
+from upq.jobs import Models, Supervisor
+from upq.models import LoadedModel
+from upq.store import Store
 
 BODIES = slice(
     1, 9, 3

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from ui.chat import checked_message, conversation_of
 from ui.chat.render import Message
-from ui.chat.turn import MAX_MESSAGE_CHARACTERS, Turn, answer, checked_message, conversation_of
-from ui.html.words import PRECISIONS
-from upq.decode.generate import Decoding
+from ui.chat.turn import MAX_MESSAGE_CHARACTERS, Turn, answer
+from ui.html import PRECISIONS
+from upq.decode import Decoding
 from upq.errors import UserError
 
 

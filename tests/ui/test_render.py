@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from ui import app_state
 from ui.chat import render as render_chat
 from ui.checks import render as render_checks
-from ui.html import charts, parts, run_panel, words
-from ui.html.markup import VOID_TAGS, Html, escape, tag, visible
+from ui.html import Html, charts, parts, run_panel, tag, words
+from ui.html.markup import VOID_TAGS, escape, visible
 from ui.quantize import form, render
-from upq.config.presets import preset
-from upq.config.schema import METHODS, PRESETS, settings
+from upq.config import METHODS, PRESETS, preset, settings
 from upq.context import STAGES
-from upq.evaluation.ifeval import PromptResult, Verdict
+from upq.evaluation import PromptResult, Verdict
 from upq.quantize.estimate import Estimate
-from upq.store.run import Run
+from upq.store import Run
 
 HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp;"\'</script>'
 

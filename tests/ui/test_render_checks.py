@@ -7,7 +7,7 @@ import re
 
 from tests.ui.test_render import a_result
 from ui.checks import render
-from upq.evaluation.mmlu import Marked, Question
+from upq.evaluation import Marked, Question
 from upq.evaluation.wikitext import Chunk
 
 CHOICES = ("red", "green", "<b>blue</b>", "none")

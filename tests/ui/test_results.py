@@ -16,15 +16,13 @@ import pytest
 from tests.ui.lab import Lab, chunks, marks, verdicts
 from tests.ui.test_render import HOSTILE, Structure
 from ui import report as report_command
-from ui.html.markup import Html
-from ui.results import comparison, render, render_compare
-from ui.results.comparison import MAX_RUNS, ResultRow, Score, Subject, gather
-from ui.results.render_report import report
+from ui.html import Html
+from ui.results import MAX_RUNS, comparison, gather, render, render_compare, report
+from ui.results.comparison import ResultRow, Score, Subject
 from ui.theme import STYLE_SHEET
 from upq.cli.commands import config_of
 from upq.cli.parser import parser
-from upq.config.presets import preset
-from upq.config.schema import RunConfig, with_settings
+from upq.config import RunConfig, preset, with_settings
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from tests.unit.test_assembly import artifact_of, transformed_artifact
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
+from upq.artifact import Artifact, assembly
 from upq.errors import UserError
-from upq.layers.grid import INT4
-from upq.models.loading import load
+from upq.layers import INT4
+from upq.models import load
 
 LAYER = "model.layers.0.mlp.down_proj"  # (64, 128): 64 bytes of codes and 8 groups a row
 EMBED = "model.embed_tokens"  # (262, 64), tied to the head

@@ -16,14 +16,21 @@ from tests.conftest import make_tokenizer
 from tests.unit.test_structure import SHAPE, STYLES
 from tests.unit.test_structure import build as build_model
 from upq import machine
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
-from upq.config.schema import RunConfig
+from upq.artifact import Artifact, assembly
+from upq.config import RunConfig
 from upq.errors import UserError
-from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid
-from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes, packed_layers
-from upq.models.loading import LoadedModel, load
-from upq.models.structure import plan_embeddings, plan_layers
+from upq.layers import (
+    INT2,
+    INT4,
+    INT8,
+    Grid,
+    PackedEmbedding,
+    PackedLinear,
+    memory_bytes,
+    packed_layers,
+)
+from upq.layers.grid import GRIDS
+from upq.models import LoadedModel, load, plan_embeddings, plan_layers
 
 IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
 

@@ -11,14 +11,13 @@ from torch import nn
 
 from kernels.reference import weight_of
 from tests.helpers import RecordingContext, Stop, examples
-from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.batches import Batch, collate
+from upq.config import BlockwiseConfig, Int2Config
+from upq.data import Batch, collate
 from upq.errors import UserError
-from upq.layers.grid import INT2, INT4, Grid
-from upq.layers.linear import FakeQuantLinear, Latent, swap_linears
-from upq.models.loading import LoadedModel
-from upq.models.structure import block_linears, decoder_blocks
-from upq.training.blockwise import BlockResult, Task, reconstruct
+from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
+from upq.models import LoadedModel, decoder_blocks
+from upq.models.structure import block_linears
+from upq.training import BlockResult, Task, reconstruct
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from upq.models import bundled
-from upq.models.loading import LoadedModel
-from upq.models.source import BUNDLED, resolve
+from upq.models import LoadedModel, bundled, resolve
+from upq.models.source import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A process that does not see the installed package, as on a Space, and then asks where `bundled` is.

@@ -13,18 +13,10 @@ import pytest
 from if_verifiable.ifeval import instructions_util
 
 from upq.errors import UserError
-from upq.evaluation.ifeval import (
-    ARGUMENTS,
-    NEEDS_SENTENCE_DATA,
-    CheckPrompt,
-    PromptResult,
-    Verdict,
-    builtin_suite,
-    ifeval_suite,
-    judge,
-)
-from upq.evaluation.intervals import Paired, Share
-from upq.evaluation.scores import Totals, by_type, compare, totals
+from upq.evaluation import PromptResult, Share, Verdict, builtin_suite, by_type, ifeval_suite
+from upq.evaluation.ifeval import ARGUMENTS, NEEDS_SENTENCE_DATA, CheckPrompt, judge
+from upq.evaluation.intervals import Paired
+from upq.evaluation.scores import Totals, compare, totals
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

@@ -13,14 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
 
+from upq.evaluation import builtin_suite, instruction_types
 from upq.evaluation.ifeval import (
     ARGUMENTS,
     LANGUAGES,
     MAX_CHARACTERS,
     NEEDS_SENTENCE_DATA,
     CheckPrompt,
-    builtin_suite,
-    instruction_types,
     judge,
 )
 from upq.evaluation.scores import totals

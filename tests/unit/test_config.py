@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.config.presets import preset
-from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config import METHODS, PRESETS, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
 
 SETTINGS = dict(settings())

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import RecordingContext, Stop, stop_after, tiny_config
+from upq.data import Example, collate, plan_batches
 from upq.data import dataset as data
-from upq.data.batches import Example, collate, plan_batches
-from upq.models.loading import LoadedModel
-from upq.models.tokenizer import chat_ids
+from upq.models import LoadedModel, chat_ids
 
 lengths = st.lists(st.integers(2, 90), min_size=1, max_size=30)
 

@@ -12,14 +12,11 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from tests.helpers import RecordingContext, Stop, examples, stop_after
-from upq.config.schema import DistillConfig
-from upq.data.batches import Example, collate
+from upq.config import DistillConfig
+from upq.data import Example, collate
 from upq.errors import UserError
-from upq.layers.grid import INT2, Grid
-from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, swap_linears
-from upq.models.forward import last_hidden
-from upq.models.loading import LoadedModel
-from upq.models.structure import decoder_blocks, plan_layers
+from upq.layers import INT2, FakeQuantLinear, Grid, Latent, fake_quant_layers, swap_linears
+from upq.models import LoadedModel, decoder_blocks, last_hidden, plan_layers
 from upq.quantize import checkpoint
 from upq.training.distill import _Pass, distill
 from upq.training.teacher import Targets

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from upq.decode import TransformersEngine
 from upq.decode.row_cache import BUCKET
-from upq.decode.transformers_engine import PlainSession, RowSession, TransformersEngine
-from upq.layers.linear import memory_bytes
-from upq.models.loading import LoadedModel
+from upq.decode.transformers_engine import PlainSession, RowSession
+from upq.layers import memory_bytes
+from upq.models import LoadedModel
 
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 #: (model type, its settings, whether all rows are computed at once)

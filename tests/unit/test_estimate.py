@@ -14,15 +14,12 @@ from tests.conftest import make_tokenizer
 from tests.helpers import tiny_config
 from tests.unit.test_structure import SHAPE, build
 from upq.artifact import assembly
-from upq.config.schema import METHODS, PrecisionConfig
+from upq.config import METHODS, PrecisionConfig
 from upq.errors import UserError
-from upq.layers.grid import INT2, INT4, Grid
-from upq.models.loading import LoadedModel, load
-from upq.models.shape import inspect
-from upq.models.structure import plan_layers
+from upq.layers import INT2, INT4, Grid
+from upq.models import LoadedModel, inspect, load, plan_layers
 from upq.quantize.estimate import estimate, measured_rates, work
-from upq.store.database import Store
-from upq.store.run import Run
+from upq.store import Run, Store
 
 
 def half(loaded: LoadedModel, folder: Path) -> Path:

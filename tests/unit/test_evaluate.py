@@ -9,14 +9,11 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.batches import Example
+from upq.data import Example
 from upq.errors import UserError
-from upq.evaluation import fidelity
-from upq.evaluation.fidelity import Reference
-from upq.layers.grid import INT4, INT8
-from upq.layers.linear import PackedEmbedding, PackedLinear, memory_bytes
-from upq.models.loading import LoadedModel
-from upq.models.structure import plan_layers
+from upq.evaluation import Reference, fidelity
+from upq.layers import INT4, INT8, PackedEmbedding, PackedLinear, memory_bytes
+from upq.models import LoadedModel, plan_layers
 
 DATA = examples(7, 30)
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from upq.layers.fixed_codes import FixedCodesLinear, fix_codes, release_codes
-from upq.layers.grid import Grid
-from upq.layers.linear import FakeQuantLinear, Latent
+from upq.layers import FakeQuantLinear, Grid, Latent, fix_codes, release_codes
+from upq.layers.fixed_codes import FixedCodesLinear
 
 GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tests.unit.test_structure import STYLES, build
-from upq.models.forward import block_calls, head, last_hidden
-from upq.models.structure import decoder_blocks
+from upq.models import block_calls, decoder_blocks, head, last_hidden
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -7,12 +7,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from upq.decode.choice import engine_for
-from upq.decode.generate import Decoding, Piece, _pick, answers, end_ids, stream
-from upq.decode.transformers_engine import TransformersEngine
+from upq.decode import Decoding, Piece, TransformersEngine, answers, end_ids, engine_for, stream
+from upq.decode.generate import _pick
 from upq.errors import UserError
-from upq.models.loading import LoadedModel
-from upq.models.tokenizer import chat_ids
+from upq.models import LoadedModel, chat_ids
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -7,9 +7,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from kernels.gpu import decoding
+from upq.decode import TransformersEngine
 from upq.decode.fused_step import step, unsupported
 from upq.decode.row_cache import BUCKET
-from upq.decode.transformers_engine import RowSession, TransformersEngine
+from upq.decode.transformers_engine import RowSession
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 SIZES: dict[str, Any] = {

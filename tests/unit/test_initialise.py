@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import examples
-from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.batches import Batch, collate
-from upq.layers.grid import INT2, INT4
-from upq.models.loading import LoadedModel
-from upq.models.structure import block_linears, decoder_blocks
+from upq.config import BlockwiseConfig, Int2Config
+from upq.data import Batch, collate
+from upq.layers import INT2, INT4
+from upq.models import LoadedModel, decoder_blocks
+from upq.models.structure import block_linears
 from upq.training.initialise import (
     MEASURED_BATCHES,
     Hessian,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kernels.reference import dequantize
+from upq.layers import Grid, storable
 from upq.layers.fake import fake_quantize
-from upq.layers.grid import Grid, storable
 
 GROUP = 8
 grids = pytest.mark.parametrize("grid", [Grid(2, True), Grid(4, True)], ids=["2 bits", "4 bits"])

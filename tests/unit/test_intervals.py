@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from upq.evaluation.intervals import Paired, Share, bootstrap_mean, paired
+from upq.evaluation import Share
+from upq.evaluation.intervals import Paired, bootstrap_mean, paired
 
 
 @pytest.mark.parametrize(

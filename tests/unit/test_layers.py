@@ -10,9 +10,12 @@ from torch import nn
 from kernels.reference import weight_of
 from kernels.transform import Transform
 from tests.helpers import naive_weight
-from upq.layers.grid import GRIDS, INT2, INT4, INT8, Grid
-from upq.layers.linear import (
+from upq.layers import (
+    INT2,
+    INT4,
+    INT8,
     FakeQuantLinear,
+    Grid,
     Latent,
     PackedEmbedding,
     PackedLinear,
@@ -21,8 +24,8 @@ from upq.layers.linear import (
     packed_layers,
     swap_linears,
 )
-from upq.models.loading import LoadedModel
-from upq.models.placement import place
+from upq.layers.grid import GRIDS
+from upq.models import LoadedModel, place
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 

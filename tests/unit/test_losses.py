@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.models.forward import CHUNK_ROWS
+from upq.models import CHUNK_ROWS
 from upq.training.losses import generalized_jsd, head_divergence, jsd_and_gradient
 
 BETAS = [0.0, 0.1, 0.5, 0.9, 1.0]

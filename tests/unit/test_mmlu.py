@@ -12,25 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from upq.decode.choice import engine_for
-from upq.decode.transformers_engine import TransformersEngine
+from upq.decode import TransformersEngine, engine_for
 from upq.errors import UserError
-from upq.evaluation.intervals import Share
-from upq.evaluation.mmlu import (
-    CATEGORIES,
-    Exam,
-    Marked,
-    Question,
-    by_category,
-    by_subject,
-    compare,
-    exam,
-    letter_ids,
-    macro,
-    marks,
-    micro,
-)
-from upq.models.loading import LoadedModel
+from upq.evaluation import Marked, Question, Share, by_category, by_subject
+from upq.evaluation.mmlu import CATEGORIES, Exam, compare, exam, letter_ids, macro, marks, micro
+from upq.models import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

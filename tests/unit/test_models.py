@@ -17,11 +17,8 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import make_tokenizer
 from tests.model_cases import DAMAGES, WEIGHTS, edit_json, edit_weights, with_tensor
 from upq.errors import UserError
-from upq.models import source
-from upq.models.loading import LoadedModel, load
-from upq.models.shape import inspect
-from upq.models.source import BUNDLED, resolve
-from upq.models.tokenizer import chat_ids
+from upq.models import LoadedModel, chat_ids, inspect, load, resolve, source
+from upq.models.source import BUNDLED
 
 
 @pytest.fixture

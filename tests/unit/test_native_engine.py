@@ -21,13 +21,10 @@ from transformers import (
 
 from tests.native_cases import in_plain_torch, quantized
 from tests.unit.test_cpu_kernels import EXTRA_FLAGS, SETS
-from upq.config.schema import DataConfig
-from upq.data.rows import read_rows
-from upq.decode import native
-from upq.decode.choice import engine_for
-from upq.decode.native import NativeEngine
-from upq.models.loading import LoadedModel
-from upq.models.tokenizer import chat_ids
+from upq.config import DataConfig
+from upq.data import read_rows
+from upq.decode import NativeEngine, engine_for, native
+from upq.models import LoadedModel, chat_ids
 
 SMALL = {
     "vocab_size": 150,

@@ -22,9 +22,8 @@ from tests.unit.test_native_engine import (
     random_model,
     real_prompts,
 )
-from upq.decode import native
-from upq.decode.native import NativeEngine
-from upq.models.loading import LoadedModel
+from upq.decode import NativeEngine, native
+from upq.models import LoadedModel
 
 KINDS = ["input", "both", "lattice", "some"]
 #: (rows, columns, groups) of the bundled model and such that no panel divides.

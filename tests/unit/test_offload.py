@@ -9,15 +9,21 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.batches import collate
-from upq.layers.grid import INT4
-from upq.models import placement
-from upq.models.forward import last_hidden
-from upq.models.loading import LoadedModel
-from upq.models.placement import blocks_away, is_large, is_lent, on_device, twin
-from upq.models.structure import decoder_blocks
+from upq.data import collate
+from upq.layers import INT4
+from upq.models import (
+    LoadedModel,
+    blocks_away,
+    decoder_blocks,
+    is_lent,
+    last_hidden,
+    on_device,
+    placement,
+    twin,
+)
+from upq.models.placement import is_large
 from upq.quantize import pipeline
-from upq.training.teacher import packed_teacher
+from upq.training import packed_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -13,8 +13,7 @@ import pytest
 from upq import machine
 from upq.cli.commands import config_of
 from upq.cli.parser import parser
-from upq.config.presets import command, preset
-from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config import METHODS, PRESETS, RunConfig, command, preset, settings, with_settings
 from upq.context import training_tokens
 
 #: A value for each setting that is not the default of any preset.

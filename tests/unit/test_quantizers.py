@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upq.layers import INT2, INT4, INT8, Grid, storable
 from upq.layers.fake import CLIP_SHARE, fake_quantize
-from upq.layers.grid import GRIDS, INT2, INT4, INT8, SMALLEST_SCALE, Grid, storable
+from upq.layers.grid import GRIDS, SMALLEST_SCALE
 
 ROWS, COLUMNS = 3, 16
 AWKWARD = (0.0, -0.0, 1e-40, -1e-40, 2.0**-14, 1.0, -1.0, 6e4, -6e4)

@@ -7,13 +7,13 @@ import pytest
 from tests.helpers import tiny_config
 from upq.artifact import assembly
 from upq.errors import UserError
+from upq.jobs import Models
 from upq.jobs import served as serve
-from upq.jobs.served import KEPT, Models
+from upq.jobs.served import KEPT
 from upq.layers.grid import GRIDS
-from upq.models.loading import LoadedModel
-from upq.models.loading import load as load_model
-from upq.models.structure import plan_layers
-from upq.store.database import Store
+from upq.models import LoadedModel, plan_layers
+from upq.models import load as load_model
+from upq.store import Store
 
 
 def stored_run(store: Store, loaded: LoadedModel, folder: Path) -> int:

@@ -21,10 +21,9 @@ from upq.artifact.delta import differences
 from upq.jobs import shipped
 from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to
 from upq.jobs.worker_context import WorkerContext, execute
-from upq.models.loading import LoadedModel, load
+from upq.models import LoadedModel, load
 from upq.quantize.pipeline import run_quantization
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from upq.layers.grid import INT2, INT4, Grid
+from upq.layers import INT2, INT4, Grid
 from upq.training.initialise import lattice
 from upq.training.ldlq import damped, ldlq, proxy_error
 

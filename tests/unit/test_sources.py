@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from upq.config.schema import DataConfig
-from upq.data.rows import LONGEST_ROW, Row, read_rows, rows_key
+from upq.config import DataConfig
+from upq.data import read_rows
+from upq.data.rows import LONGEST_ROW, Row, rows_key
 from upq.errors import UserError
 
 

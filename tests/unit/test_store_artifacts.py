@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from upq.artifact.format import Artifact
-from upq.config.schema import RunConfig
+from upq.artifact import Artifact
+from upq.config import RunConfig
 from upq.errors import UserError
+from upq.store import Store
 from upq.store.artifacts import PART_BYTES
-from upq.store.database import Store
 
 DATABASE = "upq.db"
 

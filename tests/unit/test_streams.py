@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from tests.helpers import examples
-from upq.data.batches import collate
-from upq.models.loading import LoadedModel
-from upq.models.structure import decoder_blocks
+from upq.data import collate
+from upq.models import LoadedModel, decoder_blocks
 from upq.training.streams import HiddenStates, Streams
 
 CPU = torch.device("cpu")

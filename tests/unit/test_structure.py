@@ -24,14 +24,15 @@ from transformers import (
 
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
 from upq.errors import UserError
-from upq.models.loading import LoadedModel, load
-from upq.models.structure import (
-    block_linears,
+from upq.models import (
+    LoadedModel,
     decoder_blocks,
+    load,
     parameter_names,
     plan_embeddings,
     plan_layers,
 )
+from upq.models.structure import block_linears
 
 LAYERS = 3
 SHAPE: dict[str, Any] = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.helpers import RecordingContext, examples
-from upq.config.schema import BlockwiseConfig, Int2Config
-from upq.data.batches import collate
-from upq.layers.grid import INT2, Grid
-from upq.models.loading import LoadedModel
-from upq.models.structure import block_linears, decoder_blocks
-from upq.training.blockwise import BlockResult, Task, reconstruct
+from upq.config import BlockwiseConfig, Int2Config
+from upq.data import collate
+from upq.layers import INT2, Grid
+from upq.models import LoadedModel, decoder_blocks
+from upq.models.structure import block_linears
+from upq.training import BlockResult, Task, reconstruct
 
 NOTHING: dict[str, Any] = {"weight_lr": 0.0, "scale_lr": 0.0}
 EFFICIENTQAT: dict[str, Any] = {"group_size": 16, "grid": "integer_zero", "scale_init": "absmax"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kernels.cpu import panels, training
+from upq.layers import Grid
 from upq.layers.fake import fake_quantize
-from upq.layers.grid import Grid
 
 pytestmark = pytest.mark.skipif(panels.library() is None, reason="no C compiler here")
 

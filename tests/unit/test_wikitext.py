@@ -12,17 +12,10 @@ import pytest
 import torch
 
 from upq.errors import UserError
+from upq.evaluation import read_chunk
 from upq.evaluation.intervals import bootstrap_mean
-from upq.evaluation.wikitext import (
-    Chunk,
-    chunks,
-    context_of,
-    difference,
-    joined_text,
-    perplexity,
-    read_chunk,
-)
-from upq.models.loading import LoadedModel
+from upq.evaluation.wikitext import Chunk, chunks, context_of, difference, joined_text, perplexity
+from upq.models import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

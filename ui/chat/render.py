@@ -11,9 +11,19 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from ui.app_state import Badge, Timing
-from ui.html.markup import Html, join, tag
-from ui.html.parts import notice
-from ui.html.words import NO_VALUE, Precision, duration, fixed, number, plural, size
+from ui.html import (
+    NO_VALUE,
+    Html,
+    Precision,
+    duration,
+    fixed,
+    join,
+    notice,
+    number,
+    plural,
+    size,
+    tag,
+)
 
 View = Literal["text", "word difference"]
 NOT_LOADED = "not loaded yet"

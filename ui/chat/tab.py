@@ -19,8 +19,7 @@ from ui.chat import render
 from ui.chat.render import View
 from ui.chat.turn import Turn, answer, checked_message, column, decoding_of, models_behind
 from ui.header import Header
-from ui.html import parts
-from ui.html.words import PRECISIONS, Precision
+from ui.html import PRECISIONS, Precision, parts
 from upq.errors import UserError
 
 EXAMPLES = (

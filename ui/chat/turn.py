@@ -10,10 +10,10 @@ from typing import Any
 
 from ui.app_state import App, Badge, Timing, model_key, speed_note
 from ui.chat.render import Message
-from ui.html.words import PRECISIONS, Precision, percent, stage_name
-from upq.decode.generate import Decoding, Piece, stream
+from ui.html import PRECISIONS, Precision, percent, stage_name
+from upq.decode import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.jobs.served import Served
+from upq.jobs import Served
 
 MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2

@@ -13,13 +13,17 @@ import gradio as gr
 from ui.app_state import PRIVATE, App
 from ui.checks import render
 from ui.header import Header
-from ui.html import parts
-from ui.html.words import PRECISIONS
+from ui.html import PRECISIONS, parts
 from upq.errors import UserError
-from upq.evaluation import mmlu, wikitext
-from upq.evaluation.ifeval import builtin_suite, ifeval_suite, instruction_types
-from upq.evaluation.suite_data import local_copy
-from upq.evaluation.suites import check_config
+from upq.evaluation import (
+    builtin_suite,
+    check_config,
+    ifeval_suite,
+    instruction_types,
+    local_copy,
+    mmlu,
+    wikitext,
+)
 
 
 @dataclass(frozen=True)

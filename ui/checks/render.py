@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-from ui.html.markup import Html, join, tag
-from ui.html.parts import notice, table
-from ui.html.words import NO_VALUE, PRECISIONS, plural
-from upq.evaluation import scores
-from upq.evaluation.ifeval import PromptResult, Verdict
-from upq.evaluation.intervals import Share
-from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
-from upq.evaluation.scores import by_type
+from ui.html import NO_VALUE, PRECISIONS, Html, join, notice, plural, table, tag
+from upq.evaluation import (
+    LETTERS,
+    Marked,
+    PromptResult,
+    Question,
+    Share,
+    Verdict,
+    by_category,
+    by_subject,
+    by_type,
+    scores,
+)
 
 Filter = Literal["all", "flipped", "failed"]
 #: Precision -> outcomes in the suite's order, as check_report.outcomes has them.

@@ -22,7 +22,7 @@ from ui.header import Header
 from ui.html import parts, run_panel
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
-from upq.store.run import Run
+from upq.store import Run
 
 FILTERS = ("all", "flipped", "failed")
 PAGE = 25

@@ -1,1 +1,60 @@
 """Safe HTML and what every tab draws with: parts, charts, axes, words."""
+
+from ui.html.axes import Point, linear_axis, log_axis
+from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
+from ui.html.markup import Html, join, tag
+from ui.html.parts import fact, notice, run_name, table
+from ui.html.run_panel import stage_seconds
+from ui.html.words import (
+    BUNDLED_NAME,
+    METHOD_NAMES,
+    NO_VALUE,
+    PRECISIONS,
+    PRESET_LINES,
+    Precision,
+    duration,
+    fixed,
+    model_name,
+    number,
+    peak_memory,
+    percent,
+    plural,
+    size,
+    span,
+    stage_name,
+)
+
+__all__ = [
+    "BUNDLED_NAME",
+    "METHOD_NAMES",
+    "NO_VALUE",
+    "PRECISIONS",
+    "PRESET_LINES",
+    "Dot",
+    "Html",
+    "Point",
+    "Precision",
+    "Series",
+    "block_chart",
+    "duration",
+    "fact",
+    "fixed",
+    "join",
+    "line_chart",
+    "linear_axis",
+    "log_axis",
+    "model_name",
+    "notice",
+    "number",
+    "peak_memory",
+    "percent",
+    "plural",
+    "run_name",
+    "scatter",
+    "size",
+    "span",
+    "stage_name",
+    "stage_seconds",
+    "table",
+    "tag",
+]

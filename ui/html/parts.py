@@ -11,8 +11,8 @@ from typing import Literal
 
 from ui.html.markup import Html, join, tag
 from ui.html.words import METHOD_NAMES, duration, model_name, percent, stage_name
-from upq.decode.generate import ROWS
-from upq.store.run import Run
+from upq.decode import ROWS
+from upq.store import Run
 
 
 def notice(

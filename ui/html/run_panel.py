@@ -8,9 +8,9 @@ from typing import Any
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_label, stage_share, time_left
 from ui.html.words import NO_VALUE, duration, number, peak_memory, stage_name
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.context import STAGES
-from upq.store.run import Run
+from upq.store import Run
 
 NEXT_STEPS = {
     "failed": "Resume goes on from the last checkpoint; again starts over with the same settings.",

@@ -14,12 +14,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from ui.app_state import App
-from ui.html import parts
-from ui.html.markup import Html
-from ui.html.words import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES
+from ui.html import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES, Html, parts
 from ui.quantize import render
-from upq.config.presets import DEFAULT_METHOD, preset
-from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config import DEFAULT_METHOD, METHODS, PRESETS, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
 from upq.quantize.estimate import estimate, measured_rates
 

@@ -6,12 +6,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ui.html.charts import Series, block_chart, line_chart
-from ui.html.markup import Html, join, tag
-from ui.html.parts import fact, notice, run_name, table
-from ui.html.words import duration, fixed, size, span
+from ui.html import (
+    Html,
+    Series,
+    block_chart,
+    duration,
+    fact,
+    fixed,
+    join,
+    line_chart,
+    notice,
+    run_name,
+    size,
+    span,
+    table,
+    tag,
+)
 from upq.quantize.estimate import Estimate
-from upq.store.run import Run
+from upq.store import Run
 
 STATE_MARKS = {
     "queued": "○ queued",

@@ -19,7 +19,7 @@ from ui.html import parts, run_panel
 from ui.quantize import form as run_form
 from ui.quantize import render
 from upq.errors import UserError
-from upq.store.run import Run
+from upq.store import Run
 
 LOG_LINES = 200
 NEWEST = 0

@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ui.app_state import speed_key
-from ui.html.axes import Point
-from ui.html.words import METHOD_NAMES, model_name, size
-from upq.config.presets import as_text, command, preset
-from upq.config.schema import RunConfig, settings
+from ui.html import METHOD_NAMES, Point, model_name, size
+from upq.config import RunConfig, as_text, command, preset, settings
 from upq.context import training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
-from upq.store.database import Store
-from upq.store.run import Run
+from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
 MAX_RUNS = 8

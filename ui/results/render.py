@@ -7,18 +7,22 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from ui.html.charts import Dot, scatter
-from ui.html.markup import Html, join, tag
-from ui.html.parts import notice, table
-from ui.html.words import (
+from ui.html import (
     METHOD_NAMES,
     NO_VALUE,
+    Dot,
+    Html,
     duration,
     fixed,
+    join,
+    notice,
     number,
     peak_memory,
     percent,
+    scatter,
     size,
+    table,
+    tag,
 )
 from ui.results.comparison import ResultRow, Score
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ui.html.axes import linear_axis, log_axis
-from ui.html.charts import Series, line_chart
-from ui.html.markup import Html, tag
-from ui.html.parts import notice, run_name, table
-from ui.html.run_panel import stage_seconds
-from ui.html.words import NO_VALUE, duration, peak_memory, stage_name
+from ui.html import (
+    NO_VALUE,
+    Html,
+    Series,
+    duration,
+    line_chart,
+    linear_axis,
+    log_axis,
+    notice,
+    peak_memory,
+    run_name,
+    stage_name,
+    stage_seconds,
+    table,
+    tag,
+)
 from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
 from upq.context import TOKENS
 

@@ -9,9 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ui.checks import render as render_checks
-from ui.html.markup import Html, join, tag
-from ui.html.parts import notice, run_name
-from ui.html.words import PRECISIONS, fixed, percent, size
+from ui.html import PRECISIONS, Html, fixed, join, notice, percent, run_name, size, tag
 from ui.results import render, render_compare
 from ui.results.comparison import ResultRow, Subject
 from ui.results.render import MEASURES, SUITES

@@ -11,8 +11,7 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.header import Header
-from ui.html import parts
-from ui.html.markup import Html
+from ui.html import Html, parts
 from ui.results import comparison, render, render_compare, render_report
 from ui.results.comparison import MAX_RUNS, Subject
 

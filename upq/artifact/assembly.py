@@ -16,15 +16,19 @@ from kernels.packing import PackedWeight
 from upq import machine
 from upq.artifact.format import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
 from upq.artifact.vet import damaged, vetted_layers
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.errors import UserError
-from upq.layers.grid import INT8
-from upq.layers.linear import PackedEmbedding, PackedLinear, replace_module
-from upq.models.loading import CONFIG_ERRORS, LoadedModel
-from upq.models.placement import place
-from upq.models.source import BUILDING
-from upq.models.structure import parameter_names, plan_embeddings
-from upq.models.tokenizer import load_tokenizer, tokenizer_files
+from upq.layers import INT8, PackedEmbedding, PackedLinear, replace_module
+from upq.models import (
+    BUILDING,
+    CONFIG_ERRORS,
+    LoadedModel,
+    load_tokenizer,
+    parameter_names,
+    place,
+    plan_embeddings,
+    tokenizer_files,
+)
 
 
 def build(

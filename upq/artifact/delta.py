@@ -14,9 +14,9 @@ from kernels.transform import Transform
 from upq.artifact.assembly import build
 from upq.artifact.format import Artifact
 from upq.artifact.vet import vetted_layers
-from upq.config.schema import RunConfig
-from upq.layers.grid import Grid
-from upq.models.loading import LoadedModel
+from upq.config import RunConfig
+from upq.layers import Grid
+from upq.models import LoadedModel
 
 SIGNS = ("scale_in", "scale_out")
 

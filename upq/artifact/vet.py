@@ -14,7 +14,7 @@ from kernels.packing import PackedWeight
 from kernels.transform import LATTICE, Transform
 from upq.artifact.format import OPTIONAL_PARTS, Artifact, parts_of
 from upq.errors import UserError
-from upq.models.structure import parameter_names
+from upq.models import parameter_names
 
 #: The largest Hadamard block that the format knows.
 LARGEST_HADAMARD = 4096

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
-from upq.decode.generate import Decoding, stream
-from upq.jobs.served import Models
-from upq.store.database import Store
+from upq.decode import Decoding, stream
+from upq.jobs import Models
+from upq.store import Store
 
 
 def chat(store: Store, run_id: int, precisions: list[str]) -> None:

@@ -12,14 +12,11 @@ from tabulate import tabulate
 from upq.cli import chat as chatting
 from upq.cli import demo as demonstration
 from upq.cli import evaluate as eval_command
-from upq.config.presets import preset
-from upq.config.schema import RunConfig, settings, with_settings
+from upq.config import RunConfig, preset, settings, with_settings
 from upq.errors import UserError
-from upq.evaluation import scores
-from upq.evaluation.suites import check_config
-from upq.jobs import follow
-from upq.jobs.worker import worker_main
-from upq.store.folder import data_dir, open_store
+from upq.evaluation import check_config, scores
+from upq.jobs import follow, worker_main
+from upq.store import data_dir, open_store
 
 
 def run(options: Any) -> int | None:

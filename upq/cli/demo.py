@@ -6,15 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from upq.config.presets import preset
-from upq.config.schema import with_settings
-from upq.decode.generate import Decoding, stream
+from upq.config import preset, with_settings
+from upq.decode import Decoding, stream
 from upq.errors import UserError
-from upq.evaluation.suites import check_config
-from upq.jobs.follow import Say, check, run_and_wait, summary, vet
-from upq.jobs.served import Models
-from upq.store.folder import open_store
-from upq.store.run import Run
+from upq.evaluation import check_config
+from upq.jobs import Models, Say, check, run_and_wait, summary, vet
+from upq.store import Run, open_store
 
 DEMO_PROMPTS = (
     "What is the capital of France? Answer in one sentence.",

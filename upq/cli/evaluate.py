@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.context import SilentContext
 from upq.data import dataset
 from upq.errors import UserError
-from upq.evaluation import wikitext
-from upq.evaluation.suite_data import local_copy
-from upq.evaluation.suites import check_config
-from upq.evaluation.wikitext import read_chunk
+from upq.evaluation import check_config, local_copy, read_chunk, wikitext
 from upq.jobs import follow
-from upq.quantize import pipeline
-from upq.quantize.measure import Yardstick
-from upq.store.folder import open_store
+from upq.quantize import Yardstick, pipeline
+from upq.store import open_store
 
 TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
 

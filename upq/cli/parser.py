@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from upq.cli import commands
-from upq.config.presets import DEFAULT_METHOD
-from upq.config.schema import METHODS, PRESETS
-from upq.evaluation.suites import SUITES
+from upq.config import DEFAULT_METHOD, METHODS, PRESETS
+from upq.evaluation import SUITES
 
 
 def parser() -> argparse.ArgumentParser:

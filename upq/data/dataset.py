@@ -15,15 +15,13 @@ from typing import Any
 
 import torch
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.context import RunContext
 from upq.data.batches import Example
 from upq.data.rows import Row, read_rows
-from upq.decode.choice import engine_for
-from upq.decode.generate import answers, end_ids
+from upq.decode import answers, end_ids, engine_for
 from upq.errors import UserError
-from upq.models.loading import LoadedModel
-from upq.models.tokenizer import chat_ids
+from upq.models import LoadedModel, chat_ids
 
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
 ANSWER_BATCH = 64

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from upq.config.schema import DataConfig
+from upq.config import DataConfig
 from upq.errors import UserError
 from upq.files import RESOURCES
 

@@ -1,1 +1,26 @@
 """From a model to text: engines that take one token per sequence and step, and what writes with them."""
+
+from upq.decode.choice import engine_for
+from upq.decode.engine import Engine, Session
+from upq.decode.generate import ROWS, Decoding, Piece, answers, end_ids, stream
+from upq.decode.native import NativeEngine
+from upq.decode.reader import Reader, shared_length
+from upq.decode.served_linear import ServedLinear
+from upq.decode.transformers_engine import TransformersEngine
+
+__all__ = [
+    "ROWS",
+    "Decoding",
+    "Engine",
+    "NativeEngine",
+    "Piece",
+    "Reader",
+    "ServedLinear",
+    "Session",
+    "TransformersEngine",
+    "answers",
+    "end_ids",
+    "engine_for",
+    "shared_length",
+    "stream",
+]

@@ -9,7 +9,7 @@ import torch
 from upq.decode import native
 from upq.decode.engine import Engine
 from upq.decode.transformers_engine import TransformersEngine
-from upq.models.placement import to_compute_dtype
+from upq.models import to_compute_dtype
 
 
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:

@@ -13,7 +13,7 @@ import torch
 
 from upq.decode.engine import Engine
 from upq.errors import UserError
-from upq.models.tokenizer import chat_ids
+from upq.models import chat_ids
 
 #: Pause between two pieces of a streamed answer, seconds.
 PIECE_SECONDS = 0.05

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import kernels
-from upq.layers.linear import PackedLinear, packed_layers, replace_module
+from upq.layers import PackedLinear, packed_layers, replace_module
 
 
 class ServedLinear(nn.Module):

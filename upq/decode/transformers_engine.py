@@ -21,8 +21,8 @@ from upq.decode import fused_step
 from upq.decode.engine import Session, check_rewind
 from upq.decode.row_cache import RowCache, bucket
 from upq.decode.served_linear import prepare_layers, prepared_backends, prepared_bytes
-from upq.layers.linear import memory_bytes
-from upq.models.placement import is_lent
+from upq.layers import memory_bytes
+from upq.models import is_lent
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")

@@ -1,1 +1,36 @@
 """What a model is worth: fidelity to FP16, IFEval, MMLU and WikiText-2, with intervals and tests."""
+
+from upq.evaluation.fidelity import Reference
+from upq.evaluation.ifeval import (
+    PromptResult,
+    Verdict,
+    builtin_suite,
+    ifeval_suite,
+    instruction_types,
+)
+from upq.evaluation.intervals import Share
+from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
+from upq.evaluation.scores import by_type
+from upq.evaluation.suite_data import local_copy
+from upq.evaluation.suites import SUITES, check_config
+from upq.evaluation.wikitext import read_chunk
+
+__all__ = [
+    "LETTERS",
+    "SUITES",
+    "Marked",
+    "PromptResult",
+    "Question",
+    "Reference",
+    "Share",
+    "Verdict",
+    "builtin_suite",
+    "by_category",
+    "by_subject",
+    "by_type",
+    "check_config",
+    "ifeval_suite",
+    "instruction_types",
+    "local_copy",
+    "read_chunk",
+]

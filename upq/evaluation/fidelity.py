@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from upq.data.batches import Batch, Example, collate
+from upq.data import Batch, Example, collate
 from upq.errors import UserError
 from upq.evaluation.intervals import bootstrap_mean
-from upq.models.forward import CHUNK_ROWS, head, last_hidden
+from upq.models import CHUNK_ROWS, head, last_hidden
 
 #: Tokens in one forward pass of a measurement.
 BATCH_TOKENS = 2048

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from upq.decode.engine import Engine
-from upq.decode.reader import Reader, shared_length
+from upq.decode import Engine, Reader, shared_length
 from upq.errors import UserError
 from upq.evaluation.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
 from upq.evaluation.suite_data import hub_rows, read_suite_file

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from upq.decode.generate import answers, end_ids
+from upq.decode import answers, end_ids
 from upq.errors import UserError
 from upq.evaluation import ifeval, mmlu, wikitext
-from upq.models.tokenizer import chat_ids
+from upq.models import chat_ids
 
 #: What decoding and reading call with the tokens done so far; may raise.
 Step = Callable[[int], None]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from upq.errors import UserError
 from upq.evaluation.intervals import Interval, bootstrap_mean
 from upq.evaluation.suite_data import hub_rows, read_suite_file
-from upq.models.forward import CHUNK_ROWS, head, last_hidden
+from upq.models import CHUNK_ROWS, head, last_hidden
 
 HUB_DATASET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 #: Tokens of a chunk.

@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.context import SilentContext
 from upq.jobs.worker import worker_main
 from upq.quantize import pipeline
-from upq.store.database import Store
-from upq.store.folder import data_dir, open_store
+from upq.store import Store, data_dir, open_store
 from upq.training import parallel
 
 #: How long processes wait for each other: the stages that only one of them does may take days.

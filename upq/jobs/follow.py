@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.evaluation import scores
-from upq.jobs import distributed
 from upq.jobs.supervisor import Supervisor
-from upq.models.shape import inspect
-from upq.store.database import Store
-from upq.store.folder import open_store
-from upq.store.run import Run
+from upq.models import inspect
+from upq.store import Run, Store, open_store
 
 ENDED = ("done", "failed", "cancelled")
 Say = Callable[[str], None]
@@ -33,13 +30,21 @@ def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say, processe
     """
     store = open_store(folder)
     run_id = start(store)
-    command = distributed.command(folder, processes) if processes > 1 else None
-    supervisor = Supervisor(store, folder, command=command)
+    supervisor = Supervisor(store, folder, command=_joint_worker(folder, processes))
     supervisor.start()
     try:
         return _follow(store, run_id, say)
     finally:
         supervisor.stop()
+
+
+def _joint_worker(folder: Path, processes: int) -> list[str] | None:
+    """The command of a worker of several processes; None for the ordinary one."""
+    if processes == 1:
+        return None
+    from upq.jobs import distributed  # noqa: PLC0415  needs accelerate, and is a program of its own
+
+    return distributed.command(folder, processes)
 
 
 def _follow(store: Store, run_id: int, say: Say) -> Run:

@@ -14,14 +14,11 @@ from typing import Any
 
 import torch
 
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
-from upq.decode.choice import engine_for
-from upq.decode.engine import Engine
+from upq.artifact import Artifact, assembly
+from upq.decode import Engine, engine_for
 from upq.errors import UserError
-from upq.models import loading
-from upq.models.placement import compute_dtype, keep_freed_memory, to_compute_dtype
-from upq.store.database import Store
+from upq.models import compute_dtype, keep_freed_memory, loading, to_compute_dtype
+from upq.store import Store
 
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
 KEPT = 4

@@ -23,11 +23,8 @@ from upq.artifact.delta import restored
 from upq.context import training_tokens
 from upq.files import RESOURCES
 from upq.jobs.worker import give_way
-from upq.models.loading import LoadedModel, load
-from upq.models.source import resolve
-from upq.store.artifacts import Prepared, prepare
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.models import LoadedModel, load, resolve
+from upq.store import Prepared, Store, open_store, prepare
 
 FOLDER = RESOURCES / "demo"
 #: What is not a tensor: the run, its curves and measurements, and each artifact's manifest and digests.

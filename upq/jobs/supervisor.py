@@ -19,7 +19,7 @@ from typing import Any
 
 from upq.errors import UserError
 from upq.jobs.worker import is_on_this_machine, lock_holder, worker_name
-from upq.store.database import Store
+from upq.store import Store
 
 TICK_S = 0.5
 TERMINATE_AFTER_S = 15.0

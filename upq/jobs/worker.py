@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.jobs.worker_context import (
     HEARTBEAT_S,
     LEASE_S,
@@ -26,8 +26,7 @@ from upq.jobs.worker_context import (
     execute,
     sweep_checkpoints,
 )
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 POLL_S = 0.5
 #: How far a run steps back for the chat and for other programs: it gets about a tenth of a core that both want.

@@ -20,15 +20,12 @@ from typing import Any
 
 import torch
 
-from upq.artifact.format import Artifact
+from upq.artifact import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.files import sweep
 from upq.jobs.failures import describe_failure
 from upq.machine import environment
-from upq.store.database import Store
-from upq.store.folder import checkpoint_dir
-from upq.store.lease import LostLease
-from upq.store.run import Run
+from upq.store import LostLease, Run, Store, checkpoint_dir
 
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0

@@ -5,3 +5,38 @@ Grids are the zero-free odd ones of UPQ: weight = scale * (code - zero), code an
 256. A grid is three pure functions, fit, encode and decode; `fake_quantize` is decode(encode(.)) with the
 straight-through gradient, defined once for all grids.
 """
+
+from upq.layers.fixed_codes import fix_codes, release_codes
+from upq.layers.grid import INT2, INT4, INT8, Grid, storable
+from upq.layers.linear import (
+    FakeQuantLinear,
+    Latent,
+    PackedEmbedding,
+    PackedLinear,
+    fake_quant_layers,
+    memory_bytes,
+    packed_layers,
+    replace_module,
+    set_parameters,
+    swap_linears,
+)
+
+__all__ = [
+    "INT2",
+    "INT4",
+    "INT8",
+    "FakeQuantLinear",
+    "Grid",
+    "Latent",
+    "PackedEmbedding",
+    "PackedLinear",
+    "fake_quant_layers",
+    "fix_codes",
+    "memory_bytes",
+    "packed_layers",
+    "release_codes",
+    "replace_module",
+    "set_parameters",
+    "storable",
+    "swap_linears",
+]

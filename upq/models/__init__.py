@@ -1,1 +1,52 @@
 """A name becomes a vetted model: its files, its tokenizer, its structure, and where its weights lie."""
+
+from upq.models.forward import CHUNK_ROWS, BlockCall, block_calls, head, last_hidden, recomputed
+from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
+from upq.models.placement import (
+    blocks_away,
+    compute_dtype,
+    in_compute_dtype,
+    is_lent,
+    keep_freed_memory,
+    on_device,
+    place,
+    to_compute_dtype,
+    twin,
+)
+from upq.models.shape import Shape, inspect
+from upq.models.source import BUILDING, resolve
+from upq.models.structure import decoder_blocks, parameter_names, plan_embeddings, plan_layers
+from upq.models.tokenizer import chat_ids, load_tokenizer, render_chat, tokenizer_files
+
+__all__ = [
+    "BUILDING",
+    "CHUNK_ROWS",
+    "CONFIG_ERRORS",
+    "BlockCall",
+    "LoadedModel",
+    "Shape",
+    "block_calls",
+    "blocks_away",
+    "chat_ids",
+    "compute_dtype",
+    "decoder_blocks",
+    "head",
+    "in_compute_dtype",
+    "inspect",
+    "is_lent",
+    "keep_freed_memory",
+    "last_hidden",
+    "load",
+    "load_tokenizer",
+    "on_device",
+    "parameter_names",
+    "place",
+    "plan_embeddings",
+    "plan_layers",
+    "recomputed",
+    "render_chat",
+    "resolve",
+    "to_compute_dtype",
+    "tokenizer_files",
+    "twin",
+]

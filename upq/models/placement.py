@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from upq.layers.linear import PackedEmbedding
+from upq.layers import PackedEmbedding
 from upq.models.structure import decoder_blocks
 
 #: A model whose weights take more than this share of a GPU's free memory leaves its decoder blocks on the CPU: the

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upq.config.schema import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
+from upq.config import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
 from upq.errors import UserError
 from upq.files import RESOURCES
-from upq.models.shape import Shape, inspect
+from upq.models import Shape, inspect
 
 if TYPE_CHECKING:
-    from upq.store.run import Run
+    from upq.store import Run
 
 #: Multiplications per second that each stage reaches, per CPU core, and on a GPU, until a run has shown better.
 DEFAULT_RATE_CORE = {

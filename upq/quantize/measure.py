@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from upq.artifact import Artifact
 from upq.artifact.assembly import assemble
-from upq.artifact.format import Artifact
-from upq.data.batches import Example
-from upq.evaluation.fidelity import Reference
-from upq.layers.linear import memory_bytes
+from upq.data import Example
+from upq.evaluation import Reference
+from upq.layers import memory_bytes
 
 
 class Yardstick:

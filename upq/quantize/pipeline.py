@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 
-from upq.artifact import assembly
-from upq.artifact.format import Artifact
-from upq.config.schema import RunConfig
+from upq.artifact import Artifact, assembly
+from upq.config import RunConfig
 from upq.context import RunContext
 from upq.data import dataset as data
 from upq.errors import UserError
-from upq.models import loading
-from upq.models.loading import LoadedModel
-from upq.models.placement import (
+from upq.models import (
+    LoadedModel,
     in_compute_dtype,
     is_lent,
     keep_freed_memory,
+    loading,
+    plan_embeddings,
+    plan_layers,
 )
-from upq.models.structure import plan_embeddings, plan_layers
 from upq.quantize.measure import Yardstick
 from upq.quantize.stages import Quantized, Work, quantize, round_to_nearest
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq.config.schema import (
+from upq.config import (
     BlockwiseConfig,
     DistillConfig,
     Int2Config,
@@ -25,27 +25,29 @@ from upq.config.schema import (
     RunConfig,
 )
 from upq.context import RunContext
-from upq.data.batches import Batch, collate, plan_batches
-from upq.data.dataset import Dataset
+from upq.data import Batch, Dataset, collate, plan_batches
 from upq.errors import UserError
-from upq.evaluation.fidelity import Reference
-from upq.layers.grid import Grid
-from upq.layers.linear import (
+from upq.evaluation import Reference
+from upq.layers import (
     FakeQuantLinear,
+    Grid,
     Latent,
     fake_quant_layers,
     set_parameters,
     swap_linears,
 )
-from upq.models.loading import LoadedModel
-from upq.models.placement import blocks_away, twin
-from upq.models.structure import decoder_blocks
+from upq.models import LoadedModel, blocks_away, decoder_blocks, twin
 from upq.quantize import checkpoint
-from upq.training import parallel
-from upq.training.blockwise import BlockResult, Start, Task, reconstruct
+from upq.training import (
+    BlockResult,
+    Start,
+    Task,
+    norm_weights,
+    packed_teacher,
+    parallel,
+    reconstruct,
+)
 from upq.training.distill import distill
-from upq.training.teacher import packed_teacher
-from upq.training.trainables import norm_weights
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8

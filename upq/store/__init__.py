@@ -1,1 +1,18 @@
 """All SQL: the queue of runs, what they report and the artifacts they leave, in one SQLite file."""
+
+from upq.store.artifacts import Prepared, prepare
+from upq.store.database import Store
+from upq.store.folder import checkpoint_dir, data_dir, open_store
+from upq.store.lease import LostLease
+from upq.store.run import Run
+
+__all__ = [
+    "LostLease",
+    "Prepared",
+    "Run",
+    "Store",
+    "checkpoint_dir",
+    "data_dir",
+    "open_store",
+    "prepare",
+]

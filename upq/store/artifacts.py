@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from sqlite_utils import Database
 
-from upq.artifact.format import Artifact
+from upq.artifact import Artifact
 from upq.errors import UserError
 from upq.store.connections import Connections
 

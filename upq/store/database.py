@@ -16,8 +16,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq.artifact.format import Artifact
-from upq.config.schema import RunConfig
+from upq.artifact import Artifact
+from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from upq.artifact.format import Artifact
+from upq.artifact import Artifact
 from upq.files import clean_text
 from upq.store import artifacts
 from upq.store.connections import Connections, next_revision

@@ -18,20 +18,19 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
-from upq.config.schema import BlockwiseConfig, PrecisionConfig
+from upq.config import BlockwiseConfig, PrecisionConfig
 from upq.context import RunContext
-from upq.data.batches import Batch
+from upq.data import Batch
 from upq.errors import UserError
-from upq.layers.grid import Grid
-from upq.layers.linear import (
+from upq.layers import (
     FakeQuantLinear,
+    Grid,
     Latent,
     fake_quant_layers,
     set_parameters,
     swap_linears,
 )
-from upq.models.placement import on_device
-from upq.models.structure import decoder_blocks
+from upq.models import decoder_blocks, on_device
 from upq.training.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
 from upq.training.streams import Stream, Streams
 from upq.training.trainables import norm_weights, settle_norms, trainables

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 
-from upq.config.schema import DistillConfig
+from upq.config import DistillConfig
 from upq.context import RunContext
-from upq.data.batches import Example, collate, plan_batches
+from upq.data import Example, collate, plan_batches
 from upq.errors import UserError
-from upq.layers.fixed_codes import fix_codes, release_codes
-from upq.models.forward import head, last_hidden, recomputed
-from upq.models.placement import blocks_away
+from upq.layers import fix_codes, release_codes
+from upq.models import blocks_away, head, last_hidden, recomputed
 from upq.training import parallel
 from upq.training.losses import head_cross_entropy, head_divergence
 from upq.training.teacher import Targets

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
-from upq.config.schema import PrecisionConfig
+from upq.config import PrecisionConfig
 from upq.errors import UserError
-from upq.layers.grid import Grid
-from upq.layers.linear import Latent
+from upq.layers import Grid, Latent
 from upq.training.ldlq import ldlq
 from upq.training.streams import Stream
 

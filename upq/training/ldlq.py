@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 
 from kernels.transform import LATTICE
-from upq.layers.grid import Grid, storable
-from upq.layers.linear import Latent
+from upq.layers import Grid, Latent, storable
 
 #: Columns that are rounded one after the other before later columns hear of them; a group is never longer undivided.
 BLOCK = 64

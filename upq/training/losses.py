@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from upq.models.forward import CHUNK_ROWS
+from upq.models import CHUNK_ROWS
 
 
 def generalized_jsd(

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from upq.data.batches import Batch
-from upq.models.forward import BlockCall, block_calls
+from upq.data import Batch
+from upq.models import BlockCall, block_calls
 
 
 class HiddenStates:

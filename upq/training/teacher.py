@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from upq.data.batches import Batch, Example, collate
-from upq.layers.linear import PackedLinear, set_parameters, swap_linears
-from upq.models.forward import last_hidden
-from upq.models.placement import twin
+from upq.data import Batch, Example, collate
+from upq.layers import PackedLinear, set_parameters, swap_linears
+from upq.models import last_hidden, twin
 from upq.training.streams import HiddenStates
 
 #: States that are kept stay in memory up to this many bytes; a teacher that is at hand keeps no more than that.

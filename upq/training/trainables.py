@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from upq.config.schema import BlockwiseConfig, DistillConfig
+from upq.config import BlockwiseConfig, DistillConfig
 from upq.errors import UserError
-from upq.layers.linear import fake_quant_layers
+from upq.layers import fake_quant_layers
 from upq.training.adamw8bit import AdamW8bit
 
 #: Learning rates that only block-wise training has, and the parameters of a layer that they move.

@@ -9,9 +9,8 @@ import pytest
 import worker_process
 
 from tests.job_cases import Spawn, processes
-from upq.jobs.supervisor import Supervisor
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.jobs import Supervisor
+from upq.store import Store, open_store
 
 
 @pytest.fixture

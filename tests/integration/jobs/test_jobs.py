@@ -23,10 +23,10 @@ from tests.job_cases import (
     wait_for_state,
     wait_for_step,
 )
-from upq.jobs.supervisor import Supervisor, exit_note
+from upq.jobs import Supervisor
+from upq.jobs.supervisor import exit_note
 from upq.jobs.worker import lock_holder, worker_name
-from upq.store.database import Store
-from upq.store.folder import checkpoint_dir
+from upq.store import Store, checkpoint_dir
 
 # Many workers, lost workers
 

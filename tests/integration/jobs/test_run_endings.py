@@ -18,8 +18,7 @@ from tests.job_cases import Spawn, enqueue, exit_code, log_text
 from upq.errors import UserError
 from upq.jobs.failures import describe_failure
 from upq.jobs.worker_context import WorkerContext, execute, sweep_checkpoints
-from upq.store.database import Store
-from upq.store.folder import checkpoint_dir, data_dir
+from upq.store import Store, checkpoint_dir, data_dir
 
 
 def run_here(store: Store, folder: Path, engine: Callable[[WorkerContext], None]) -> int:

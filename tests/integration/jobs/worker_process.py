@@ -16,14 +16,12 @@ from pathlib import Path
 
 import torch
 
-from upq.artifact.format import Artifact
-from upq.config.schema import RunConfig
+from upq.artifact import Artifact
+from upq.config import RunConfig
 from upq.files import write_bytes_atomic
-from upq.jobs.supervisor import Supervisor
-from upq.jobs.worker import worker_main
+from upq.jobs import Supervisor, worker_main
 from upq.jobs.worker_context import Engine, WorkerContext
-from upq.store.database import Store
-from upq.store.folder import open_store
+from upq.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 40

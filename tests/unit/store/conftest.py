@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.store_cases import Clock
-from upq.store.database import Store
+from upq.store import Store
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.errors import UserError
-from upq.store import connections
-from upq.store.database import Store
+from upq.store import Store, connections
 
 
 def test_a_busy_database_is_reported_in_words(

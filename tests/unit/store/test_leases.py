@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.store_cases import WRITES, Clock, claimed, contents
-from upq.config.schema import RunConfig
-from upq.store.database import Store
-from upq.store.lease import LostLease
+from upq.config import RunConfig
+from upq.store import LostLease, Store
 
 
 @pytest.mark.parametrize("name", WRITES)

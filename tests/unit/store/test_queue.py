@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.store_cases import WRITES, claimed
-from upq.config.presets import preset
-from upq.config.schema import RunConfig
+from upq.config import RunConfig, preset
 from upq.errors import UserError
-from upq.store.database import Store
+from upq.store import Store
 
 
 def test_a_new_run_says_what_it_was_asked_for(store: Store) -> None:

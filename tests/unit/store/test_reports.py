@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store_cases import Clock, claimed
-from upq.config.schema import RunConfig
+from upq.config import RunConfig
 from upq.files import clean_text
-from upq.store.database import Store
+from upq.store import Store
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=50)
 
