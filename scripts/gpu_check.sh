@@ -52,7 +52,7 @@ train() {
 
 run_part() {
     case $1 in
-        tests) "$python" -m pytest -q -m gpu tests/integration | tee "$out/tests.txt" ;;
+        tests) "$python" -m pytest -q -m gpu tests/gpu | tee "$out/tests.txt" ;;
         kernels) "$python" -m bench.gpu_kernels --json "$out/kernels.json" --plot "$out/kernels.svg" |
             tee "$out/kernels.md" ;;
         decode) "$python" -m bench.gpu_decode --json "$out/decode.json" --plot "$out/decode.svg" |

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers import RecordingContext, examples
+from tests.support.helpers import RecordingContext, examples
 from upq.config import DistillConfig
 from upq.jobs.distributed import join
 from upq.layers import INT2, FakeQuantLinear, Latent, fake_quant_layers, swap_linears

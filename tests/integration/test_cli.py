@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import TINY_SETTINGS
+from tests.support.helpers import TINY_SETTINGS
 from upq.__main__ import main
 from upq.cli import evaluate
 from upq.config import preset, settings

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import TINY_SETTINGS
 from tests.integration.distill_process import train
+from tests.support.helpers import TINY_SETTINGS
 from upq.jobs.distributed import command
 from upq.quantize import checkpoint
 from upq.store import open_store

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels.reference import weight_of
-from tests.helpers import RecordingContext, digest, tiny_config
+from tests.support.helpers import RecordingContext, digest, tiny_config
 from upq.artifact import Artifact, assembly
 from upq.config import METHODS, RunConfig
 from upq.data import dataset

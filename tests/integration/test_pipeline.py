@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
+from tests.support.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
 from upq.config import RunConfig, preset
 from upq.context import STAGES
 from upq.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import digest, tiny_config
-from tests.job_cases import processes, wait_for
+from tests.support.helpers import digest, tiny_config
+from tests.support.job_cases import processes, wait_for
 from upq.config import RunConfig
 from upq.jobs import worker_main
 from upq.store import Store, checkpoint_dir, open_store

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.reference import dequantize
-from tests.helpers import RecordingContext, examples, tiny_config
+from tests.support.helpers import RecordingContext, examples, tiny_config
 from upq.data import collate
 from upq.errors import UserError
 from upq.layers import INT4

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 import pytest
-
-from tests.helpers import tiny_config
 from tests.unit.test_serve import stored_run
+
+from tests.support.helpers import tiny_config
 from ui import App
 from ui.app_state import speed_key
 from ui.chat import column

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import worker_process
 
-from tests.job_cases import Spawn, processes
+from tests.support.job_cases import Spawn, processes
 from upq.jobs import Supervisor
 from upq.store import Store, open_store
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import worker_process
 
-from tests.job_cases import (
+from tests.support.job_cases import (
     PROCESSES,
     Spawn,
     enqueue,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import worker_process
 
-from tests.job_cases import Spawn, enqueue, exit_code, log_text
+from tests.support.job_cases import Spawn, enqueue, exit_code, log_text
 from upq.errors import UserError
 from upq.jobs.failures import describe_failure
 from upq.jobs.worker_context import WorkerContext, execute, sweep_checkpoints

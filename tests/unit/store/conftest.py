@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_cases import Clock
+from tests.support.store_cases import Clock
 from upq.store import Store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.store_cases import WRITES, Clock, claimed, contents
+from tests.support.store_cases import WRITES, Clock, claimed, contents
 from upq.config import RunConfig
 from upq.store import LostLease, Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_cases import WRITES, claimed
+from tests.support.store_cases import WRITES, claimed
 from upq.config import RunConfig, preset
 from upq.errors import UserError
 from upq.store import Store

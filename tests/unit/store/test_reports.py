@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.store_cases import Clock, claimed
+from tests.support.store_cases import Clock, claimed
 from upq.config import RunConfig
 from upq.files import clean_text
 from upq.store import Store

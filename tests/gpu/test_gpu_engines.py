@@ -1,0 +1,97 @@
+"""Decoding on an NVIDIA GPU: a replayed graph gives the tokens of transformers, whatever the rows do."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from tests.support.native_cases import surrounded
+from upq.decode import TransformersEngine, engine_for
+from upq.decode.row_cache import BUCKET
+from upq.decode.transformers_engine import GraphSession
+from upq.layers.grid import GRIDS
+from upq.models import LoadedModel
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
+]
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}),
+    ("llama", {"attn_implementation": "eager"}),
+    ("qwen3", {"head_dim": 8}),
+    ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), FAMILIES, ids=str)
+def test_graphs_give_the_tokens_of_transformers(kind: str, settings: dict[str, Any]) -> None:
+    model = random_model(kind, settings).to("cuda")
+    prompts = random_prompts(3, BUCKET - 6, 9)
+    engine = TransformersEngine(model)
+    assert engine.backend == "CUDA graph, torch float32"
+    session = engine.session(3, BUCKET + 40)
+    answers = [[int(session.prefill(row, ids).argmax())] for row, ids in enumerate(prompts)]
+    for turn in range(24):
+        rows = [[0, 1, 2], [2, 0, 1], [1], [2, 0]][turn % 4]
+        logits = session.step(rows, [answers[row][-1] for row in rows])
+        assert logits.shape == (len(rows), VOCABULARY)
+        for row, one in zip(rows, logits, strict=True):
+            answers[row].append(int(one.argmax()))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer == generated(model, prompt, len(answer))
+    assert isinstance(session, GraphSession)
+    assert any(session.graphs.values()), "steps were replayed"
+
+
+def test_a_refilled_row_and_its_neighbour_keep_apart_on_a_gpu() -> None:
+    engine = TransformersEngine(random_model("llama", {}).to("cuda"))
+    first, second, third = random_prompts(30, 12, 5)
+    session = engine.session(2, 64)
+    whole = greedy(engine.session(1, 64), 0, second, 12)
+    answer = [int(session.prefill(1, second).argmax())]
+    for other in (first, third):
+        assert greedy(session, 0, other, 4) == greedy(engine.session(1, 64), 0, other, 4)
+        for _ in range(5):
+            answer.append(int(session.step([1], answer[-1:])[0].argmax()))
+    assert answer == whole[: len(answer)]
+
+
+@pytest.mark.parametrize("kind", ["none", "input", "lattice"])
+@pytest.mark.parametrize("precision", ["INT4", "INT2"])
+def test_packed_layers_decode_in_a_graph_as_in_a_whole_forward(
+    tiny: LoadedModel, precision: str, kind: str
+) -> None:
+    model = surrounded(tiny.model, GRIDS[precision].bits, kind, 32)
+    engine = engine_for(model, torch.device("cuda"))
+    assert "CUDA graph" in engine.backend
+    assert precision in engine.backend
+    (ids,) = random_prompts(20)
+    session = engine.session(1, 64)
+    logits = session.prefill(0, ids)
+    for _ in range(12):
+        with torch.inference_mode():
+            whole = model(torch.tensor([ids], device="cuda")).logits[0, -1].float()
+        assert (logits - whole).abs().max() < 0.05 * whole.abs().max()
+        ids = [*ids, int(whole.argmax())]
+        logits = session.step([0], ids[-1:])[0]
+
+
+def test_sessions_of_several_threads_capture_and_replay_side_by_side() -> None:
+    model = random_model("llama", {}).to("cuda")
+    prompts = random_prompts(4, 11, 23, 40)
+    engine = TransformersEngine(model)
+    found: dict[int, list[int]] = {}
+
+    def decode(index: int) -> None:
+        found[index] = greedy(engine.session(1, 128), 0, prompts[index], 40)
+
+    threads = [threading.Thread(target=decode, args=(index,)) for index in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {index: generated(model, ids, 40) for index, ids in enumerate(prompts)}

@@ -1,0 +1,122 @@
+"""Compiles the Triton kernels for an H100, which needs no GPU, and prints what became of them as JSON.
+
+python -m tests.support.compile_triton
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.gpu import decoding as triton_decode
+from kernels.gpu.products import matmul_kernel
+from kernels.gpu.tuning import CANDIDATES
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+H100 = GPUTarget("cuda", 90, 32)
+#: (bits, type, columns, zeros): integer and subtraction instructions allowed for each weight.
+CASES = {
+    (2, "fp16", 8, False): 1.5,
+    (2, "bf16", 8, False): 1.6,
+    (2, "bf16", 8, True): 1.8,
+    (4, "bf16", 16, False): 2.1,
+    (8, "fp16", 8, False): 3.7,
+}
+NUMBERS = ("rows", "in_features", "out_features", "padded_out")
+#: What is compiled of triton_decode, with heads of 128 features and four queries a key, as Llama-3.1-8B has them.
+STEP_CASES: dict[str, dict[str, int]] = {
+    "_add_norm_kernel": {"size": 4096, "WIDTH": 4096},
+    "_gate_kernel": {"WIDTH": 1024},
+    "_rotate_kernel": {"SIZE": 128, "NORM": True},
+    "_attention_kernel": {
+        **{"SIZE": 128, "SHARE": 4, "TILE": 16, "PLAIN": False},
+        **{"SPLIT": triton_decode.SPLIT, "BLOCK": triton_decode.BLOCK},
+    },
+    "_join_kernel": {"SIZE": 128, "WIDTH": 16},
+}
+#: Parameters of these kernels that are not pointers to bfloat16.
+TYPES = {
+    **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "count"), "i32"),
+    **dict.fromkeys(("epsilon", "scaling"), "fp32"),
+    **dict.fromkeys(("sums", "heights"), "*fp32"),
+    "positions": "*i64",
+}
+
+
+def compiled(bits: int, dtype: str, columns: int, zeros: bool, group: int = 64) -> tuple[Any, int]:
+    """The kernel for one case, and how many weights a lane decodes in one turn of its loop."""
+    config = max(CANDIDATES[columns])  # the widest tile
+    block = 256 // bits
+    constants = {
+        **{"BITS": bits, "GROUP": group, "RUN": math.gcd(group, block) // 16},
+        **{"EVEN": True, "ASM": True, "COLUMNS": columns, "TILE": config.tile},
+        **{"SLICES": config.slices, "UNROLL": config.unroll, "STAGES": config.stages},
+        **({} if zeros else {"zeros": None}),
+    }
+    types = {
+        **{"inputs": "*" + dtype, "words": "*i16", "scale": "*fp16", "zeros": "*u8"},
+        **{"outputs": "*" + dtype, **dict.fromkeys(NUMBERS, "i32")},
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    names = matmul_kernel.arg_names
+    signature = {name: types[name] for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in types.items()
+        if kind != "constexpr" and name != "rows"
+    }
+    source = ASTSource(matmul_kernel, signature, values, aligned)
+    options = {"num_warps": config.slices}
+    lanes = 32 * config.slices
+    weights = config.tile * block * config.slices * config.unroll // lanes
+    return triton.compile(source, target=H100, options=options), weights
+
+
+def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
+    """Tensor-core instructions, spilled bytes, and decoding instructions per weight of the main loop."""
+    kernel, weights = compiled(bits, dtype, columns, zeros)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        code = _tool("cuobjdump", "-sass", str(binary))
+        usage = _tool("cuobjdump", "-res-usage", str(binary))
+    decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
+    spilled = re.search(r"STACK:(\d+)", usage)
+    return {
+        "mma": code.count("HMMA"),
+        "spilled_bytes": int(spilled.group(1)) if spilled else -1,
+        "decoding_per_weight": decoding / weights,
+        "budget": CASES[bits, dtype, columns, zeros],
+    }
+
+
+def _tool(name: str, *arguments: str) -> str:
+    done = subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def shared_bytes(name: str, constants: dict[str, int]) -> int:
+    """Shared memory of a kernel of triton_decode in bfloat16, compiled with these constants."""
+    kernel = getattr(triton_decode, name)
+    signature = {
+        one: "constexpr" if one in constants else TYPES.get(one, "*bf16")
+        for one in kernel.arg_names
+    }
+    names = list(signature)
+    values = {(names.index(one),): value for one, value in constants.items()}
+    return triton.compile(ASTSource(kernel, signature, values, {}), target=H100).metadata.shared
+
+
+if __name__ == "__main__":
+    products = {str(case): facts(*case) for case in CASES}
+    between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
+    sys.stdout.write(json.dumps({"products": products, "between": between}, indent=1))

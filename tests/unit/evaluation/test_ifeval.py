@@ -1,0 +1,389 @@
+"""Instruction checks: right verdicts with reasons, from the same seed the same, with no network."""
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nltk
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
+
+from upq.evaluation import builtin_suite, instruction_types
+from upq.evaluation.ifeval import (
+    ARGUMENTS,
+    LANGUAGES,
+    MAX_CHARACTERS,
+    NEEDS_SENTENCE_DATA,
+    CheckPrompt,
+    judge,
+)
+from upq.evaluation.scores import totals
+
+ROOT = Path(__file__).parents[3]
+UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))
+ENGLISH = "The weather was lovely this morning and the children walked to the river."
+GERMAN = "Heute Morgen war das Wetter schön und die Kinder gingen langsam zum Fluss."
+
+# instruction type -> (arguments, answer that follows, answer that does not, the latter's reason)
+EXAMPLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "change_case:capital_word_frequency": (
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "A big STORM is here.",
+        "a STORM is here.",
+        "found 1 word in capital letters, expected at least 2",
+    ),
+    "change_case:english_capital": (
+        {},
+        ENGLISH.upper(),
+        ENGLISH.upper() + " yes",
+        "found 3 small letters, expected English in capital letters only",
+    ),
+    "change_case:english_lowercase": (
+        {},
+        ENGLISH.lower(),
+        ENGLISH,
+        "found 1 capital letter, expected English in small letters only",
+    ),
+    "combination:repeat_prompt": (
+        {"prompt_to_repeat": "Name a bird."},
+        "name a bird. A robin.",
+        "A robin.",
+        "found 'A robin.' at the start, expected the request repeated word for word",
+    ),
+    "combination:two_responses": (
+        {},
+        "Rex\n******\nBello",
+        "Rex ****** Rex",
+        "found the same answer twice, expected 2 different ones separated by ******",
+    ),
+    "detectable_content:number_placeholders": (
+        {"num_placeholders": 2},
+        "Dear [name], meet me at [place].",
+        "Dear [name], meet me.",
+        "found 1 placeholder, expected at least 2",
+    ),
+    "detectable_content:postscript": (
+        {"postscript_marker": "P.S."},
+        "Yours, Ann\n\nP.S. Call me.",
+        "Yours, Ann\n\nPS Call me.",
+        "found no postscript, expected one starting with 'P.S.'",
+    ),
+    "detectable_format:constrained_response": (
+        {},
+        "My answer is yes.",
+        "Yes.",
+        "found 'Yes.', expected one of 'My answer is yes.', 'My answer is no.', "
+        "'My answer is maybe.'",
+    ),
+    "detectable_format:json_format": (
+        {},
+        '```json\n{"name": "Ann"}\n```',
+        '{"name": Ann}',
+        "found invalid JSON (Expecting value at line 1 column 10), expected nothing but valid JSON",
+    ),
+    "detectable_format:multiple_sections": (
+        {"section_spliter": "Section", "num_sections": 2},
+        "Section 1\nBoil water.\nSection 2\nAdd tea.",
+        "Section 1\nBoil water.",
+        "found 1 section, expected at least 2 marked 'Section 1' and so on",
+    ),
+    "detectable_format:number_bullet_lists": (
+        {"num_bullets": 2},
+        "* apple\n- pear",
+        "* apple\n* pear\n* plum",
+        "found 3 bullets, expected 2",
+    ),
+    "detectable_format:number_highlighted_sections": (
+        {"num_highlights": 2},
+        "The *sea* is *blue*.",
+        "The *sea* is blue.",
+        "found 1 highlighted part, expected at least 2",
+    ),
+    "detectable_format:title": (
+        {},
+        "<<Moon>>\nIt shines.",
+        "<<>>\nIt shines.",
+        "found no title, expected one in double angular brackets, <<like this>>",
+    ),
+    "keywords:existence": (
+        {"keywords": ["apple", "basket"]},
+        "An Apple in a basket.",
+        "An apple.",
+        "found no 'basket', expected all of 'apple', 'basket'",
+    ),
+    "keywords:forbidden_words": (
+        {"forbidden_words": ["dog", "cat"]},
+        "Dogs bark.",
+        "A Dog barks.",
+        "found 'dog', expected none of 'cat', 'dog'",
+    ),
+    "keywords:frequency": (
+        {"keyword": "good", "frequency": 2, "relation": "less than"},
+        "A good meal.",
+        "Good, good meal.",
+        "found 'good' 2 times, expected less than 2",
+    ),
+    "keywords:letter_frequency": (
+        {"letter": "z", "let_frequency": 3, "let_relation": "at least"},
+        "Zebras zigzag.",
+        "Zebras zip.",
+        "found the letter 'z' 2 times, expected at least 3",
+    ),
+    "language:response_language": (
+        {"language": "de"},
+        GERMAN,
+        ENGLISH,
+        "found English, expected German",
+    ),
+    "length_constraints:nth_paragraph_first_word": (
+        {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "however"},
+        "It rains.\n\nHowever, it is warm.",
+        "It rains.\n\nIt is warm.",
+        "found 2 paragraphs, paragraph 2 starting with 'It', "
+        "expected 2, paragraph 2 starting with 'however'",
+    ),
+    "length_constraints:number_paragraphs": (
+        {"num_paragraphs": 2},
+        "Waves.\n***\nDepths.",
+        "Waves.\n\nDepths.",
+        "found 1 paragraph, expected 2 divided by ***",
+    ),
+    "length_constraints:number_sentences": (
+        {"num_sentences": 2, "relation": "at least"},
+        "It rains. We stay.",
+        "It rains.",
+        "found 1 sentence, expected at least 2",
+    ),
+    "length_constraints:number_words": (
+        {"num_words": 4, "relation": "less than"},
+        "A place apart.",
+        "A place for books.",
+        "found 4 words, expected less than 4",
+    ),
+    "punctuation:no_comma": (
+        {},
+        "It is warm and dry.",
+        "Warm, dry, calm.",
+        "found 2 commas, expected none",
+    ),
+    "startend:end_checker": (
+        {"end_phrase": "Enjoy your meal!"},
+        "Boil it. Enjoy your meal!",
+        "Enjoy your meal! Bye.",
+        "found 'Enjoy your meal! Bye.' at the end, expected 'Enjoy your meal!'",
+    ),
+    "startend:quotation": (
+        {},
+        '"Ahoy!"',
+        '"Ahoy!',
+        "found '\"' at the start and '!' at the end, expected one \" at each",
+    ),
+}
+
+
+def prompt_with(*instructions: tuple[str, dict[str, Any]], key: int = 1) -> CheckPrompt:
+    return CheckPrompt(
+        key=key,
+        prompt="Say something.",
+        instruction_ids=tuple(instruction_id for instruction_id, _ in instructions),
+        kwargs=tuple(kwargs for _, kwargs in instructions),
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def sentence_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The smallest punkt model there is: no abbreviations, so each full stop ends a sentence."""
+    folder = tmp_path_factory.mktemp("nltk_data")
+    english = folder / "tokenizers" / "punkt_tab" / "english"
+    english.mkdir(parents=True)
+    for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (english / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nltk.data, "path", [str(folder)])
+        forget_sentence_data()
+        yield
+    forget_sentence_data()
+
+
+def forget_sentence_data() -> None:
+    instructions_util._get_sentence_tokenizer.cache_clear()
+    nltk.tokenize._get_punkt_tokenizer.cache_clear()
+
+
+def test_the_vocabulary_is_that_of_the_library() -> None:
+    assert ARGUMENTS.keys() == INSTRUCTION_DICT.keys() == EXAMPLES.keys()
+    assert instructions_util.LANGUAGE_CODES.keys() == LANGUAGES
+    for instruction_id, (kwargs, *_) in EXAMPLES.items():
+        checker = INSTRUCTION_DICT[instruction_id](instruction_id)
+        checker.build_description(**kwargs)
+        assert ARGUMENTS[instruction_id].keys() == set(checker.get_instruction_args_keys())
+
+
+@pytest.mark.parametrize("instruction_id", EXAMPLES)
+def test_each_type_passes_what_follows_and_fails_what_does_not(instruction_id: str) -> None:
+    kwargs, following, failing, reason = EXAMPLES[instruction_id]
+    prompt = prompt_with((instruction_id, kwargs))
+    for seed in range(3):
+        passed = judge(prompt, following, seed)
+        assert (passed.strict, passed.loose) == (True, True)
+        assert passed.verdicts[0].reason.startswith("found ")
+        failed = judge(prompt, failing, seed)
+        assert failed.strict is False
+        assert failed.verdicts[0].reason == reason
+
+
+def test_a_random_letter_is_named_in_the_reason_and_is_the_one_that_was_counted() -> None:
+    kwargs = {"letter": "#", "let_frequency": 2, "let_relation": "at least"}
+    drawn = set()
+    for key in range(12):
+        prompt = prompt_with(("keywords:letter_frequency", kwargs), key=key)
+        verdict = judge(prompt, "aabcdefghijklmm").verdicts[0]
+        match = re.search(r"the letter '(.)' (\w+) times?.*replaces '#'", verdict.reason)
+        assert match
+        assert verdict.strict == (match[1] in "am")
+        drawn.add(match[1])
+    assert len(drawn) > 1
+
+
+def test_loose_forgives_a_first_line_and_asterisks_but_strict_does_not() -> None:
+    prompt = prompt_with(("startend:quotation", {}), ("punctuation:no_comma", {}))
+    result = judge(prompt, 'Sure, here it is:\n*"Ahoy!"*')
+    assert [(v.strict, v.loose) for v in result.verdicts] == [(False, True), (False, True)]
+
+
+def test_an_empty_answer_follows_nothing() -> None:
+    for answer in ("", " \n\t", "<think>hm"):
+        result = judge(prompt_with(("punctuation:no_comma", {})), answer)
+        assert (result.strict, result.loose) == (False, False)
+        assert result.verdicts[0].reason == "found an empty answer"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        (prompt_with(("poetry:rhyme", {})), "'poetry:rhyme' is not known"),
+        (prompt_with(("length_constraints:number_words", {"num_words": 3})), "lacks its argument"),
+        (prompt_with(("keywords:existence", {"keywords": ["*sea"]})), "not a valid regular expr"),
+        (prompt_with(("keywords:existence", {"keywords": []})), "must hold text"),
+        (prompt_with(("keywords:existence", {"keywords": "sea"})), "must be a list of words"),
+        (prompt_with(("punctuation:no_comma", {"n": 1})), "takes no argument 'n'"),
+        (prompt_with(("language:response_language", {"language": "xx"})), "'xx' is not known"),
+        (
+            CheckPrompt(key=1, prompt="p", instruction_ids=("punctuation:no_comma",), kwargs=()),
+            "1 instructions but 0 kwargs",
+        ),
+    ],
+)
+def test_a_malformed_item_has_no_verdict_and_says_why(prompt: CheckPrompt, reason: str) -> None:
+    result = judge(prompt, "Fine.")
+    assert (result.strict, result.loose) == (None, None)
+    assert reason in result.verdicts[0].reason
+
+
+def test_answers_beyond_the_checkers_means_have_no_verdict() -> None:
+    too_long = judge(prompt_with(("punctuation:no_comma", {})), "x" * (MAX_CHARACTERS + 1))
+    too_deep = judge(prompt_with(("detectable_format:json_format", {})), "[" * 15_000)
+    assert (too_long.strict, too_deep.strict) == (None, None)
+    assert "characters" in too_long.verdicts[0].reason
+    assert "RecursionError" in too_deep.verdicts[0].reason
+
+
+def test_a_prompt_without_instructions_counts_as_not_judged() -> None:
+    assert judge(prompt_with(), "Fine.").strict is None
+
+
+def test_verdicts_depend_on_neither_order_nor_global_random_state() -> None:
+    ambiguous = "tot tot hallo no si la de papa mama"
+    suite = builtin_suite()
+    first = [judge(prompt, ambiguous) for prompt in suite]
+    random.seed(99)
+    state = random.getstate()
+    second = [judge(prompt, ambiguous) for prompt in reversed(suite)]
+    assert random.getstate() == state
+    assert second[::-1] == first
+
+
+def test_an_answer_without_a_language_is_followed_and_never_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    verdict = judge(prompt_with(("language:response_language", {"language": "de"})), "!!").verdicts[
+        0
+    ]
+    assert (verdict.strict, caplog.messages) == (True, [])
+    assert verdict.reason == "found no recognisable language (which counts as followed)"
+
+
+@pytest.mark.parametrize("instruction_id", sorted(NEEDS_SENTENCE_DATA))
+def test_types_without_their_sentence_data_are_unavailable(
+    instruction_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kwargs, following, _, _ = EXAMPLES[instruction_id]
+    with monkeypatch.context() as patch:
+        patch.setattr(nltk.data, "path", [str(tmp_path)])
+        forget_sentence_data()
+        reasons = {name: reason for name, reason in instruction_types().items() if reason}
+        result = judge(prompt_with((instruction_id, kwargs)), following)
+    forget_sentence_data()
+    assert reasons.keys() == NEEDS_SENTENCE_DATA
+    assert (result.strict, result.loose) == (None, None)
+    assert "punkt_tab" in result.verdicts[0].reason
+    assert totals([result]).unavailable == 1
+
+
+def test_only_the_declared_types_need_sentence_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(nltk.data, "path", [str(tmp_path)])
+        forget_sentence_data()
+        for instruction_id in EXAMPLES.keys() - NEEDS_SENTENCE_DATA:
+            kwargs, following, _, _ = EXAMPLES[instruction_id]
+            assert judge(prompt_with((instruction_id, kwargs)), following).strict
+    forget_sentence_data()
+
+
+def test_all_types_are_available_with_sentence_data() -> None:
+    assert list(instruction_types().values()) == [None] * 25
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(max_size=300))
+@example("\ud800 lone surrogate")
+@example("\x00")
+@example("-" * 2000)
+@example("<think></think>")
+def test_no_text_makes_judging_raise_or_gives_an_empty_reason(text: str) -> None:
+    everything = prompt_with(*((name, kwargs) for name, (kwargs, *_) in EXAMPLES.items()))
+    result = judge(everything, text)
+    assert len(result.verdicts) == 25
+    assert all(verdict.reason for verdict in result.verdicts)
+    assert not any(verdict.strict and not verdict.loose for verdict in result.verdicts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="aZ,.*-[] \n<>S1", max_size=80).filter(str.strip))
+def test_the_counts_in_reasons_agree_with_the_verdicts(text: str) -> None:
+    at_least = {"relation": "at least"}
+    minimum = [
+        ("length_constraints:number_words", at_least | {"num_words": 3}, 3),
+        ("length_constraints:number_sentences", at_least | {"num_sentences": 2}, 2),
+        ("detectable_content:number_placeholders", {"num_placeholders": 1}, 1),
+        ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, 2),
+        ("detectable_format:multiple_sections", {"section_spliter": "S", "num_sections": 1}, 1),
+        ("change_case:capital_word_frequency", EXAMPLES[min(NEEDS_SENTENCE_DATA)][0], 2),
+    ]
+    exact = [
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, 2),
+        ("punctuation:no_comma", {}, 0),
+    ]
+    result = judge(prompt_with(*((name, kwargs) for name, kwargs, _ in minimum + exact)), text)
+    for verdict, (_, _, wanted) in zip(result.verdicts, minimum + exact, strict=True):
+        counted = verdict.reason.removeprefix("found ").split()[0]
+        number = 0 if counted == "no" else int(counted)
+        is_exact = verdict.instruction_id in {name for name, _, _ in exact}
+        assert verdict.strict == (number == wanted if is_exact else number >= wanted), verdict
