@@ -25,7 +25,7 @@ from upq.models import LoadedModel, chat_ids
 from upq.sources import Row, read_rows
 
 #: Answers that are stored at a time; what is begun and not stored is written again after an interruption.
-ANSWER_BATCH = 64
+ANSWER_BATCH, GPU_ANSWER_BATCH = 64, 4096
 DETAIL = "the FP16 model answers the prompts"
 
 
@@ -161,9 +161,11 @@ class _Teacher:
         # Prompts of like length share a batch, which a resumed run writes again in the same company.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
         written: dict[int, list[int]] = {}
-        for start in range(0, len(order), ANSWER_BATCH):
+        on_gpu = self.engine.device.type == "cuda"
+        size = GPU_ANSWER_BATCH if on_gpu else ANSWER_BATCH
+        for start in range(0, len(order), size):
             self.context.check()
-            chosen = order[start : start + ANSWER_BATCH]
+            chosen = order[start : start + size]
             batch = [prompts[index] for index in chosen]
             texts = self._answer_batch(batch, answer_tokens, temperature)
             written.update(zip(chosen, texts, strict=True))
@@ -248,12 +250,14 @@ def _epoch(
     )  # stable: shuffled within like lengths
     batches: list[list[int]] = []
     current: list[int] = []
+    widest = 0
     for index in order:
-        widest = max(len(examples[one].ids) for one in [*current, index])
-        if current and widest * (len(current) + 1) > batch_tokens:
+        length = len(examples[index].ids)
+        if current and max(widest, length) * (len(current) + 1) > batch_tokens:
             batches.append(current)
-            current = []
+            current, widest = [], 0
         current.append(index)
+        widest = max(widest, length)
     batches.append(current)
     source.shuffle(batches)
     return batches

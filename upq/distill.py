@@ -8,6 +8,7 @@ Several processes share the sequences of every step where `upq.parallel` has the
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ import torch
 from upq import parallel
 from upq.context import RunContext
 from upq.data import Example, collate, plan_batches
-from upq.errors import UserError
+from upq.errors import Interrupted, UserError
 from upq.fixed_codes import fix_codes, release_codes
 from upq.forward import head, last_hidden, recomputed
 from upq.losses import head_cross_entropy, head_divergence
@@ -29,6 +30,10 @@ from upq.targets import Targets
 
 #: How often the held-out KL is looked at during training.
 PROBES = 5
+#: Steps that a distillation of so many seconds is shown as, since nobody knows how many it will make.
+SHOWN_STEPS = 1000
+#: Environment variable: seconds since 1970 at which a distillation with a time of its own ends at the latest.
+UNTIL = "UPQ_UNTIL"
 
 SaveStep = Callable[[int, dict[str, torch.Tensor], dict[str, Any]], None]
 LoadStep = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]] | None]
@@ -61,23 +66,38 @@ def distill(
         fix_codes(student)
     optimizer = make_optimizer(student, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    first = 0
+    first, spent = 0, 0.0
     if (found := load()) is not None:
         restore(student, optimizer, found[0])
-        first = found[1]["step"]
-    context.stage(f"{precision}_distill", steps)
+        first, spent = found[1]["step"], found[1].get("seconds", 0.0)
+    clock = _Clock(config, steps, spent)
+    context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
+
+    def keep(step: int) -> None:
+        context.flush()
+        tensors = dict(training_state(student, optimizer))
+        save(step, tensors, {"step": step, "seconds": clock.spent()})
+
+    made = first
     with ExitStack() as stack:
         pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
         for step in range(first, steps):
-            if parallel.is_main() and step % max(1, steps // PROBES) == 0:
+            if parallel.say(clock.is_over(step)):
+                break
+            if parallel.is_main() and clock.is_probe_due(step):
                 probe(step)
             started = time.monotonic()
-            share = _schedule(step, steps, config.warmup_share)
+            share = parallel.say(clock.share(step))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             indices = plan[step * config.accumulation : (step + 1) * config.accumulation]
-            loss, tokens = pass_over.run(indices)
+            try:
+                loss, tokens = pass_over.run(indices)
+            except Interrupted:  # nothing of this step has changed the student yet
+                if parallel.is_main() and step > first:
+                    keep(step)
+                raise
             if not math.isfinite(loss):
                 raise UserError(
                     "diverged",
@@ -93,17 +113,65 @@ def distill(
             speed = tokens / (time.monotonic() - started)
             context.metric(f"{series}tokens_per_s", step, speed)
             context.metric(f"{precision}_distill_tokens", step, tokens)
-            context.progress(step + 1, tokens_per_s=speed, detail=f"loss {loss:.3f}")
+            context.progress(clock.shown(step), tokens_per_s=speed, detail=f"loss {loss:.3f}")
             is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if parallel.is_main() and is_due and step + 1 < steps:
-                context.flush()
-                tensors = dict(training_state(student, optimizer))
-                save(step + 1, tensors, {"step": step + 1})
+                keep(step + 1)
                 saved_at = time.monotonic()
+            made = step + 1
     settle_norms(student)
     release_codes(student)
     if parallel.is_main():
-        probe(steps)
+        probe(made)
+
+
+class _Clock:
+    """How far a distillation is: by steps, or, where it has seconds, by time, if that is further.
+
+    spent: seconds that earlier calls of a resumed run took.
+    """
+
+    def __init__(self, config: DistillConfig, steps: int, spent: float) -> None:
+        self.steps, self.warmup_share = steps, config.warmup_share
+        self.before, self.started = spent, time.monotonic()
+        self.seconds, self.probes = config.seconds, 0
+        if self.seconds and UNTIL in os.environ:
+            left = max(1.0, float(os.environ[UNTIL]) - time.time())
+            self.seconds = min(self.seconds, spent + left)
+
+    def spent(self) -> float:
+        """Seconds of training in all."""
+        return self.before + time.monotonic() - self.started
+
+    def _progress(self, step: int) -> float:
+        return max(step / self.steps, self.spent() / self.seconds)
+
+    def is_over(self, step: int) -> bool:
+        """Whether the time is up."""
+        return bool(self.seconds) and self._progress(step) >= 1
+
+    def share(self, step: int) -> float:
+        """The learning rates of this step, as a share of their peaks."""
+        if not self.seconds:
+            return _schedule(step, self.steps, self.warmup_share)
+        progress = self._progress(step)
+        if progress < self.warmup_share:
+            return max(progress / self.warmup_share, 1 / self.steps)
+        falling = (progress - self.warmup_share) / (1 - self.warmup_share)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
+
+    def is_probe_due(self, step: int) -> bool:
+        """Whether the held-out KL is to be looked at before this step."""
+        if not self.seconds:
+            return step % max(1, self.steps // PROBES) == 0
+        reached = int(self._progress(step) * PROBES) + 1
+        is_due, self.probes = reached > self.probes, max(reached, self.probes)
+        return is_due
+
+    def shown(self, step: int) -> int:
+        """What the progress bar says behind this step."""
+        done = min(1.0, self._progress(step + 1)) * SHOWN_STEPS if self.seconds else step + 1
+        return int(done)
 
 
 class _Pass:

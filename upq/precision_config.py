@@ -54,6 +54,13 @@ class DistillConfig:
     """End-to-end training against the frozen FP16 teacher (UPQ stage 2; E2E-QP in EfficientQAT). tokens 0: none."""
 
     tokens: int = setting(60_000, "training tokens in all, prompts included", 0, 10**12)
+    seconds: float = setting(
+        0.0,
+        "time to fill with training: rates fall with the time, and it ends when the time is up or after the tokens; "
+        "0: the tokens decide, as they must for bits that repeat",
+        0.0,
+        10**7,
+    )
     batch_tokens: int = setting(512, "tokens per forward and backward pass", 16, 1_000_000)
     accumulation: int = setting(1, "passes per optimizer step", 1, 4096)
     beta: float = setting(

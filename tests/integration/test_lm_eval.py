@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nltk
 import pytest
 
 from upq import assembly
@@ -25,6 +24,8 @@ from upq.quantizers import INT2
 from upq.store import Store
 from upq.structure import plan_layers
 from upq.worker import default_engine
+
+nltk = pytest.importorskip("nltk")
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))
