@@ -56,6 +56,7 @@ ORDER = (
     "upq.sources",
     "upq.generate",
     "upq.reading",
+    "upq.own_prompts",
     "upq.data",
     "upq.solvers",
     "upq.streams",

@@ -44,6 +44,18 @@ class DataConfig:
     )
     text_column: str = setting("", "column with plain text; the loss then counts every token")
     max_rows: int = setting(1000, "rows or prompts used for training at most", 1, 10_000_000)
+    own_prompts: int = setting(
+        0,
+        "prompts that the FP16 model writes itself, beside those of the source; each is answered like them",
+        0,
+        10_000_000,
+    )
+    own_prompt_temperature: float = setting(
+        1.0,
+        "temperature of the sampling of own prompts; lower ones repeat each other more",
+        0.1,
+        2.0,
+    )
     held_out: int = setting(
         32, "prompts or texts kept out of training to measure fidelity", 1, 1000
     )

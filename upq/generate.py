@@ -19,8 +19,9 @@ from upq.errors import UserError
 PIECE_SECONDS = 0.05
 #: A detokenizer shows half a character as this sign; it is held back until it is whole.
 REPLACEMENT = "\ufffd"
-#: Answers that are written side by side: on a CPU, and on a GPU, where a step of many costs little more than of few.
-ROWS, GPU_ROWS = 16, 256
+#: Answers that are written side by side: on a CPU, and at most on a GPU, where a step of many costs little more than of
+#: few, but whose caches take no more than this share of the memory that is free.
+ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +121,14 @@ def answers(
     greedy. check(tokens written so far) is called once a step and may raise. Raises UserError("prompt_too_long").
     """
     in_step = getattr(engine, "by_graphs", False) and len(prompts) > ROWS
-    rows = rows or (GPU_ROWS if in_step else ROWS)
     if not prompts:
         return
     rooms = {index: min(max_new_tokens, _room(engine, len(ids))) for index, ids in prompts.items()}
+    length = max(len(prompts[index]) + room for index, room in rooms.items())
+    rows = rows or (_gpu_rows(engine, length) if in_step else ROWS)
     # Like lengths are neighbours, so that a step reads little beside what it needs; the longest come first.
     waiting = deque(sorted(prompts, key=lambda index: -len(prompts[index])))
     free = list(range(min(rows, len(prompts))))
-    length = max(len(prompts[index]) + room for index, room in rooms.items())
     session = engine.session(len(free), length)
     if in_step:
         queue = deque((index, prompts[index], rooms[index]) for index in waiting)
@@ -154,6 +155,16 @@ def answers(
                 free.append(row)
                 del working[row]
                 yield one.index, one.ids
+
+
+def _gpu_rows(engine: Engine, length: int) -> int:
+    """How many answers of `length` tokens, prompts included, a GPU has room for."""
+    config = engine.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row_bytes = 2 * 2 * config.num_hidden_layers * heads * size * length
+    free, _ = torch.cuda.mem_get_info(engine.device)
+    return max(ROWS, min(GPU_ROWS, int(CACHE_SHARE * free) // row_bytes))
 
 
 class _Row:

@@ -122,6 +122,7 @@ def test_an_embedding_that_must_stay_is_listed_only_where_it_was_to_be_packed(
         {"int2__rounding": "ldlq", "int2__descent_passes": 100, "int2__blockwise__tokens": 10**6},
         {"data__held_out": 1000, "measure__answer_tokens": 4096},
         {"data__answers_per_prompt": 64, "data__max_rows": 400},
+        {"data__own_prompts": 10_000},
     ],
     ids=str,
 )
