@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import triton_decode
+from kernels import triton_decode, triton_training
 from kernels.triton_kernels import matmul_kernel
 from kernels.triton_tuning import CANDIDATES
 
@@ -42,7 +42,13 @@ STEP_CASES: dict[str, dict[str, int]] = {
     },
     "_join_kernel": {"SIZE": 128, "WIDTH": 16},
 }
-#: Parameters of these kernels that are not pointers to bfloat16.
+#: What is compiled of triton_training: columns that share a scale, and whether groups have zeros.
+TRAINING_CASES = [
+    (name, group, zeros)
+    for name in ("forward_kernel", "backward_kernel")
+    for group, zeros in ((64, False), (576, False), (8192, True))
+]
+#: Parameters of the kernels of triton_decode that are not pointers to bfloat16.
 TYPES = {
     **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "count"), "i32"),
     **dict.fromkeys(("epsilon", "scaling"), "fp32"),
@@ -88,15 +94,23 @@ def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
         code = _tool("cuobjdump", "-sass", str(binary))
-        usage = _tool("cuobjdump", "-res-usage", str(binary))
-    decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
-    spilled = re.search(r"STACK:(\d+)", usage)
+        decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
     return {
         "mma": code.count("HMMA"),
-        "spilled_bytes": int(spilled.group(1)) if spilled else -1,
+        "spilled_bytes": _spilled(kernel),
         "decoding_per_weight": decoding / weights,
         "budget": CASES[bits, dtype, columns, zeros],
     }
+
+
+def _spilled(kernel: Any) -> int:
+    """Bytes that a kernel keeps in memory because it has no registers for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        usage = _tool("cuobjdump", "-res-usage", str(binary))
+    found = re.search(r"STACK:(\d+)", usage)
+    return int(found.group(1)) if found else -1
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -116,7 +130,33 @@ def shared_bytes(name: str, constants: dict[str, int]) -> int:
     return triton.compile(ASTSource(kernel, signature, values, {}), target=H100).metadata.shared
 
 
+def training_facts(name: str, group: int, zeros: bool) -> dict[str, float]:
+    """Spilled bytes, and divisions that round to nearest and others, of a kernel of triton_training."""
+    kernel = getattr(triton_training, name)
+    block = min(triton.next_power_of_2(group), triton_training.TILE)
+    constants = {
+        **{"LEVELS": 4, "GROUP": group, "BLOCK": block, "MANY": triton_training.TILE // block},
+        **{"PLAIN": False, **({} if zeros else {"zero": None, "zero_gradient": None})},
+    }
+    halves, numbers = ("quantized", "gradient"), {"groups": "i32", "smallest": "fp32"}
+    types = {**dict.fromkeys(halves, "*bf16"), **numbers, "reach": "fp32"}
+    names = kernel.arg_names
+    signature = {one: "constexpr" if one in constants else types.get(one, "*fp32") for one in names}
+    values = {(names.index(one),): value for one, value in constants.items() if one in names}
+    options = {"enable_fp_fusion": False}
+    made = triton.compile(ASTSource(kernel, signature, values, {}), target=H100, options=options)
+    text = made.asm["ptx"]
+    return {
+        "spilled_bytes": _spilled(made),
+        "exact_divisions": text.count("div.rn.f32"),
+        "other_divisions": len(re.findall(r"div\.(?:full|approx)", text)),
+        "shared_bytes": made.metadata.shared,
+    }
+
+
 if __name__ == "__main__":
     products = {str(case): facts(*case) for case in CASES}
     between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
-    sys.stdout.write(json.dumps({"products": products, "between": between}, indent=1))
+    training = {str(case): training_facts(*case) for case in TRAINING_CASES}
+    found = {"products": products, "between": between, "training": training}
+    sys.stdout.write(json.dumps(found, indent=1))
