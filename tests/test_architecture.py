@@ -66,6 +66,7 @@ ORDER = (
     "upq.losses",
     "upq.fixed_codes",
     "upq.targets",
+    "upq.curves",
     "upq.distill",
     "upq.checkpoint",
     "upq.artifact",

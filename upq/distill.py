@@ -18,8 +18,12 @@ import torch
 
 from upq import parallel
 from upq.context import RunContext
+from upq.curves import Curves, Step
 from upq.data import Example, collate, plan_batches
+<<<<<<< HEAD
 from upq.errors import Interrupted, UserError
+=======
+>>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
 from upq.fixed_codes import fix_codes, release_codes
 from upq.forward import head, last_hidden, recomputed
 from upq.losses import head_cross_entropy, head_divergence
@@ -57,9 +61,9 @@ def distill(
     student: a copy of a model with the same embedding and head as `teacher`. save(step, tensors, state) keeps a
     resumable checkpoint, load() gives the newest one or None; training goes on behind it bit by bit. probe(step) is
     called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite loss, naming
-    the step. precision: "int4" or "int2"; the series of INT4 carry its name.
+    the step; on a GPU a step later, but before anything is saved or probed. precision: "int4" or "int2"; the series of
+    INT4 carry its name.
     """
-    series = "" if precision == "int2" else f"{precision}_"
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
     steps = -(-len(plan) // config.accumulation)
     if not config.weight_lr:
@@ -73,6 +77,7 @@ def distill(
     clock = _Clock(config, steps, spent)
     context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
+<<<<<<< HEAD
 
     def keep(step: int) -> None:
         context.flush()
@@ -86,12 +91,21 @@ def distill(
             if parallel.say(clock.is_over(step)):
                 break
             if parallel.is_main() and clock.is_probe_due(step):
+=======
+    curves = Curves(context, precision, config.loss)
+    with ExitStack() as stack:
+        pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
+        for step in range(first, steps):
+            if parallel.is_main() and step % max(1, steps // PROBES) == 0:
+                curves.settle()
+>>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
                 probe(step)
             started = time.monotonic()
             share = parallel.say(clock.share(step))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             indices = plan[step * config.accumulation : (step + 1) * config.accumulation]
+<<<<<<< HEAD
             try:
                 loss, tokens = pass_over.run(indices)
             except Interrupted:  # nothing of this step has changed the student yet
@@ -104,9 +118,15 @@ def distill(
                     f"The distillation loss became {loss} at step {step + 1}.",
                     f"Lower {precision}.distill.weight_lr and scale_lr.",
                 )
+=======
+            loss, tokens = pass_over.run(indices)
+>>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
             norm = _clip(student, config.clip_norm)
+            rate = share * (config.weight_lr or config.scale_lr)
+            curves.enter(Step(step, rate, tokens, started), loss, norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+<<<<<<< HEAD
             context.metric(f"{series}{config.loss}", step, loss)
             context.metric(f"{series}grad_norm", step, norm)
             context.metric(f"{series}lr", step, share * (config.weight_lr or config.scale_lr))
@@ -119,6 +139,20 @@ def distill(
                 keep(step + 1)
                 saved_at = time.monotonic()
             made = step + 1
+=======
+            if parallel.size() > 1:  # every process has to stop at the same step
+                curves.settle()
+            else:
+                curves.report()
+            is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
+            if parallel.is_main() and is_due and step + 1 < steps:
+                curves.settle()
+                context.flush()
+                tensors = dict(training_state(student, optimizer))
+                save(step + 1, tensors, {"step": step + 1})
+                saved_at = time.monotonic()
+        curves.settle()
+>>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
     settle_norms(student)
     release_codes(student)
     if parallel.is_main():
@@ -202,8 +236,8 @@ class _Pass:
         if config.checkpointing:
             stack.enter_context(recomputed(student))
 
-    def run(self, indices: list[list[int]]) -> tuple[float, int]:
-        """Add up the gradients of the batches: (mean loss in nats per counted token, tokens processed)."""
+    def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
+        """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
         everything = [self.examples[one] for rows in indices for one in rows]
         counted = sum(one.counted for one in everything)
         total = torch.zeros((), dtype=torch.float64, device=self.student.device)
@@ -212,14 +246,14 @@ class _Pass:
             if rows:
                 loss = self._loss(rows)
                 (loss / counted).backward()
-                total += loss.item()
+                total += loss.detach()
         trained = [one for one in self.student.parameters() if one.requires_grad]
         if parallel.size() > 1:
             for one in trained:
                 if one.grad is None:
                     one.grad = torch.zeros_like(one, dtype=one.grad_dtype)
             parallel.add_up([total, *(one.grad for one in trained if one.grad is not None)])
-        return total.item() / counted, sum(len(one.ids) for one in everything)
+        return total / counted, sum(len(one.ids) for one in everything)
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         """Loss summed over the counted tokens of the examples `rows`."""
@@ -239,7 +273,7 @@ def _schedule(step: int, steps: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _clip(student: Any, clip_norm: float) -> float:
-    """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before."""
+def _clip(student: Any, clip_norm: float) -> torch.Tensor:
+    """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before, ()."""
     parameters = [one for one in student.parameters() if one.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf).item()
+    return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
