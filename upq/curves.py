@@ -19,12 +19,15 @@ from upq.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """What is known of a training step before its numbers are: rate is its learning rate, started a monotonic time."""
+    """What is known of a training step before its numbers are: rate is its learning rate, started a monotonic time,
+    shown how far the stage is behind it.
+    """
 
     index: int
     rate: float
     tokens: int
     started: float
+    shown: int
 
 
 class _Numbers:
@@ -94,8 +97,7 @@ class Curves:
         for name, value in zip(self.series, (loss, norm, step.rate, speed), strict=True):
             self.context.metric(name, step.index, value)
         self.context.metric(f"{self.precision}_distill_tokens", step.index, step.tokens)
-        done = step.index + 1
-        self.context.progress(done, tokens_per_s=speed, detail=f"loss {loss:.3f}")
+        self.context.progress(step.shown, tokens_per_s=speed, detail=f"loss {loss:.3f}")
 
     def _check(self, step: Step, loss: float) -> None:
         if not math.isfinite(loss):

@@ -20,10 +20,7 @@ from upq import parallel
 from upq.context import RunContext
 from upq.curves import Curves, Step
 from upq.data import Example, collate, plan_batches
-<<<<<<< HEAD
-from upq.errors import Interrupted, UserError
-=======
->>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
+from upq.errors import Interrupted
 from upq.fixed_codes import fix_codes, release_codes
 from upq.forward import head, last_hidden, recomputed
 from upq.losses import head_cross_entropy, head_divergence
@@ -77,9 +74,10 @@ def distill(
     clock = _Clock(config, steps, spent)
     context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
-<<<<<<< HEAD
+    curves = Curves(context, precision, config.loss)
 
     def keep(step: int) -> None:
+        curves.settle()
         context.flush()
         tensors = dict(training_state(student, optimizer))
         save(step, tensors, {"step": step, "seconds": clock.spent()})
@@ -88,71 +86,37 @@ def distill(
     with ExitStack() as stack:
         pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
         for step in range(first, steps):
-            if parallel.say(clock.is_over(step)):
+            if clock.is_over(step):
                 break
             if parallel.is_main() and clock.is_probe_due(step):
-=======
-    curves = Curves(context, precision, config.loss)
-    with ExitStack() as stack:
-        pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
-        for step in range(first, steps):
-            if parallel.is_main() and step % max(1, steps // PROBES) == 0:
                 curves.settle()
->>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
                 probe(step)
             started = time.monotonic()
-            share = parallel.say(clock.share(step))
+            share = clock.share(step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             indices = plan[step * config.accumulation : (step + 1) * config.accumulation]
-<<<<<<< HEAD
             try:
                 loss, tokens = pass_over.run(indices)
             except Interrupted:  # nothing of this step has changed the student yet
                 if parallel.is_main() and step > first:
                     keep(step)
                 raise
-            if not math.isfinite(loss):
-                raise UserError(
-                    "diverged",
-                    f"The distillation loss became {loss} at step {step + 1}.",
-                    f"Lower {precision}.distill.weight_lr and scale_lr.",
-                )
-=======
-            loss, tokens = pass_over.run(indices)
->>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
             norm = _clip(student, config.clip_norm)
             rate = share * (config.weight_lr or config.scale_lr)
-            curves.enter(Step(step, rate, tokens, started), loss, norm)
+            curves.enter(Step(step, rate, tokens, started, clock.shown(step)), loss, norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-<<<<<<< HEAD
-            context.metric(f"{series}{config.loss}", step, loss)
-            context.metric(f"{series}grad_norm", step, norm)
-            context.metric(f"{series}lr", step, share * (config.weight_lr or config.scale_lr))
-            speed = tokens / (time.monotonic() - started)
-            context.metric(f"{series}tokens_per_s", step, speed)
-            context.metric(f"{precision}_distill_tokens", step, tokens)
-            context.progress(clock.shown(step), tokens_per_s=speed, detail=f"loss {loss:.3f}")
-            is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
-            if parallel.is_main() and is_due and step + 1 < steps:
-                keep(step + 1)
-                saved_at = time.monotonic()
-            made = step + 1
-=======
             if parallel.size() > 1:  # every process has to stop at the same step
                 curves.settle()
             else:
                 curves.report()
             is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if parallel.is_main() and is_due and step + 1 < steps:
-                curves.settle()
-                context.flush()
-                tensors = dict(training_state(student, optimizer))
-                save(step + 1, tensors, {"step": step + 1})
+                keep(step + 1)
                 saved_at = time.monotonic()
+            made = step + 1
         curves.settle()
->>>>>>> 101e2c0 (On a GPU a distillation step waits for no number of its own, and the head maps as many rows as memory allows at once)
     settle_norms(student)
     release_codes(student)
     if parallel.is_main():
@@ -182,13 +146,13 @@ class _Clock:
 
     def is_over(self, step: int) -> bool:
         """Whether the time is up."""
-        return bool(self.seconds) and self._progress(step) >= 1
+        return bool(self.seconds) and parallel.say(self._progress(step) >= 1)
 
     def share(self, step: int) -> float:
         """The learning rates of this step, as a share of their peaks."""
         if not self.seconds:
             return _schedule(step, self.steps, self.warmup_share)
-        progress = self._progress(step)
+        progress = parallel.say(self._progress(step))
         if progress < self.warmup_share:
             return max(progress / self.warmup_share, 1 / self.steps)
         falling = (progress - self.warmup_share) / (1 - self.warmup_share)

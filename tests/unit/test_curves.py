@@ -24,7 +24,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def enter(many: Curves, index: int, loss: float) -> None:
-    many.enter(Step(index, 0.1, 64, 0.0), torch.tensor(loss), torch.tensor(2.0))
+    many.enter(Step(index, 0.1, 64, 0.0, index + 1), torch.tensor(loss), torch.tensor(2.0))
 
 
 def test_a_step_is_reported_when_the_next_one_is_there(late: None, tmp_path: Path) -> None:
