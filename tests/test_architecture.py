@@ -42,6 +42,7 @@ ORDER = (
     "upq.provenance",
     "upq.quantizers upq.quantizers.*",
     "upq.layers",
+    "upq.shared_inputs",
     "upq.structure",
     "upq.forward",
     "upq.offload",

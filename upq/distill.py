@@ -27,6 +27,7 @@ from upq.losses import head_cross_entropy, head_divergence
 from upq.offload import blocks_away
 from upq.optimizer import make_optimizer, restore, settle_norms, training_state
 from upq.precision_config import DistillConfig
+from upq.shared_inputs import shared_inputs
 from upq.targets import Targets
 
 #: How often the held-out KL is looked at during training.
@@ -197,6 +198,8 @@ class _Pass:
                 self.targets.fill(context.check)
         if config.loss == "next_token" or config.teacher == "cached":
             stack.enter_context(blocks_away(teacher))
+        if student.device.type == "cuda":
+            stack.enter_context(shared_inputs(student, student.dtype))
         if config.checkpointing:
             stack.enter_context(recomputed(student))
 
