@@ -67,6 +67,7 @@ def main() -> None:
     carrier = _Carrier(store, options)
     run = _go_on(store, folder, started + options.seconds, carrier)
     if run.state not in commands.ENDED:
+        carrier.look(run.id)
         print(f"run {run.id} stopped at {run.stage} {run.stage_step}/{run.stage_total}: call again")
         _show_log(store, run.id)
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -68,10 +68,12 @@ def distill(
         fix_codes(student)
     optimizer = make_optimizer(student, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    first, spent = 0, 0.0
+    first = made = 0
+    spent = 0.0
     if (found := load()) is not None:
         restore(student, optimizer, found[0])
-        first, spent = found[1]["step"], found[1].get("seconds", 0.0)
+        first = made = found[1]["step"]
+        spent = found[1].get("seconds", 0.0)
     clock = _Clock(config, steps, spent)
     context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
@@ -80,15 +82,12 @@ def distill(
     def keep(step: int) -> None:
         curves.settle()
         context.flush()
-        tensors = dict(training_state(student, optimizer))
-        save(step, tensors, {"step": step, "seconds": clock.spent()})
+        state = {"step": step, "seconds": clock.spent()}
+        save(step, dict(training_state(student, optimizer)), state)
 
-    made = first
     with ExitStack() as stack:
         pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
-        for step in range(first, steps):
-            if clock.is_over(step):
-                break
+        for step in clock.steps_from(first):
             if parallel.is_main() and clock.is_probe_due(step):
                 curves.settle()
                 probe(step)
@@ -145,9 +144,12 @@ class _Clock:
     def _progress(self, step: int) -> float:
         return max(step / self.steps, self.spent() / self.seconds)
 
-    def is_over(self, step: int) -> bool:
-        """Whether the time is up."""
-        return bool(self.seconds) and parallel.say(self._progress(step) >= 1)
+    def steps_from(self, first: int) -> Iterator[int]:
+        """The steps from `first` on that there is time for."""
+        for step in range(first, self.steps):
+            if self.seconds and parallel.say(self._progress(step) >= 1):
+                return
+            yield step
 
     def share(self, step: int) -> float:
         """The learning rates of this step, as a share of their peaks."""
