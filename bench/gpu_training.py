@@ -73,6 +73,7 @@ def main() -> None:
         return
     if run.state != "done":
         _show_log(store, run.id)
+        print(_said(folder))
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     carrier.finished(run.id)
     result = commands.summary(store, run.id)
@@ -98,8 +99,7 @@ def _go_on(store: Store, folder: Path, until: float, carrier: _Carrier) -> Run:
             if status["pid"] and run.state == "queued":
                 workers.add(status["pid"])
             if len(workers) > MOST_FAILED_STARTS:
-                log = (folder / "logs" / "worker.log").read_text(encoding="utf-8", errors="replace")
-                print(log[-LOG_CHARACTERS:])
+                print(_said(folder))
                 sys.exit("The worker ended several times before it took the run.")
             if run.stage and run.stage != shown:
                 shown = run.stage
@@ -108,6 +108,14 @@ def _go_on(store: Store, folder: Path, until: float, carrier: _Carrier) -> Run:
     finally:
         supervisor.stop()
     return store.run(run_id)
+
+
+def _said(folder: Path) -> str:
+    """The end of what workers wrote."""
+    log = folder / "logs" / "worker.log"
+    return (
+        log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:] if log.is_file() else ""
+    )
 
 
 class _Carrier:
