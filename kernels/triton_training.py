@@ -28,9 +28,14 @@ TILE = 1024
 
 
 @triton.jit
+def exponential(values, PLAIN: tl.constexpr):
+    """As torch computes it on a GPU; PLAIN: as Triton's interpreter can, which has no library of the device."""
+    return tl.exp(values) if PLAIN else libdevice.exp(values)
+
+
+@triton.jit
 def _scales(log_scale, place, there, smallest, PLAIN: tl.constexpr):
-    exponent = tl.load(log_scale + place, mask=there, other=0.0)
-    scale = tl.exp(exponent) if PLAIN else libdevice.exp(exponent)
+    scale = exponential(tl.load(log_scale + place, mask=there, other=0.0), PLAIN)
     return tl.where(scale < smallest, smallest, scale)  # not a number stays so
 
 
@@ -53,7 +58,7 @@ def _whole_zeros(zero, place, there, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def _rounded(values, dtype: tl.constexpr, PLAIN: tl.constexpr):
+def rounded(values, dtype: tl.constexpr, PLAIN: tl.constexpr):
     """float32 values in dtype, rounded to nearest, ties to even; Triton's interpreter only cuts bits off."""
     if PLAIN and dtype == tl.bfloat16:
         bits = values.to(tl.uint32, bitcast=True)
@@ -75,7 +80,7 @@ def forward_kernel(
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     MANY: tl.constexpr,
-    PLAIN: tl.constexpr,  # for Triton's interpreter, which has no library of the device
+    PLAIN: tl.constexpr,  # for Triton's interpreter
 ):
     """quantized = the nearest level of every weight."""
     group = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
@@ -92,7 +97,7 @@ def forward_kernel(
             level = _limited(tl.floor(steps), -(LEVELS // 2) * 1.0, LEVELS // 2 - 1.0) + 0.5
         else:
             level = _limited(tl.floor(steps + (zeros + 0.5)), 0.0, LEVELS - 1.0) - zeros
-        value = _rounded(level * scale, quantized.dtype.element_ty, PLAIN)
+        value = rounded(level * scale, quantized.dtype.element_ty, PLAIN)
         tl.store(quantized + place, value, mask=inside)
 
 

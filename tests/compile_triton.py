@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import triton_decode, triton_training
+from kernels import triton_decode, triton_norm, triton_training
 from kernels.triton_kernels import matmul_kernel
 from kernels.triton_tuning import CANDIDATES
 
@@ -47,6 +47,12 @@ TRAINING_CASES = [
     (name, group, zeros)
     for name in ("forward_kernel", "backward_kernel")
     for group, zeros in ((64, False), (576, False), (8192, True))
+]
+#: What is compiled of triton_norm: size of a row, and whether gains are trained.
+NORM_CASES = [
+    (name, size, trains)
+    for name in ("norm_kernel", "norm_backward_kernel")
+    for size, trains in ((576, False), (576, True), (8192, True))
 ]
 #: Parameters of the kernels of triton_decode that are not pointers to bfloat16.
 TYPES = {
@@ -131,26 +137,49 @@ def shared_bytes(name: str, constants: dict[str, int]) -> int:
 
 
 def training_facts(name: str, group: int, zeros: bool) -> dict[str, float]:
-    """Spilled bytes, and divisions that round to nearest and others, of a kernel of triton_training."""
-    kernel = getattr(triton_training, name)
+    """Of a kernel of triton_training for one group size, with zeros or without."""
     block = min(triton.next_power_of_2(group), triton_training.TILE)
     constants = {
         **{"LEVELS": 4, "GROUP": group, "BLOCK": block, "MANY": triton_training.TILE // block},
         **{"PLAIN": False, **({} if zeros else {"zero": None, "zero_gradient": None})},
     }
-    halves, numbers = ("quantized", "gradient"), {"groups": "i32", "smallest": "fp32"}
-    types = {**dict.fromkeys(halves, "*bf16"), **numbers, "reach": "fp32"}
+    types = {
+        **dict.fromkeys(("quantized", "gradient"), "*bf16"),
+        **{"groups": "i32", "smallest": "fp32", "reach": "fp32"},
+    }
+    return _float_facts(getattr(triton_training, name), constants, types, 4)
+
+
+def norm_facts(name: str, size: int, trains: bool) -> dict[str, float]:
+    """Of a kernel of triton_norm for rows of one size, with gains or without."""
+    shape = triton_norm._shape(size)
+    constants = {
+        **{"WIDTH": shape["WIDTH"], "PLAIN": False},
+        **({} if trains else {"gain": None, "by_gain": None}),
+    }
+    types = {
+        **dict.fromkeys(("inputs", "outputs", "gradient", "by_inputs"), "*bf16"),
+        **{"size": "i32", "rows": "i32", "epsilon": "fp32"},
+    }
+    return _float_facts(getattr(triton_norm, name), constants, types, shape["num_warps"])
+
+
+def _float_facts(
+    kernel: Any, constants: dict[str, Any], types: dict[str, str], warps: int
+) -> dict[str, float]:
+    """Spilled and shared bytes, and divisions that round to nearest and others; pointers are to float32 by default."""
     names = kernel.arg_names
     signature = {one: "constexpr" if one in constants else types.get(one, "*fp32") for one in names}
     values = {(names.index(one),): value for one, value in constants.items() if one in names}
-    options = {"enable_fp_fusion": False}
-    made = triton.compile(ASTSource(kernel, signature, values, {}), target=H100, options=options)
+    source = ASTSource(kernel, signature, values, {})
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    made = triton.compile(source, target=H100, options=options)
     text = made.asm["ptx"]
     return {
         "spilled_bytes": _spilled(made),
+        "shared_bytes": made.metadata.shared,
         "exact_divisions": text.count("div.rn.f32"),
         "other_divisions": len(re.findall(r"div\.(?:full|approx)", text)),
-        "shared_bytes": made.metadata.shared,
     }
 
 
@@ -158,5 +187,6 @@ if __name__ == "__main__":
     products = {str(case): facts(*case) for case in CASES}
     between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
     training = {str(case): training_facts(*case) for case in TRAINING_CASES}
-    found = {"products": products, "between": between, "training": training}
+    norms = {str(case): norm_facts(*case) for case in NORM_CASES}
+    found = {"products": products, "between": between, "training": training, "norms": norms}
     sys.stdout.write(json.dumps(found, indent=1))

@@ -63,6 +63,7 @@ ORDER = (
     "upq.streams",
     "upq.initialise",
     "upq.optimizer",
+    "upq.fused_norms",
     "upq.blockwise",
     "upq.losses",
     "upq.fixed_codes",

@@ -23,6 +23,7 @@ from upq.data import Example, collate, plan_batches
 from upq.errors import Interrupted
 from upq.fixed_codes import fix_codes, release_codes
 from upq.forward import head, last_hidden, recomputed
+from upq.fused_norms import fused_norms
 from upq.losses import head_cross_entropy, head_divergence
 from upq.offload import blocks_away
 from upq.optimizer import make_optimizer, restore, settle_norms, training_state
@@ -192,6 +193,10 @@ class _Pass:
         self.config, self.context = config, context
         self.head = head(student)
         self.targets = None
+        if student.device.type == "cuda":
+            stack.enter_context(shared_inputs(student, teacher.dtype))
+            for model in (student, teacher):
+                stack.enter_context(fused_norms(model, teacher.dtype))
         if config.loss == "jsd":
             eager = config.teacher == "cached"
             shares = [parallel.share(rows) for rows in plan]
@@ -200,8 +205,6 @@ class _Pass:
                 self.targets.fill(context.check)
         if config.loss == "next_token" or config.teacher == "cached":
             stack.enter_context(blocks_away(teacher))
-        if student.device.type == "cuda":
-            stack.enter_context(shared_inputs(student, student.dtype))
         if config.checkpointing:
             stack.enter_context(recomputed(student))
 
