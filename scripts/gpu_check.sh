@@ -73,8 +73,10 @@ limit() {  # the seconds of a part: the last that is said of it
 }
 
 run_tests() {
-    "$python" -m pytest -m gpu tests/integration/test_gpu*.py -W default -p no:cacheprovider -n "$workers" -v -rfE \
-        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))"
+    # Interrupted, pytest still says what passed and what failed.
+    timeout --kill-after=5 --signal=INT "$(($(limit tests) - 10))" \
+        "$python" -m pytest -m gpu tests/integration/test_gpu*.py -W default -p no:cacheprovider -n "$workers" -v -rfE \
+        --tb=short --timeout=100
 }
 
 run_part() {
@@ -82,7 +84,7 @@ run_part() {
         tests) # beside the compilation of what the benchmarks need, which has the disk's cache for it
             local index
             for ((index = 0; index < workers; index++)); do
-                timeout "$(limit tests)" "$python" -m bench.gpu_kernels --warm "$index" "$workers" \
+                timeout "$(($(limit tests) - 10))" "$python" -m bench.gpu_kernels --warm "$index" "$workers" \
                     > "$results/warm-$index.txt" 2>&1 &
             done
             run_tests

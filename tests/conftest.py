@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -45,8 +46,10 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    names = [name for name in ("torch", "transformers", "gradio") if importlib.util.find_spec(name)]
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    versions = []
+    for name in ("torch", "transformers", "gradio"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # gpu-check needs no Gradio
+            versions.append(f"{name} {importlib.metadata.version(name)}")
     return ", ".join([*versions, f"SQLite {sqlite3.sqlite_version}"])
 
 
