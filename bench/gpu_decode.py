@@ -4,7 +4,7 @@ python -m bench.gpu_decode --json decode.json --plot decode.svg
 
 The weights are random, so no model is needed; speed and memory do not depend on their values. A model is built layer by
 layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head
-in 8 bits. Every step is one CUDA graph, in all columns.
+in 8 bits. Every step is one CUDA graph, in all columns; the rotated ones are what the app makes by default.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bench import report
 from kernels.packing import PackedWeight
+from kernels.transform import Transform, hadamard_block
 from upq.decode import ServedLinear, TransformersEngine
 from upq.layers import PackedEmbedding, PackedLinear, replace_module
 
@@ -47,7 +50,14 @@ MODELS = {
 }
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)
-PRECISIONS = {"FP16": 16, "INT4": 4, "INT2": 2}
+#: Bits, and whether the inputs are rotated, as the default method has them.
+PRECISIONS = {
+    "FP16": (16, False),
+    "INT4": (4, False),
+    "INT2": (2, False),
+    "INT4 rotated": (4, True),
+    "INT2 rotated": (2, True),
+}
 GROUP = 64
 #: Steps that compile, tune and capture, then steps that are timed; together they stay in one span of the cache.
 WARM_UP, STEPS = 4, 64
@@ -62,14 +72,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--contexts", nargs="+", type=int, default=CONTEXTS)
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("This benchmark needs an NVIDIA GPU.")
     rows: list[dict[str, Any]] = []
+    failed: list[str] = []
     for name in options.models:
-        for precision in PRECISIONS:
-            rows += measure(name, precision, options.contexts, options.batches)
+        for precision in options.precisions:
+            try:
+                rows += measure(name, precision, options.contexts, options.batches)
+            except Exception as error:  # the others go on
+                failed.append(f"{name}, {precision}")
+                sys.stdout.write(f"{failed[-1]}: FAILED {error}\n{traceback.format_exc()}\n")
             torch.cuda.empty_cache()
+            report.save(options.json, rows, group=GROUP, steps=STEPS)
     compare(rows)
     report.show(rows)
     report.save(options.json, rows, group=GROUP, steps=STEPS)
@@ -81,6 +98,8 @@ def main() -> None:
             series="precision",
             value="tokens/s",
         )
+    if failed:
+        sys.exit(f"Failed: {'; '.join(failed)}")
 
 
 def measure(
@@ -90,7 +109,7 @@ def measure(
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    engine = TransformersEngine(random_model(MODELS[name], PRECISIONS[precision]))
+    engine = TransformersEngine(random_model(MODELS[name], *PRECISIONS[precision]))
     weights = torch.cuda.memory_allocated() - before
     building = torch.cuda.max_memory_allocated() - before
     rows = []
@@ -111,6 +130,8 @@ def measure(
                     "peak decoding GB": (torch.cuda.max_memory_allocated() - before) / 1e9,
                 }
             )
+            sys.stdout.write(f"{name} {precision} {context} {batch}: {rows[-1]['tokens/s']:.1f}\n")
+            sys.stdout.flush()
     return rows
 
 
@@ -140,15 +161,18 @@ def compare(rows: list[dict[str, Any]]) -> None:
         if row["precision"] == "FP16"
     }
     for row in rows:
-        row["times FP16"] = row["tokens/s"] / base[row["model"], row["context"], row["batch"]]
+        first = base.get((row["model"], row["context"], row["batch"]))
+        row["times FP16"] = row["tokens/s"] / first if first else None
 
 
-def random_model(config: LlamaConfig, bits: int) -> Any:
-    """A Llama on the GPU with random weights, those of its decoder layers in `bits`; 16: all in bfloat16."""
+def random_model(config: LlamaConfig, bits: int, rotated: bool = False) -> Any:
+    """A Llama on the GPU with random weights, those of its decoder layers in `bits`, with rotated inputs where asked
+    for; 16: all in bfloat16.
+    """
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     if bits < 16:
-        _pack(model, bits)
+        _pack(model, bits, rotated)
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         made = torch.empty(parameter.shape, dtype=DTYPE, device="cuda")
@@ -159,11 +183,16 @@ def random_model(config: LlamaConfig, bits: int) -> Any:
     return model.eval()
 
 
-def _pack(model: nn.Module, bits: int) -> None:
+def _pack(model: nn.Module, bits: int, rotated: bool) -> None:
     """Put packed random weights in the place of linear layers (head: 8 bits) and the embedding (8 bits)."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             packed = _random_packed(module, 8 if name == "lm_head" else bits)
+            if rotated and name != "lm_head":
+                width = packed.shape[1]
+                signs = torch.randint(0, 2, (width,), device="cuda").half() * 2 - 1
+                around = Transform(hadamard_block(width, GROUP), scale_in=signs)
+                packed = replace(packed, transform=around)
             replace_module(model, name, ServedLinear(PackedLinear(packed)))
         elif isinstance(module, nn.Embedding):
             replace_module(model, name, PackedEmbedding(_random_packed(module, 8), DTYPE))

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from bench import report
+from kernels.gpu import operators, tuning
 from kernels.gpu.operators import TritonWeight
 from kernels.packing import PackedWeight, unpack
 from kernels.reference import dequantize
@@ -35,8 +36,11 @@ SHAPES = (
     (8192, 28672),
 )
 ROWS = (1, 4, 16, 64)
+WARM_HELP = "only compile: every OF-th variant from INDEX on, so that OF processes share the work"
 GROUP = 64
 REPLAYS = 25
+#: Products that gave no time, or a wrong result.
+FAILED: list[str] = []
 #: A product of one set of copies: inputs -> outputs.
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -48,15 +52,20 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the products with one row here, as SVG")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--shapes", nargs="+", metavar="OUTxIN", help="instead of the usual ones")
+    parser.add_argument("--warm", nargs=2, type=int, metavar=("INDEX", "OF"), help=WARM_HELP)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("This benchmark needs an NVIDIA GPU.")
+    if options.warm:
+        warm(*options.warm)
+        return
     shapes = [one.split("x") for one in options.shapes or ()] or SHAPES
     bandwidth = copy_bandwidth()
     sys.stdout.write(f"copy: {bandwidth / 1e9:.0f} GB/s, read and written bytes together\n")
     rows: list[dict[str, Any]] = []
     for outputs, inputs in shapes:
         rows += measure_shape(int(outputs), int(inputs), options.rows, bandwidth)
+        report.save(options.json, rows, copy_bytes_per_s=bandwidth, group=GROUP)
     report.show(rows)
     report.save(options.json, rows, copy_bytes_per_s=bandwidth, group=GROUP)
     if options.plot:
@@ -67,6 +76,31 @@ def main() -> None:
             series="kernel",
             value="times FP16",
         )
+    if any(one.startswith("ours") for one in FAILED):
+        sys.exit(f"Failed: {'; '.join(FAILED)}")
+
+
+def warm(index: int, of: int) -> None:
+    """Compile every `of`-th variant of the kernels that this and bench.gpu_decode use, for the cache on the disk."""
+    variants = [
+        (bits, dtype, inputs, columns, config)
+        for bits in (2, 4, 8)
+        for dtype in (torch.bfloat16, torch.float16)
+        for inputs in (4096, 576, 1536)
+        for columns in (8, 16)
+        for config in tuning.CANDIDATES[columns]
+        if dtype == torch.bfloat16 or (inputs == 4096 and bits < 8)
+    ]
+    for bits, dtype, inputs, columns, config in variants[index::of]:
+        packed = random_packed(64, inputs, bits)
+        rows = 1 if columns == 8 else columns
+        operators.choose = lambda *_, one=config: one
+        try:
+            TritonWeight(packed)(torch.ones(rows, inputs, device="cuda", dtype=dtype))
+        except Exception as error:
+            said = str(error).splitlines()[:1]
+            sys.stdout.write(f"{bits} bits, {dtype}, {inputs} inputs, {config}: {said}\n")
+    torch.cuda.synchronize()
 
 
 def copy_bandwidth() -> float:
@@ -127,10 +161,14 @@ def measure_shape(
                         "times FP16": baseline[count] / time,
                     }
                 )
-        except Exception as error:  # a rival may refuse a shape in any way; ours may not
-            if name.startswith("ours"):
-                raise
-            sys.stdout.write(f"{name}, {out_features} x {in_features}: skipped ({error})\n")
+                sys.stdout.write(
+                    f"{name}, {out_features} x {in_features}, {count}: {time * 1e6:.1f}\n"
+                )
+                sys.stdout.flush()
+        except Exception as error:  # one that fails is said in a line, and the others go on
+            said = str(error).splitlines()[:1]
+            sys.stdout.write(f"{name}, {out_features} x {in_features}: FAILED {said}\n")
+            FAILED.append(f"{name}, {out_features} x {in_features}")
         torch.cuda.empty_cache()
     return found
 

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +101,38 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a test of this program")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="only these")
+    parser.add_argument("--stages", nargs="+", metavar="LABEL", help="only these rows")
     options = parser.parse_args()
     device, size = torch.device(options.device), SMALL if options.tiny else FULL
     models = {"tiny": TINY} if options.tiny else MODELS
-    rows = [
-        stage_row(name, shape, stage, size, device)
-        for name, shape in models.items()
-        for stage in STAGES
-    ]
+    models = {name: one for name, one in models.items() if name in (options.models or models)}
+
+    def is_asked(label: str) -> bool:
+        return not options.stages or label in options.stages
+
+    rows: list[dict[str, Any]] = []
+    failed: list[str] = []
+
+    def add(label: str, row: Callable[[], dict[str, Any]]) -> None:
+        try:
+            rows.append(row())
+        except Exception as error:  # the others go on
+            failed.append(label)
+            print(f"{label}: FAILED {error}\n{traceback.format_exc()}", flush=True)
+            return
+        print({name: one for name, one in rows[-1].items() if one is not None}, flush=True)
+        report.save(options.json, rows, sequence=size.sequence, batches=size.batches)
+
+    for name, shape in models.items():
+        for stage in filter(lambda one: is_asked(one[0]), STAGES):
+            add(stage[0], partial(stage_row, name, shape, stage, size, device))
     name, shape = next(iter(models.items()))
-    rows += [distillation_row(name, shape, one, size, device) for one in DISTILLATIONS]
+    for one in filter(lambda one: is_asked(one[0]), DISTILLATIONS):
+        add(one[0], partial(distillation_row, name, shape, one, size, device))
     report.show(rows)
-    report.save(options.json, rows, sequence=size.sequence, batches=size.batches)
+    if failed:
+        sys.exit(f"Failed: {'; '.join(failed)}")
 
 
 def stage_row(

@@ -2,16 +2,18 @@
 
 python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --set int2.distill.tokens=2000000
 
-The first call queues the run, every further one with the same data folder goes on where the last one stopped. When it
-is done its measurements and, for each precision asked for, the quantized layers and the norms with their manifest are
-written to --out; `cat INT2.safetensors.* > INT2.safetensors` joins the parts. Embedding and head are not among them,
-since they are made of the base model without training.
+The first call queues the run, every further one with the same data folder goes on where the last one stopped. With
+settings `distill.seconds` training fills the time: it ends when --reserve seconds are left for packing and measuring.
+Each precision is written as soon as it is finished, as scripts.ship_demo keeps it: PRECISION.json and PRECISION.npz, in
+parts .00, .01, ... where that is long; run.json has the rest. `python -m scripts.ship_demo --carried FOLDER` makes the
+shipped models of them. With --raw it is the packed layers themselves, as safetensors, for any other model.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,10 +22,17 @@ from typing import Any
 from safetensors.torch import save
 
 from bench import report
+from scripts import ship_demo
 from upq.artifact import Artifact
 from upq.config import METHODS, PRESETS, preset, with_settings
 from upq.jobs import Supervisor, follow
+from upq.models import LoadedModel, load
 from upq.store import Run, Store, data_dir, open_store
+from upq.training import UNTIL
+
+#: Starts of a worker that came to nothing before the call gives up and shows what the worker said.
+MOST_FAILED_STARTS = 2
+LOG_CHARACTERS = 4000
 
 
 def main() -> None:
@@ -32,55 +41,132 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="folder of the run, kept between calls")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=480.0, help="longest time of this call")
+    parser.add_argument(
+        "--reserve", type=float, default=60.0, help="of it for what follows training"
+    )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--method", default="rotated_upq", choices=METHODS)
     parser.add_argument("--preset", default="standard", choices=PRESETS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--carry", nargs="*", default=["INT2"], help="precisions to write as files")
+    parser.add_argument("--raw", action="store_true", help="write packed layers, not differences")
     parser.add_argument("--part-mb", type=float, default=15.0, help="largest size of a part")
     options = parser.parse_args()
+    started = time.monotonic()
+    os.environ[UNTIL] = str(time.time() + options.seconds - options.reserve)
     folder = data_dir(options.data_dir)
     store = open_store(folder)
     if not store.runs():
         changes = dict(pair.split("=", 1) for pair in options.set)
         start = preset(options.preset, options.method)
         store.enqueue(with_settings(start, {"model.source": options.model} | changes))
-    run = _go_on(store, folder, time.monotonic() + options.seconds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    carrier = _Carrier(store, options)
+    run = _go_on(store, folder, started + options.seconds, carrier)
     if run.state not in follow.ENDED:
+        carrier.look(run.id)
         print(f"run {run.id} stopped at {run.stage} {run.stage_step}/{run.stage_total}: call again")
+        _show_log(store, run.id)
         return
     if run.state != "done":
+        _show_log(store, run.id)
+        print(_said(folder))
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
-    options.out.mkdir(parents=True, exist_ok=True)
+    carrier.finished(run.id)
     result = follow.summary(store, run.id)
     rows = result["artifacts"] + result["baselines"]
+    _show_log(store, run.id)
     report.show(rows)
     report.save(options.out / "training.json", rows, run=result, config=run.config)
-    for precision in options.carry:
-        artifact = store.load_artifact(run.id, precision)
-        write_parts(artifact, options.out, int(options.part_mb * 1e6))
 
 
-def _go_on(store: Store, folder: Path, until: float) -> Run:
-    """Keep a worker on the newest run until it ends or the time is up, in which case it stays resumable."""
+def _go_on(store: Store, folder: Path, until: float, carrier: _Carrier) -> Run:
+    """Keep a worker on the newest run until it ends or the time is up, in which case it stays resumable. Exits where
+    workers end before they take the run.
+    """
     run_id = store.runs()[0].id
     supervisor = Supervisor(store, folder)
     supervisor.start()
+    workers: set[int] = set()
+    shown = ""
     try:
         while store.run(run_id).state not in follow.ENDED and time.monotonic() < until:
-            time.sleep(1)
+            time.sleep(0.5)
+            run, status = store.run(run_id), supervisor.status()
+            if status["pid"] and run.state == "queued":
+                workers.add(status["pid"])
+            if len(workers) > MOST_FAILED_STARTS:
+                print(_said(folder))
+                sys.exit("The worker ended several times before it took the run.")
+            if run.stage and run.stage != shown:
+                shown = run.stage
+                print(f"{time.strftime('%H:%M:%S')} {shown}", flush=True)
+            carrier.look(run_id)
     finally:
         supervisor.stop()
     return store.run(run_id)
+
+
+def _said(folder: Path) -> str:
+    """The end of what workers wrote."""
+    log = folder / "logs" / "worker.log"
+    return (
+        log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:] if log.is_file() else ""
+    )
+
+
+class _Carrier:
+    """Writes each precision of a run once, as soon as it is stored."""
+
+    def __init__(self, store: Store, options: argparse.Namespace) -> None:
+        self.store, self.options = store, options
+        self.done: set[str] = set()
+        self.loaded: LoadedModel | None = None
+
+    def look(self, run_id: int) -> None:
+        """Write what has been finished since the last look."""
+        for row in self.store.artifacts(run_id):
+            if row.precision in self.options.carry and row.precision not in self.done:
+                self.done.add(row.precision)
+                self._write(self.store.load_artifact(run_id, row.precision))
+
+    def finished(self, run_id: int) -> None:
+        """Write what is left, and what there is to say of the run."""
+        self.look(run_id)
+        facts = json.dumps(ship_demo.facts(self.store, run_id), sort_keys=True)
+        (self.options.out / "run.json").write_text(facts, encoding="utf-8")
+
+    def _write(self, artifact: Artifact) -> None:
+        out, part_bytes = self.options.out, int(self.options.part_mb * 1e6)
+        if self.options.raw:
+            write_parts(artifact, out, part_bytes)
+            return
+        self.loaded = self.loaded or load(self.options.model)
+        path = out / f"{artifact.precision}.npz"
+        ship_demo.write(artifact, self.loaded, path)
+        description = json.dumps(ship_demo.description(artifact), sort_keys=True)
+        (out / f"{artifact.precision}.json").write_text(description, encoding="utf-8")
+        if path.stat().st_size > part_bytes:
+            _split(path.read_bytes(), out, path.name, part_bytes)
+            path.unlink()
+
+
+def _show_log(store: Store, run_id: int) -> None:
+    for _, line in store.log_lines(run_id):
+        print(line)
+
+
+def _split(content: bytes, out: Path, name: str, part_bytes: int) -> None:
+    for index, start in enumerate(range(0, len(content), part_bytes)):
+        part = out / f"{name}.{index:02d}"
+        part.write_bytes(content[start : start + part_bytes])
 
 
 def write_parts(artifact: Artifact, out: Path, part_bytes: int) -> None:
     """Write manifest and layers of an artifact as PRECISION.json and PRECISION.safetensors.00, .01, ..."""
     tensors = carried(artifact)
     content = save(tensors)
-    for index, start in enumerate(range(0, len(content), part_bytes)):
-        part = out / f"{artifact.precision}.safetensors.{index:02d}"
-        part.write_bytes(content[start : start + part_bytes])
+    _split(content, out, f"{artifact.precision}.safetensors", part_bytes)
     manifest = json.dumps(artifact.manifest, indent=1)
     (out / f"{artifact.precision}.json").write_text(manifest, encoding="utf-8")
     print(f"{artifact.precision}: {len(content) / 1e6:.1f} MB, {len(tensors)} tensors")

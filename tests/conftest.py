@@ -12,8 +12,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 import pytest
 import torch
 
-# Before anything imports triton: without a GPU its kernels run in its interpreter.
-os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
+# Before anything imports triton: without a GPU, or with a simulated one, its kernels run in its interpreter.
+os.environ["TRITON_INTERPRET"] = "1" if torch.version.cuda is None else "0"
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -43,7 +45,7 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    names = ("torch", "transformers", "gradio")
+    names = [name for name in ("torch", "transformers", "gradio") if importlib.util.find_spec(name)]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     return ", ".join([*versions, f"SQLite {sqlite3.sqlite_version}"])
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
 from tests.support.native_cases import surrounded
-from upq.decode import TransformersEngine, engine_for
+from upq.decode import TransformersEngine, answers, engine_for
 from upq.decode.row_cache import BUCKET
 from upq.decode.transformers_engine import GraphSession
 from upq.layers.grid import GRIDS
@@ -95,3 +95,27 @@ def test_sessions_of_several_threads_capture_and_replay_side_by_side() -> None:
     for thread in threads:
         thread.join()
     assert found == {index: generated(model, ids, 40) for index, ids in enumerate(prompts)}
+
+
+def test_answers_written_in_step_are_those_of_transformers() -> None:
+    model = random_model("llama", {}).to("cuda")
+    prompts = dict(enumerate(random_prompts(5, 1, 9, 30, 12, 3, 40, *range(2, 12))))
+    found = dict(
+        answers(
+            *(TransformersEngine(model), prompts, set()),
+            max_new_tokens=12,
+            check=lambda _: None,
+            rows=3,
+        )
+    )
+    assert found == {index: generated(model, ids, 12) for index, ids in prompts.items()}
+
+
+def test_a_sampled_answer_does_not_depend_on_its_neighbours() -> None:
+    engine = TransformersEngine(random_model("llama", {}).to("cuda"))
+    prompts = dict(enumerate(random_prompts(5, 8, 3, 4, *range(2, 15))))
+    settings: dict[str, Any] = {"max_new_tokens": 10, "temperature": 1.0, "seed": 1}
+    together = dict(answers(engine, prompts, {7, 9}, check=lambda _: None, rows=2, **settings))
+    others = dict(answers(engine, prompts, {7, 9}, check=lambda _: None, rows=5, **settings))
+    assert together == others
+    assert len({tuple(one) for one in together.values()}) == len(prompts)

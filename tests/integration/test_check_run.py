@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.test_assembly import packed_of
 
 from tests.support.helpers import RecordingContext, Stop, stop_after, tiny_config
+from tests.unit.artifact.test_assembly import packed_of
 from upq.artifact import Artifact, assembly
 from upq.decode import engine_for
 from upq.errors import UserError

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nltk
 import pytest
 
 from upq.artifact import assembly
@@ -25,6 +24,8 @@ from upq.layers import INT2
 from upq.models import LoadedModel, plan_layers
 from upq.models.source import BUNDLED
 from upq.store import Store, open_store
+
+nltk = pytest.importorskip("nltk")
 
 ROOT = Path(__file__).parents[2]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))

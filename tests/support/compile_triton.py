@@ -17,6 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.gpu import decoding as triton_decode
+from kernels.gpu import norms as triton_norm
+from kernels.gpu import training as triton_training
 from kernels.gpu.products import matmul_kernel
 from kernels.gpu.tuning import CANDIDATES
 
@@ -42,7 +44,19 @@ STEP_CASES: dict[str, dict[str, int]] = {
     },
     "_join_kernel": {"SIZE": 128, "WIDTH": 16},
 }
-#: Parameters of these kernels that are not pointers to bfloat16.
+#: What is compiled of triton_training: columns that share a scale, and whether groups have zeros.
+TRAINING_CASES = [
+    (name, group, zeros)
+    for name in ("forward_kernel", "backward_kernel")
+    for group, zeros in ((64, False), (576, False), (8192, True))
+]
+#: What is compiled of triton_norm: size of a row, and whether gains are trained.
+NORM_CASES = [
+    (name, size, trains)
+    for name in ("norm_kernel", "norm_backward_kernel")
+    for size, trains in ((576, False), (576, True), (8192, True))
+]
+#: Parameters of the kernels of triton_decode that are not pointers to bfloat16.
 TYPES = {
     **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "count"), "i32"),
     **dict.fromkeys(("epsilon", "scaling"), "fp32"),
@@ -88,15 +102,23 @@ def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
         code = _tool("cuobjdump", "-sass", str(binary))
-        usage = _tool("cuobjdump", "-res-usage", str(binary))
-    decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
-    spilled = re.search(r"STACK:(\d+)", usage)
+        decoding = len(re.findall(r"\s(?:LOP3|SHF|HADD2|HFMA2)[.\s]", code))
     return {
         "mma": code.count("HMMA"),
-        "spilled_bytes": int(spilled.group(1)) if spilled else -1,
+        "spilled_bytes": _spilled(kernel),
         "decoding_per_weight": decoding / weights,
         "budget": CASES[bits, dtype, columns, zeros],
     }
+
+
+def _spilled(kernel: Any) -> int:
+    """Bytes that a kernel keeps in memory because it has no registers for them."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        usage = _tool("cuobjdump", "-res-usage", str(binary))
+    found = re.search(r"STACK:(\d+)", usage)
+    return int(found.group(1)) if found else -1
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -116,7 +138,57 @@ def shared_bytes(name: str, constants: dict[str, int]) -> int:
     return triton.compile(ASTSource(kernel, signature, values, {}), target=H100).metadata.shared
 
 
+def training_facts(name: str, group: int, zeros: bool) -> dict[str, float]:
+    """Of a kernel of triton_training for one group size, with zeros or without."""
+    block = min(triton.next_power_of_2(group), triton_training.TILE)
+    constants = {
+        **{"LEVELS": 4, "GROUP": group, "BLOCK": block, "MANY": triton_training.TILE // block},
+        **{"PLAIN": False, **({} if zeros else {"zero": None, "zero_gradient": None})},
+    }
+    types = {
+        **dict.fromkeys(("quantized", "gradient"), "*bf16"),
+        **{"groups": "i32", "smallest": "fp32", "reach": "fp32"},
+    }
+    return _float_facts(getattr(triton_training, name), constants, types, 4)
+
+
+def norm_facts(name: str, size: int, trains: bool) -> dict[str, float]:
+    """Of a kernel of triton_norm for rows of one size, with gains or without."""
+    shape = triton_norm._shape(size)
+    constants = {
+        **{"WIDTH": shape["WIDTH"], "PLAIN": False},
+        **({} if trains else {"gain": None, "by_gain": None}),
+    }
+    types = {
+        **dict.fromkeys(("inputs", "outputs", "gradient", "by_inputs"), "*bf16"),
+        **{"size": "i32", "rows": "i32", "epsilon": "fp32"},
+    }
+    return _float_facts(getattr(triton_norm, name), constants, types, shape["num_warps"])
+
+
+def _float_facts(
+    kernel: Any, constants: dict[str, Any], types: dict[str, str], warps: int
+) -> dict[str, float]:
+    """Spilled and shared bytes, and divisions that round to nearest and others; pointers are to float32 by default."""
+    names = kernel.arg_names
+    signature = {one: "constexpr" if one in constants else types.get(one, "*fp32") for one in names}
+    values = {(names.index(one),): value for one, value in constants.items() if one in names}
+    source = ASTSource(kernel, signature, values, {})
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    made = triton.compile(source, target=H100, options=options)
+    text = made.asm["ptx"]
+    return {
+        "spilled_bytes": _spilled(made),
+        "shared_bytes": made.metadata.shared,
+        "exact_divisions": text.count("div.rn.f32"),
+        "other_divisions": len(re.findall(r"div\.(?:full|approx)", text)),
+    }
+
+
 if __name__ == "__main__":
     products = {str(case): facts(*case) for case in CASES}
     between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
-    sys.stdout.write(json.dumps({"products": products, "between": between}, indent=1))
+    training = {str(case): training_facts(*case) for case in TRAINING_CASES}
+    norms = {str(case): norm_facts(*case) for case in NORM_CASES}
+    found = {"products": products, "between": between, "training": training, "norms": norms}
+    sys.stdout.write(json.dumps(found, indent=1))

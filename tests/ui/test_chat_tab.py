@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from tests.unit.test_serve import stored_run
 
 from tests.support.helpers import tiny_config
+from tests.unit.jobs.test_served import stored_run
 from ui import App
 from ui.app_state import speed_key
 from ui.chat import column

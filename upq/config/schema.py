@@ -60,6 +60,13 @@ class DistillConfig:
     """End-to-end training against the frozen FP16 teacher (UPQ stage 2; E2E-QP in EfficientQAT). tokens 0: none."""
 
     tokens: int = setting(60_000, "training tokens in all, prompts included", 0, 10**12)
+    seconds: float = setting(
+        0.0,
+        "time to fill with training: rates fall with the time, and it ends when the time is up or after the tokens; "
+        "0: the tokens decide, as they must for bits that repeat",
+        0.0,
+        10**7,
+    )
     batch_tokens: int = setting(512, "tokens per forward and backward pass", 16, 1_000_000)
     accumulation: int = setting(1, "passes per optimizer step", 1, 4096)
     beta: float = setting(
@@ -189,6 +196,18 @@ class DataConfig:
     )
     text_column: str = setting("", "column with plain text; the loss then counts every token")
     max_rows: int = setting(1000, "rows or prompts used for training at most", 1, 10_000_000)
+    own_prompts: int = setting(
+        0,
+        "prompts that the FP16 model writes itself, beside those of the source; each is answered like them",
+        0,
+        10_000_000,
+    )
+    own_prompt_temperature: float = setting(
+        1.0,
+        "temperature of the sampling of own prompts; lower ones repeat each other more",
+        0.1,
+        2.0,
+    )
     held_out: int = setting(
         32, "prompts or texts kept out of training to measure fidelity", 1, 1000
     )

@@ -69,12 +69,14 @@ def _epoch(
     )  # stable: shuffled within like lengths
     batches: list[list[int]] = []
     current: list[int] = []
+    widest = 0
     for index in order:
-        widest = max(len(examples[one].ids) for one in [*current, index])
-        if current and widest * (len(current) + 1) > batch_tokens:
+        length = len(examples[index].ids)
+        if current and max(widest, length) * (len(current) + 1) > batch_tokens:
             batches.append(current)
-            current = []
+            current, widest = [], 0
         current.append(index)
+        widest = max(widest, length)
     batches.append(current)
     source.shuffle(batches)
     return batches

@@ -19,6 +19,7 @@ from upq.files import RESOURCES
 
 #: Longest row read from a file, in characters; longer ones are cut, not refused.
 LONGEST_ROW = 200_000
+TRAIN, HELD_OUT = "prompts_train.jsonl", "prompts_held_out.jsonl"
 ROLES = ("system", "user", "assistant")
 
 
@@ -41,8 +42,7 @@ def read_rows(config: DataConfig, seed: int) -> tuple[list[Row], list[Row]]:
     Raises UserError: bad_dataset (with the columns found and those accepted), dataset_not_found, offline.
     """
     if config.source == "builtin":
-        train = _builtin("prompts_train.jsonl")[: config.max_rows]
-        return train, _builtin("prompts_held_out.jsonl")[: config.held_out]
+        return _builtin(TRAIN)[: config.max_rows], _builtin(HELD_OUT)[: config.held_out]
     wanted = config.max_rows + config.held_out
     rows = list(islice(_mapped(_raw_rows(config), config), wanted))
     seen = list(dict.fromkeys(rows_key(row) for row in rows))
@@ -57,6 +57,11 @@ def read_rows(config: DataConfig, seed: int) -> tuple[list[Row], list[Row]]:
         )
     random.Random(seed).shuffle(rows)
     return rows[config.held_out :], rows[: config.held_out]
+
+
+def built_in_rows() -> list[Row]:
+    """All built-in prompts, those to train on and those to measure on."""
+    return _builtin(TRAIN) + _builtin(HELD_OUT)
 
 
 def rows_key(row: Row) -> str:

@@ -19,8 +19,9 @@ from upq.models import chat_ids
 PIECE_SECONDS = 0.05
 #: A detokenizer shows half a character as this sign; it is held back until it is whole.
 REPLACEMENT = "\ufffd"
-#: Answers that are written side by side.
-ROWS = 16
+#: Answers that are written side by side: on a CPU, and at most on a GPU, where a step of many costs little more than of
+#: few, but whose caches take no more than this share of the memory that is free.
+ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,22 +112,28 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
     check: Callable[[int], None],
-    rows: int = ROWS,
+    rows: int = 0,
 ) -> Iterator[tuple[int, list[int]]]:
     """(index, answer with its end token) for each prompt of token ids, as soon as it is complete, in any order.
 
-    Up to `rows` answers are written side by side; a complete one makes room for the next prompt. Each samples by
-    itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is greedy. check(tokens written
-    so far) is called once a step and may raise. Raises UserError("prompt_too_long").
+    Up to `rows` answers are written side by side (0: as many as suit the device); a complete one makes room for the
+    next prompt. Each samples by itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is
+    greedy. check(tokens written so far) is called once a step and may raise. Raises UserError("prompt_too_long").
     """
+    in_step = getattr(engine, "by_graphs", False) and len(prompts) > ROWS
     if not prompts:
         return
     rooms = {index: min(max_new_tokens, _room(engine, len(ids))) for index, ids in prompts.items()}
+    length = max(len(prompts[index]) + room for index, room in rooms.items())
+    rows = rows or (_gpu_rows(engine, length) if in_step else ROWS)
     # Like lengths are neighbours, so that a step reads little beside what it needs; the longest come first.
     waiting = deque(sorted(prompts, key=lambda index: -len(prompts[index])))
     free = list(range(min(rows, len(prompts))))
-    length = max(len(prompts[index]) + room for index, room in rooms.items())
     session = engine.session(len(free), length)
+    if in_step:
+        queue = deque((index, prompts[index], rooms[index]) for index in waiting)
+        yield from _answers_in_step(session, queue, ends, len(free), temperature, seed, check)
+        return
     working: dict[int, _Open] = {}
     written = 0
     while waiting or working:
@@ -148,6 +155,90 @@ def answers(
                 free.append(row)
                 del working[row]
                 yield one.index, one.ids
+
+
+def _gpu_rows(engine: Engine, length: int) -> int:
+    """How many answers of `length` tokens, prompts included, a GPU has room for."""
+    config = engine.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row_bytes = 2 * 2 * config.num_hidden_layers * heads * size * length
+    free, _ = torch.cuda.mem_get_info(engine.device)
+    return max(ROWS, min(GPU_ROWS, int(CACHE_SHARE * free) // row_bytes))
+
+
+class _Row:
+    """A row of a GPU's session: its prompt, which it reads one token a step, then its answer. Without a prompt it is
+    idle and rewrites its first place.
+    """
+
+    def __init__(self, index: int, prompt: Sequence[int], longest: int, seed: int) -> None:
+        self.index, self.prompt, self.longest = index, prompt, longest
+        self.source = random.Random(f"{seed}-{index}")
+        self.read = 0
+        self.ids: list[int] = []
+
+    @property
+    def next_token(self) -> int:
+        """What the row reads in the next step."""
+        return self.ids[-1] if self.ids else self.prompt[self.read]
+
+    @property
+    def point(self) -> float:
+        """A random number for each token of the answer, in its order; any other where none is drawn."""
+        return self.source.random() if self.read + 1 >= len(self.prompt) else 0.5
+
+    def take(self, token: int) -> bool:
+        """Note the step that the row has made, which gave `token`; whether a token of the answer came of it."""
+        self.read += 1
+        if self.read < len(self.prompt):
+            return False
+        self.ids.append(token)
+        return True
+
+
+def _answers_in_step(
+    session: Any,
+    queue: deque[tuple[int, Sequence[int], int]],
+    ends: set[int],
+    count: int,
+    temperature: float,
+    seed: int,
+    check: Callable[[int], None],
+) -> Iterator[tuple[int, list[int]]]:
+    """`answers` on a GPU: every row makes every step, one captured graph, whether it reads or writes, and all tokens
+    are drawn at once, so that a step waits for the GPU a single time. queue: (index, prompt, room for its answer).
+    """
+    working = [_Row(*queue.popleft(), seed) for _ in range(count)]
+    idle = [False] * count
+    session.prefill(0, working[0].prompt[:1])  # the first sequence shows what the cache has to hold
+    session.rewind(0, 0)
+    written, every = 0, list(range(count))
+    while not all(idle):
+        check(written)
+        points = torch.tensor([one.point for one in working], dtype=torch.float64)
+        logits = session.step(every, [one.next_token for one in working])
+        drawn = _pick_rows(logits, temperature, points).tolist()
+        for row, token in enumerate(drawn):
+            one = working[row]
+            if idle[row]:
+                session.rewind(row, 0)
+            elif one.take(token):
+                written += 1
+                if _finish(one.ids, ends, one.longest):
+                    yield one.index, one.ids
+                    session.rewind(row, 0)
+                    idle[row] = not queue
+                    working[row] = _Row(*(queue.popleft() if queue else (0, [token], 1)), seed)
+
+
+def _pick_rows(logits: torch.Tensor, temperature: float, points: torch.Tensor) -> torch.Tensor:
+    """One token of each row of logits (rows, vocabulary), by its point between 0 and 1: (rows,) int64."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    ends = torch.softmax(logits / temperature, -1).double().cumsum(-1)
+    wanted = points.to(ends.device).unsqueeze(1) * ends[:, -1:]
+    return torch.searchsorted(ends, wanted, right=True).squeeze(1).clamp_max(ends.shape[1] - 1)
 
 
 def _seed(seed: int, index: int) -> int:

@@ -3,11 +3,13 @@
 The scale is trained as its logarithm: it stays positive, and one learning rate fits every layer because a step
 is relative. The backward pass recomputes from the weight instead of saving intermediates, so that the op keeps
 nothing alive but its inputs and its output, which the linear layer needs anyway. On a CPU it runs in C
-(kernels.cpu.training); what stands here is the definition, and what runs elsewhere.
+(kernels.cpu.training), on a GPU in Triton (kernels.gpu.training); what stands here is the definition, and what runs
+elsewhere.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +32,10 @@ class _FakeQuantize(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         context.grid = grid
+        if (levels := _gpu_levels(weight, log_scale, zero, grid, dtype)) is not None:
+            quantized = levels.nearest(weight, dtype)
+            context.save_for_backward(weight, log_scale, zero, quantized)
+            return quantized
         if training.is_usable(weight, log_scale, dtype):
             whole = None if zero is None else grid.whole_zeros(zero).contiguous()
             fine = _scale(log_scale).squeeze(-1).contiguous()
@@ -47,11 +53,15 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, log_scale, zero, quantized = context.saved_tensors
-        scale, share = _scale(log_scale), CLIP_SHARE if zero is None else 1.0
+        share = CLIP_SHARE if zero is None else 1.0
+        levels = _gpu_levels(weight, log_scale, zero, context.grid, quantized.dtype)
+        if levels is not None:
+            return *levels.gradients(weight, quantized, gradient, share), None, None
+        scale = _scale(log_scale)
         if training.is_usable(weight, log_scale, quantized.dtype):
             whole = None if zero is None else context.grid.whole_zeros(zero).contiguous()
-            fine, levels = scale.squeeze(-1).contiguous(), context.grid.levels
-            found = training.backward(weight, fine, whole, levels, share, quantized, gradient)
+            fine, count = scale.squeeze(-1).contiguous(), context.grid.levels
+            found = training.backward(weight, fine, whole, count, share, quantized, gradient)
             return *found, None, None
         gradient = gradient.contiguous()
         middle = _middle(scale, _zeros(zero, context.grid), context.grid)
@@ -71,6 +81,30 @@ class _FakeQuantize(torch.autograd.Function):
             if zero_gradient is not None:  # d/dzero: 0 inside, -scale where clipped
                 zero_gradient[rows] = (flowing - arriving).sum(-1) * scale[rows].squeeze(-1)
         return weight_gradient, scale_gradient, zero_gradient, None, None
+
+
+@cache
+def _gpu_kernels() -> Any | None:
+    """kernels.gpu.training, or None where Triton is missing."""
+    try:
+        from kernels.gpu import training as triton_training  # noqa: PLC0415  only where there is a GPU
+    except ImportError:
+        return None
+    return triton_training
+
+
+def _gpu_levels(
+    weight: torch.Tensor,
+    log_scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    grid: Grid,
+    dtype: torch.dtype,
+) -> Any | None:
+    """The kernels.gpu.training.Levels of a weight on a GPU; None where it has to do without."""
+    if not weight.is_cuda or (gpu := _gpu_kernels()) is None:
+        return None
+    levels = gpu.Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
+    return levels if levels.fit(weight, dtype) else None
 
 
 def _scale(log_scale: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,8 @@ class FakeQuantLinear(nn.Module):
     def __init__(self, latent: Latent, bias: torch.Tensor | None, grid: Grid) -> None:
         super().__init__()
         self.grid, around = grid, latent.transform
+        #: Transforms inputs in the place of `transform`, where upq.training.shared_inputs says so.
+        self.shared: Callable[[torch.Tensor], Any] | None = None
         self.blocks = (around.block_in, around.block_out) if around else None
         self.weight = nn.Parameter(latent.weight.detach().float().clone())
         self.log_scale = nn.Parameter(latent.scale.detach().float().log())
@@ -100,7 +102,7 @@ class FakeQuantLinear(nn.Module):
         weight = self.quantized(inputs.dtype)
         if (around := self.transform) is None:
             return F.linear(inputs, weight, self.bias)
-        values, added = around.inputs(inputs)
+        values, added = (self.shared or around.inputs)(inputs)
         outputs = around.outputs(F.linear(values, weight), added)
         return outputs if self.bias is None else outputs + self.bias
 

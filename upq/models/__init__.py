@@ -16,7 +16,14 @@ from upq.models.placement import (
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import decoder_blocks, parameter_names, plan_embeddings, plan_layers
-from upq.models.tokenizer import chat_ids, load_tokenizer, render_chat, tokenizer_files
+from upq.models.tokenizer import (
+    chat_ids,
+    encode,
+    load_tokenizer,
+    render_chat,
+    special_ids,
+    tokenizer_files,
+)
 
 __all__ = [
     "BUILDING",
@@ -30,6 +37,7 @@ __all__ = [
     "chat_ids",
     "compute_dtype",
     "decoder_blocks",
+    "encode",
     "head",
     "in_compute_dtype",
     "inspect",
@@ -46,6 +54,7 @@ __all__ = [
     "recomputed",
     "render_chat",
     "resolve",
+    "special_ids",
     "to_compute_dtype",
     "tokenizer_files",
     "twin",

@@ -96,7 +96,7 @@ def chat_ids(
     with _TOKENIZING:
         hostile = [message["content"] for message in messages if _forges(tokenizer, message)]
         if not hostile:
-            return _encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt))
+            return encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt))
         stand_ins = _stand_ins(hostile, messages)
         masked = [
             {**message, "content": stand_ins.get(message["content"], message["content"])}
@@ -108,11 +108,11 @@ def chat_ids(
         return [
             token
             for piece in pieces
-            for token in _encode(tokenizer, contents.get(piece, piece), plain=piece in contents)
+            for token in encode(tokenizer, contents.get(piece, piece), plain=piece in contents)
         ]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain: bool = False) -> list[int]:
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, plain: bool = False) -> list[int]:
     """Token ids of a text; plain: no special token is recognised in it."""
     if not text:
         return []
@@ -122,7 +122,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, plain: bool = False) 
     ).input_ids
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids that only a template may write, the unknown token left out."""
     added: dict[int, AddedToken] = getattr(tokenizer, "added_tokens_decoder", {})
     marked = {token for token, entry in added.items() if entry.special}
@@ -136,7 +136,7 @@ def _forges(tokenizer: PreTrainedTokenizerBase, message: Message) -> bool:
     # The unknown token also stands for rare characters, so there only its spelling counts.
     if tokenizer.unk_token and str(tokenizer.unk_token) in content:
         return True
-    return not _special_ids(tokenizer).isdisjoint(_encode(tokenizer, content))
+    return not special_ids(tokenizer).isdisjoint(encode(tokenizer, content))
 
 
 def _stand_ins(hostile: list[str], messages: list[Message]) -> dict[str, str]:

@@ -48,6 +48,8 @@ LOW, HIGH = 0.8, 1.3
 TORCH_BYTES = 1_200_000_000
 TYPICAL_PROMPT_TOKENS = 45
 TYPICAL_ANSWER_SHARE = 0.85
+#: What a prompt of the model's own takes: header and text, and a fifth more for those that are dropped.
+OWN_PROMPT_TOKENS = 110
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,15 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
 def work(config: RunConfig, shape: Shape) -> dict[str, float]:
     """Multiplications of each stage. A forward pass costs one per weight and token, a backward pass two."""
     data = config.data
-    answers = _answers(config)
+    own = data.own_prompts if config.reads_data else 0
+    answers = _answers(config) + own * data.answers_per_prompt
     sequence = min(
         TYPICAL_PROMPT_TOKENS + TYPICAL_ANSWER_SHARE * data.answer_tokens, data.sequence_tokens
     )
     held_out = data.held_out * (TYPICAL_PROMPT_TOKENS + config.measure.answer_tokens)
     everything = shape.quantized + shape.head
     amounts = {
-        "data": everything * (answers * sequence + held_out),
+        "data": everything * (answers * sequence + own * OWN_PROMPT_TOKENS + held_out),
         "measure": everything * held_out * (5 if config.measure.baselines else 3),
     }
     for stage, one in (("int4", config.int4), ("int2", config.int2)):
@@ -153,7 +156,7 @@ def _shared_widths(layers: dict[str, tuple[int, int]]) -> list[int]:
 
 
 def _answers(config: RunConfig) -> int:
-    """Answers that the teacher has to write."""
+    """Answers that the teacher has to write to prompts of the source."""
     data = config.data
     if data.text_column or data.answer_column or not config.reads_data:
         return 0

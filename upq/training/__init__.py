@@ -1,7 +1,8 @@
 """The two engines: block-wise reconstruction and distillation end to end."""
 
 from upq.training.blockwise import BlockResult, Start, Task, reconstruct
+from upq.training.distill import UNTIL
 from upq.training.teacher import packed_teacher
 from upq.training.trainables import norm_weights
 
-__all__ = ["BlockResult", "Start", "Task", "norm_weights", "packed_teacher", "reconstruct"]
+__all__ = ["UNTIL", "BlockResult", "Start", "Task", "norm_weights", "packed_teacher", "reconstruct"]

@@ -8,8 +8,9 @@ Several processes share the sequences of every step where `upq.training.parallel
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,16 +19,23 @@ import torch
 from upq.config import DistillConfig
 from upq.context import RunContext
 from upq.data import Example, collate, plan_batches
-from upq.errors import UserError
+from upq.errors import Interrupted
 from upq.layers import fix_codes, release_codes
 from upq.models import blocks_away, head, last_hidden, recomputed
 from upq.training import parallel
+from upq.training.curves import Curves, Step
+from upq.training.fused_norms import fused_norms
 from upq.training.losses import head_cross_entropy, head_divergence
+from upq.training.shared_inputs import shared_inputs
 from upq.training.teacher import Targets
 from upq.training.trainables import make_optimizer, restore, settle_norms, training_state
 
 #: How often the held-out KL is looked at during training.
 PROBES = 5
+#: Steps that a distillation of so many seconds is shown as, since nobody knows how many it will make.
+SHOWN_STEPS = 1000
+#: Environment variable: seconds since 1970 at which a distillation with a time of its own ends at the latest.
+UNTIL = "UPQ_UNTIL"
 
 SaveStep = Callable[[int, dict[str, torch.Tensor], dict[str, Any]], None]
 LoadStep = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]] | None]
@@ -51,58 +59,120 @@ def distill(
     student: a copy of a model with the same embedding and head as `teacher`. save(step, tensors, state) keeps a
     resumable checkpoint, load() gives the newest one or None; training goes on behind it bit by bit. probe(step) is
     called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite loss, naming
-    the step. precision: "int4" or "int2"; the series of INT4 carry its name.
+    the step; on a GPU a step later, but before anything is saved or probed. precision: "int4" or "int2"; the series of
+    INT4 carry its name.
     """
-    series = "" if precision == "int2" else f"{precision}_"
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
     steps = -(-len(plan) // config.accumulation)
     if not config.weight_lr:
         fix_codes(student)
     optimizer = make_optimizer(student, config)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    first = 0
+    first = made = 0
+    spent = 0.0
     if (found := load()) is not None:
         restore(student, optimizer, found[0])
-        first = found[1]["step"]
-    context.stage(f"{precision}_distill", steps)
+        first = made = found[1]["step"]
+        spent = found[1].get("seconds", 0.0)
+    clock = _Clock(config, steps, spent)
+    context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
+    curves = Curves(context, precision, config.loss)
+
+    def keep(step: int) -> None:
+        curves.settle()
+        context.flush()
+        state = {"step": step, "seconds": clock.spent()}
+        save(step, dict(training_state(student, optimizer)), state)
+
     with ExitStack() as stack:
         pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
-        for step in range(first, steps):
-            if parallel.is_main() and step % max(1, steps // PROBES) == 0:
+        for step in clock.steps_from(first):
+            if parallel.is_main() and clock.is_probe_due(step):
+                curves.settle()
                 probe(step)
             started = time.monotonic()
-            share = _schedule(step, steps, config.warmup_share)
+            share = clock.share(step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
             indices = plan[step * config.accumulation : (step + 1) * config.accumulation]
-            loss, tokens = pass_over.run(indices)
-            if not math.isfinite(loss):
-                raise UserError(
-                    "diverged",
-                    f"The distillation loss became {loss} at step {step + 1}.",
-                    f"Lower {precision}.distill.weight_lr and scale_lr.",
-                )
+            try:
+                loss, tokens = pass_over.run(indices)
+            except Interrupted:  # nothing of this step has changed the student yet
+                if parallel.is_main() and step > first:
+                    keep(step)
+                raise
             norm = _clip(student, config.clip_norm)
+            rate = share * (config.weight_lr or config.scale_lr)
+            curves.enter(Step(step, rate, tokens, started, clock.shown(step)), loss, norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            context.metric(f"{series}{config.loss}", step, loss)
-            context.metric(f"{series}grad_norm", step, norm)
-            context.metric(f"{series}lr", step, share * (config.weight_lr or config.scale_lr))
-            speed = tokens / (time.monotonic() - started)
-            context.metric(f"{series}tokens_per_s", step, speed)
-            context.metric(f"{precision}_distill_tokens", step, tokens)
-            context.progress(step + 1, tokens_per_s=speed, detail=f"loss {loss:.3f}")
+            if parallel.size() > 1:  # every process has to stop at the same step
+                curves.settle()
+            else:
+                curves.report()
             is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if parallel.is_main() and is_due and step + 1 < steps:
-                context.flush()
-                tensors = dict(training_state(student, optimizer))
-                save(step + 1, tensors, {"step": step + 1})
+                keep(step + 1)
                 saved_at = time.monotonic()
+            made = step + 1
+        curves.settle()
     settle_norms(student)
     release_codes(student)
     if parallel.is_main():
-        probe(steps)
+        probe(made)
+
+
+class _Clock:
+    """How far a distillation is: by steps, or, where it has seconds, by time, if that is further.
+
+    spent: seconds that earlier calls of a resumed run took.
+    """
+
+    def __init__(self, config: DistillConfig, steps: int, spent: float) -> None:
+        self.steps, self.warmup_share = steps, config.warmup_share
+        self.before, self.started = spent, time.monotonic()
+        self.seconds, self.probes = config.seconds, 0
+        if self.seconds and UNTIL in os.environ:
+            left = max(1.0, float(os.environ[UNTIL]) - time.time())
+            self.seconds = min(self.seconds, spent + left)
+
+    def spent(self) -> float:
+        """Seconds of training in all."""
+        return self.before + time.monotonic() - self.started
+
+    def _progress(self, step: int) -> float:
+        return max(step / self.steps, self.spent() / self.seconds)
+
+    def steps_from(self, first: int) -> Iterator[int]:
+        """The steps from `first` on that there is time for."""
+        for step in range(first, self.steps):
+            if self.seconds and parallel.say(self._progress(step) >= 1):
+                return
+            yield step
+
+    def share(self, step: int) -> float:
+        """The learning rates of this step, as a share of their peaks."""
+        if not self.seconds:
+            return _schedule(step, self.steps, self.warmup_share)
+        progress = parallel.say(self._progress(step))
+        if progress < self.warmup_share:
+            return max(progress / self.warmup_share, 1 / self.steps)
+        falling = (progress - self.warmup_share) / (1 - self.warmup_share)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
+
+    def is_probe_due(self, step: int) -> bool:
+        """Whether the held-out KL is to be looked at before this step."""
+        if not self.seconds:
+            return step % max(1, self.steps // PROBES) == 0
+        reached = int(self._progress(step) * PROBES) + 1
+        is_due, self.probes = reached > self.probes, max(reached, self.probes)
+        return is_due
+
+    def shown(self, step: int) -> int:
+        """What the progress bar says behind this step."""
+        done = min(1.0, self._progress(step + 1)) * SHOWN_STEPS if self.seconds else step + 1
+        return int(done)
 
 
 class _Pass:
@@ -122,6 +192,10 @@ class _Pass:
         self.config, self.context = config, context
         self.head = head(student)
         self.targets = None
+        if student.device.type == "cuda":
+            stack.enter_context(shared_inputs(student, teacher.dtype))
+            for model in (student, teacher):
+                stack.enter_context(fused_norms(model, teacher.dtype))
         if config.loss == "jsd":
             eager = config.teacher == "cached"
             shares = [parallel.share(rows) for rows in plan]
@@ -133,8 +207,8 @@ class _Pass:
         if config.checkpointing:
             stack.enter_context(recomputed(student))
 
-    def run(self, indices: list[list[int]]) -> tuple[float, int]:
-        """Add up the gradients of the batches: (mean loss in nats per counted token, tokens processed)."""
+    def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
+        """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
         everything = [self.examples[one] for rows in indices for one in rows]
         counted = sum(one.counted for one in everything)
         total = torch.zeros((), dtype=torch.float64, device=self.student.device)
@@ -143,14 +217,14 @@ class _Pass:
             if rows:
                 loss = self._loss(rows)
                 (loss / counted).backward()
-                total += loss.item()
+                total += loss.detach()
         trained = [one for one in self.student.parameters() if one.requires_grad]
         if parallel.size() > 1:
             for one in trained:
                 if one.grad is None:
                     one.grad = torch.zeros_like(one, dtype=one.grad_dtype)
             parallel.add_up([total, *(one.grad for one in trained if one.grad is not None)])
-        return total.item() / counted, sum(len(one.ids) for one in everything)
+        return total / counted, sum(len(one.ids) for one in everything)
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         """Loss summed over the counted tokens of the examples `rows`."""
@@ -170,7 +244,7 @@ def _schedule(step: int, steps: int, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _clip(student: Any, clip_norm: float) -> float:
-    """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before."""
+def _clip(student: Any, clip_norm: float) -> torch.Tensor:
+    """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before, ()."""
     parameters = [one for one in student.parameters() if one.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf).item()
+    return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 
 from upq.models import CHUNK_ROWS
 
+#: On a GPU, where every operation is a launch, the head maps as many rows at once as have this many logits: 256 MB in
+#: float32, of which the divergence holds about eight at a time.
+GPU_LOGITS = 2**26
+
 
 def generalized_jsd(
     teacher_logits: torch.Tensor,
@@ -65,6 +69,14 @@ def jsd_and_gradient(
     return loss, q.mul_(ratio.sub_(mean_ratio)).div_(temperature)
 
 
+def chunk_rows(hidden: torch.Tensor, head: Any) -> int:
+    """How many rows of hidden (rows, hidden) `head` should map to logits at once."""
+    if not hidden.is_cuda:
+        return CHUNK_ROWS
+    vocabulary = head(hidden[:1]).shape[-1]
+    return max(CHUNK_ROWS, GPU_LOGITS // vocabulary)
+
+
 #: Rows of the batch and the student's logits for them -> (loss per row, its gradient by those logits).
 Compare = Callable[[slice, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -76,8 +88,9 @@ class _HeadLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         gradient = torch.empty_like(student_hidden)
         total = torch.zeros((), dtype=torch.float64, device=student_hidden.device)
-        for start in range(0, len(student_hidden), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
+        step = chunk_rows(student_hidden, head)
+        for start in range(0, len(student_hidden), step):
+            rows = slice(start, start + step)
             with torch.enable_grad():
                 hidden = student_hidden[rows].detach().requires_grad_()
                 student_logits = head(hidden)
@@ -106,7 +119,7 @@ def head_divergence(
     """Sum over rows of the divergence between two (rows, hidden) states read through one frozen head.
 
     `head` maps hidden states to logits and has no trainable parameters. The gradient is made in the forward
-    pass, CHUNK_ROWS rows at a time, so logits of the whole batch never exist.
+    pass, a few rows at a time (`chunk_rows`), so logits of the whole batch never exist.
     """
 
     def compare(rows: slice, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,12 +38,18 @@ class HiddenStates:
         self.device = device
         sizes = [math.prod(shape) for shape in shapes]
         self.is_mapped = sum(sizes) * dtype.itemsize > limit
-        if self.is_mapped:
-            pieces = _mapped(folder, sum(sizes), dtype).split(sizes)
+        if (
+            self.is_mapped or device.type == "cuda"
+        ):  # pinned at once: thousands of small pieces take seconds
+            whole = (
+                _mapped(folder, sum(sizes), dtype)
+                if self.is_mapped
+                else torch.empty(sum(sizes), dtype=dtype, pin_memory=True)
+            )
+            pieces = whole.split(sizes)
             self._kept = [one.view(shape) for one, shape in zip(pieces, shapes, strict=True)]
         else:
-            pinned = device.type == "cuda"
-            self._kept = [torch.empty(one, dtype=dtype, pin_memory=pinned) for one in shapes]
+            self._kept = [torch.empty(one, dtype=dtype) for one in shapes]
 
     def __len__(self) -> int:
         return len(self._kept)

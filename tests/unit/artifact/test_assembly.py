@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tests.unit.test_structure import SHAPE, STYLES
-from tests.unit.test_structure import build as build_model
 from transformers import PhiConfig
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
+from tests.unit.models.test_structure import SHAPE, STYLES
+from tests.unit.models.test_structure import build as build_model
 from upq import machine
 from upq.artifact import Artifact, assembly
 from upq.config import RunConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.test_assembly import artifact_of, transformed_artifact
 
+from tests.unit.artifact.test_assembly import artifact_of, transformed_artifact
 from upq.artifact import Artifact, assembly
 from upq.errors import UserError
 from upq.layers import INT4

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.test_cpu_kernels import EXTRA_FLAGS, SETS
 from transformers import (
     DynamicCache,
     LlamaConfig,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from tests.support.native_cases import in_plain_torch, quantized
+from tests.unit.kernels.test_cpu_kernels import EXTRA_FLAGS, SETS
 from upq.config import DataConfig
 from upq.data import read_rows
 from upq.decode import NativeEngine, engine_for, native

@@ -7,14 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.test_cpu_kernels import SETS, weight_on
-from tests.unit.test_native_engine import (
-    logits_of,
-    native_engine,
-    prompt,
-    random_model,
-    real_prompts,
-)
 
 from kernels import reference
 from kernels.cpu import panels
@@ -22,6 +14,14 @@ from kernels.packing import PackedWeight
 from kernels.transform import Transform
 from tests.support.kernel_cases import random_inputs, random_packed
 from tests.support.native_cases import around_layer, in_plain_torch, rounded, surrounded
+from tests.unit.decode.test_native import (
+    logits_of,
+    native_engine,
+    prompt,
+    random_model,
+    real_prompts,
+)
+from tests.unit.kernels.test_cpu_kernels import SETS, weight_on
 from upq.decode import NativeEngine, native
 from upq.models import LoadedModel
 

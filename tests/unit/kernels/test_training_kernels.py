@@ -6,26 +6,11 @@ import pytest
 import torch
 
 from kernels.cpu import panels, training
+from tests.support.training_cases import Case, check_same
 from upq.layers import Grid
 from upq.layers.fake import fake_quantize
 
 pytestmark = pytest.mark.skipif(panels.library() is None, reason="no C compiler here")
-
-
-def results(
-    weight: torch.Tensor,
-    log_scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    grid: Grid,
-    upstream: torch.Tensor,
-) -> list[torch.Tensor]:
-    """The quantized weight and its gradients."""
-    weight, log_scale = (one.detach().clone().requires_grad_() for one in (weight, log_scale))
-    zeros = None if zero is None else zero.detach().clone().requires_grad_()
-    quantized = fake_quantize(weight, log_scale, grid, upstream.dtype, zeros)
-    quantized.backward(upstream)
-    gradients = [one.grad for one in (weight, log_scale, zeros) if one is not None]
-    return [quantized.detach(), *(one for one in gradients if one is not None)]
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -41,30 +26,20 @@ def test_c_computes_what_torch_defines(
     columns: int,
     group: int,
 ) -> None:
-    torch.manual_seed(rows)
-    grid, weight = Grid(bits, integer_zero), torch.randn(rows, columns)
-    scale, zero = grid.fit(weight, group)
-    log_scale = (scale * 0.7).log()  # so that some weights are clipped
-    zero = None if zero is None else zero + 0.3 * torch.randn_like(zero)
-    upstream = torch.randn(rows, columns).to(dtype)
-    assert training.is_usable(weight, log_scale, dtype)
-    ours = results(weight, log_scale, zero, grid, upstream)
+    case = Case.random(Grid(bits, integer_zero), (rows, columns, group), dtype)
+    assert training.is_usable(case.weight, case.log_scale, dtype)
+    ours = case.results()
     monkeypatch.setattr(training, "is_usable", lambda *_: False)
-    theirs = results(weight, log_scale, zero, grid, upstream)
-    assert torch.equal(ours[0], theirs[0])
-    assert torch.equal(ours[1], theirs[1])
-    assert 0 < int((ours[1] == 0).sum()) < weight.numel()  # clipped and unclipped are both there
-    for mine, reference in zip(ours[2:], theirs[2:], strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
+    check_same(ours, case.results())
 
 
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, log_scale = torch.randn(37, 128), torch.randn(37, 2) * 0.1
-    upstream = torch.randn(37, 128)
+    case = Case(Grid(2), weight, log_scale, None, torch.randn(37, 128))
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(results(weight, log_scale, None, Grid(2), upstream))
+        found.append(case.results())
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 

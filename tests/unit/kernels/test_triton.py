@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.test_transform import full_transform
 
 from kernels import reference
 from kernels.gpu import operators, products, tuning
@@ -21,6 +20,7 @@ from kernels.gpu.operators import TritonWeight, arrange, packed_dequantize, pack
 from kernels.packing import PackedWeight, unpack
 from kernels.transform import Transform
 from tests.support.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
+from tests.unit.kernels.test_transform import full_transform
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 HALF = [torch.float16, torch.bfloat16]
@@ -240,3 +240,9 @@ def test_the_kernels_compile_for_an_h100_within_their_budget_of_instructions() -
         assert one["mma"] > 0, name
         assert one["spilled_bytes"] == 0, name
         assert one["decoding_per_weight"] <= one["budget"], name
+    for name, one in [*kernels["training"].items(), *kernels["norms"].items()]:
+        assert one["spilled_bytes"] == 0, name
+        assert one["shared_bytes"] <= 48 * 1024, name
+    for name, one in kernels["training"].items():
+        assert one["exact_divisions"] > 0 or "backward" in name
+        assert one["other_divisions"] == 0, name

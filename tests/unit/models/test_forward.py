@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.unit.test_structure import STYLES, build
 
+from tests.unit.models.test_structure import STYLES, build
 from upq.models import block_calls, decoder_blocks, head, last_hidden
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.test_structure import SHAPE, build
 from transformers import Gemma3TextConfig, LlamaConfig
 
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
 from tests.conftest import make_tokenizer
 from tests.support.helpers import tiny_config
+from tests.unit.models.test_structure import SHAPE, build
 from upq.artifact import assembly
 from upq.config import METHODS, PrecisionConfig
 from upq.errors import UserError
@@ -119,6 +119,7 @@ def test_an_embedding_that_must_stay_is_listed_only_where_it_was_to_be_packed(
         {"int2__rounding": "ldlq", "int2__descent_passes": 100, "int2__blockwise__tokens": 10**6},
         {"data__held_out": 1000, "measure__answer_tokens": 4096},
         {"data__answers_per_prompt": 64, "data__max_rows": 400},
+        {"data__own_prompts": 10_000},
     ],
     ids=str,
 )

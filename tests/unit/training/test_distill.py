@@ -107,7 +107,9 @@ def gradients(teacher: Any, settings: DistillConfig, plan: list[list[int]]) -> t
     context: Any = RecordingContext(Path())
     with ExitStack() as stack:
         loss, _ = _Pass(student, teacher, data, plan, settings, context, stack).run(plan)
-    return {n: one.grad for n, one in student.named_parameters() if one.grad is not None}, loss
+    return {
+        n: one.grad for n, one in student.named_parameters() if one.grad is not None
+    }, loss.item()
 
 
 def test_two_accumulated_sequences_give_the_gradients_of_one_batch(tiny: LoadedModel) -> None:
@@ -296,7 +298,7 @@ def test_next_token_loss_is_the_mean_surprise_of_the_text(tiny: LoadedModel) -> 
     for parameter in student.parameters():
         parameter.grad = None
     expected.backward()
-    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert mine
     for name, gradient in mine.items():
         torch.testing.assert_close(gradient, student.get_parameter(name).grad, atol=1e-6, rtol=1e-3)

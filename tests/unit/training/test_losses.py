@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upq.models import CHUNK_ROWS
-from upq.training.losses import generalized_jsd, head_divergence, jsd_and_gradient
+from upq.training.losses import chunk_rows, generalized_jsd, head_divergence, jsd_and_gradient
 
 BETAS = [0.0, 0.1, 0.5, 0.9, 1.0]
 betas = pytest.mark.parametrize("beta", BETAS)
@@ -140,3 +140,14 @@ def test_the_chunked_head_gives_the_loss_and_gradient_of_the_whole_batch(
     torch.testing.assert_close(head_divergence(whole.detach(), teacher, head, beta, 1.3), loss)
     torch.testing.assert_close(student.grad, whole.grad, atol=1e-6, rtol=1e-5)
     assert head.weight.grad is None
+
+
+def test_a_gpu_maps_as_many_rows_to_logits_as_memory_allows() -> None:
+    class OnGpu(torch.Tensor):
+        is_cuda = True  # pyright: ignore
+
+    hidden = torch.empty(4, 8, device="meta")
+    for vocabulary, rows in ((512, 131_072), (49_152, 1365), (10**6, CHUNK_ROWS)):
+        head = torch.nn.Linear(8, vocabulary, device="meta")
+        assert chunk_rows(hidden, head) == CHUNK_ROWS
+        assert chunk_rows(hidden.as_subclass(OnGpu), head) == rows

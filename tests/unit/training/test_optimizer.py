@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from upq.training.adamw8bit import BLOCK, AdamW8bit, _decode, _encode
+from upq.training.trainables import RATE_RATIO, shared_rates
 
 
 def descend(optimizer_of: type, steps: int, size: int = 1000) -> tuple[torch.Tensor, nn.Parameter]:
@@ -72,3 +73,45 @@ def test_zeros_and_single_values_survive() -> None:
     for values in (torch.zeros(3), torch.tensor([0.0, -2.5, 0.0])):
         codes, unit = _encode(values, 127, 2, generator)
         torch.testing.assert_close(_decode(codes, unit, 3, 2), values)
+
+
+def groups_of(rates: list[float]) -> list[dict]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        {"params": [nn.Parameter(torch.randn(8, generator=generator))], "lr": rate}
+        for rate in rates
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rates_stand_for_many_and_none_changes_by_more_than_its_share(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rates = (1e-5 * torch.rand(200, generator=generator).mul(2).exp()).tolist()
+    groups = groups_of(rates)
+    joined = shared_rates(groups)
+    found = {one: group["lr"] for group in joined for one in group["params"]}
+    assert len(joined) < 45
+    assert len(found) == sum(len(group["params"]) for group in joined) == 200
+    for group in groups:
+        assert abs(found[group["params"][0]] / group["lr"] - 1) <= (RATE_RATIO - 1) / 2
+
+
+def test_a_rate_of_its_own_stays_as_it_is() -> None:
+    rates = [3e-4, 1e-3, 0.05]
+    assert [group["lr"] for group in shared_rates(groups_of(rates))] == rates
+
+
+def test_shared_rates_train_like_exact_ones() -> None:
+    moved = []
+    for share in (list, shared_rates):
+        groups = groups_of([1e-3, 1.01e-3, 1.02e-3, 0.1])
+        parameters = [group["params"][0] for group in groups]
+        before = [one.detach().clone() for one in parameters]
+        optimizer = torch.optim.AdamW(share(groups), weight_decay=0.0)
+        for _ in range(3):
+            torch.cat(parameters).sum().backward()
+            optimizer.step()
+        moved.append([one.detach() - start for one, start in zip(parameters, before, strict=True)])
+    for exact, shared in zip(*moved, strict=True):
+        torch.testing.assert_close(shared, exact, rtol=0.026, atol=1e-6)
+    assert torch.equal(moved[0][3], moved[1][3])

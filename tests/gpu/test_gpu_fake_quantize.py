@@ -1,0 +1,38 @@
+"""Fake quantization as an NVIDIA GPU runs it; tests/unit/kernels/test_triton_training.py interprets it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.gpu.training import DTYPES
+from tests.support.training_cases import Case, check_same
+from upq.layers import Grid, fake
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
+]
+#: Rows, columns and columns that share a scale.
+SHAPES = [
+    *((576, 576, 64), (3, 48, 16), (3, 96, 48)),
+    *((64, 576, 576), (64, 1536, 1536), (33, 8192, 8192), (1024, 4096, 128)),
+]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_triton_computes_what_torch_defines(
+    monkeypatch: pytest.MonkeyPatch,
+    bits: int,
+    integer_zero: bool,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+) -> None:
+    case = Case.random(Grid(bits, integer_zero), shape, dtype, "cuda")
+    found = case.results()
+    assert all(map(torch.equal, found, case.results())), "training repeats to the last bit"
+    monkeypatch.setattr(fake, "_gpu_levels", lambda *_: None)
+    check_same(found, case.results())

@@ -1,0 +1,106 @@
+"""Fake quantization in Triton against its definition, in Triton's interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.cpu import training
+from kernels.gpu.training import DTYPES, TILE, Levels
+from tests.support.training_cases import Case, check_same
+from upq.layers import Grid, fake
+from upq.layers.fake import fake_quantize
+from upq.layers.grid import SMALLEST_SCALE
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
+#: Rows, columns and columns that share a scale: usual groups, no power of two, more than a program takes at once.
+SHAPES = [(7, 192, 64), (3, 48, 16), (3, 96, 48), (5, 576, 576), (2, TILE + 500, TILE + 500)]
+
+
+def levels_of(
+    _weight: torch.Tensor,
+    log_scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    grid: Grid,
+    _dtype: torch.dtype,
+) -> Levels:
+    return Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
+
+
+def interpretable(case: Case) -> Case:
+    """The case, its scales changed where numpy, and so the interpreter, rounds exponentials otherwise than torch."""
+    log_scale = case.log_scale.clone()
+    while (differs := torch.from_numpy(np.exp(log_scale.numpy())) != log_scale.exp()).any():
+        log_scale[differs] -= 1e-3
+    return replace(case, log_scale=log_scale)
+
+
+def both(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the kernels with torch."""
+    monkeypatch.setattr(training, "is_usable", lambda *_: False)
+    expected = case.results()
+    monkeypatch.setattr(fake, "_gpu_levels", levels_of)
+    check_same(case.results(), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_triton_computes_what_torch_defines(
+    monkeypatch: pytest.MonkeyPatch,
+    bits: int,
+    integer_zero: bool,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+) -> None:
+    case = Case.random(Grid(bits, integer_zero), shape, dtype)
+    both(interpretable(case), monkeypatch)
+
+
+@pytest.mark.parametrize("integer_zero", [False, True])
+def test_weights_on_borders_take_the_level_of_torch(
+    monkeypatch: pytest.MonkeyPatch, integer_zero: bool
+) -> None:
+    steps = torch.arange(-64, 64).view(2, 64) / 8
+    zero = torch.tensor([[0.5], [1.5]]) if integer_zero else None  # ties of zeros as well
+    for log_scale in (torch.zeros(2, 1), torch.full((2, 1), -20.0)):  # one, and the smallest
+        weight = steps * log_scale.exp().clamp_min(SMALLEST_SCALE)
+        case = Case(Grid(2, integer_zero), weight, log_scale, zero, torch.ones(2, 64))
+        both(case, monkeypatch)
+
+
+def test_not_a_number_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "_gpu_levels", levels_of)
+    weight = torch.zeros(1, 32)
+    weight[0, 5] = torch.nan
+    for dtype in DTYPES:
+        quantized = fake_quantize(weight, torch.zeros(1, 1), Grid(2), dtype)
+        assert quantized.isnan().nonzero().tolist() == [[0, 5]]
+
+
+def test_a_gradient_of_any_layout_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case.random(Grid(2), (16, 32, 16), torch.float32)
+    both(interpretable(replace(case, upstream=case.upstream.T.contiguous().T)), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("weight", "log_scale", "dtype"),
+    [
+        (torch.zeros(64, 4).T, torch.zeros(4, 1), torch.float32),  # not contiguous
+        (torch.zeros(4, 64), torch.zeros(1, 4).T.expand(4, 2), torch.float32),
+        (torch.zeros(4, 64), torch.zeros(4, 1), torch.float64),
+        (torch.zeros(4, 64).half(), torch.zeros(4, 1), torch.float32),
+        (torch.zeros(0, 64), torch.zeros(0, 1), torch.float32),
+    ],
+)
+def test_what_the_kernels_do_not_take(
+    weight: torch.Tensor, log_scale: torch.Tensor, dtype: torch.dtype
+) -> None:
+    assert Levels(torch.zeros(4, 1), None, 4, SMALLEST_SCALE).fit(
+        torch.zeros(4, 64), torch.bfloat16
+    )
+    assert not Levels(log_scale, None, 4, SMALLEST_SCALE).fit(weight, dtype)
