@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+import upq
 from upq.cli import commands
 from upq.config import DEFAULT_METHOD, METHODS, PRESETS
-from upq.evaluation import SUITES
+from upq.evaluation.suites import SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="python -m upq", description="The command line: the same functions that the app calls."
     )
+    whole.add_argument("--version", action="version", version=f"UPQ Studio {upq.__version__}")
     whole.add_argument(
         "--data-dir", help="where runs are kept (default: UPQ_HOME, else the user data folder)"
     )
