@@ -25,7 +25,7 @@ DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
 
 
 def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
-    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/architecture.md)."""
+    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/cli.md)."""
     started = time.monotonic()
     config = with_settings(preset(name), {"model.source": source})
     vet(config)
