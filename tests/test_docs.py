@@ -23,6 +23,10 @@ COMMON = {"--help", "--data-dir"}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 #: The changelog tells of the past, where things had other names.
 LIVING_PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]
+#: Columns of prose; tables and code may be wider.
+WIDTH = 120
+#: All but the two pages of figures, whose lines are older than the rule.
+WRAPPED_PAGES = [page for page in PAGES if page.name not in {"gpu.md", "results.md"}]
 PACKAGES = {"upq", "kernels", "ui", "bench", "scripts", "tests"}
 #: What follows the point in names of files that begin like a package: upq.db, kernels.json.
 FILE_ENDINGS = {"db", "json", "svg"}
@@ -195,6 +199,13 @@ def named_paths(text: str) -> set[str]:
     """Paths of this repository in a text, patterns among them."""
     found = {path.rstrip("./") for path in PATH.findall(text)}
     return found | {name for name in ROOT_FILE.findall(text) if "/" not in name}
+
+
+@pytest.mark.parametrize("page", WRAPPED_PAGES, ids=lambda page: page.name)
+def test_prose_is_narrow_enough_to_read(page: Path) -> None:
+    lines = [line for line in prose(page).splitlines() if not line.startswith(("|", "    "))]
+    too_wide = [line for line in lines if len(line) > WIDTH]
+    assert not too_wide, too_wide
 
 
 @pytest.mark.parametrize("page", LIVING_PAGES, ids=lambda page: page.name)
