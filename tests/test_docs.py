@@ -163,7 +163,8 @@ def bindings(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
             found |= {alias.asname or alias.name: [] for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id: [] for target in targets if isinstance(target, ast.Name)}
+            names = [name for target in targets for name in ast.walk(target)]
+            found |= {name.id: [] for name in names if isinstance(name, ast.Name)}
     return found
 
 
@@ -189,7 +190,7 @@ def is_defined(dotted: str) -> bool:
 def named_modules(text: str) -> set[str]:
     """Dotted names of our packages in a text, also those that its lines of Python import."""
     imported = re.findall(r"^from ([\w.]+) import (\w[\w, ]*)$", text, re.MULTILINE)
-    names = {f"{base}.{name.strip()}" for base, inside in imported for name in inside.split(",")}
+    names = {f"{base}.{name.split()[0]}" for base, inside in imported for name in inside.split(",")}
     names |= set(DOTTED.findall(text))
     ours = {name for name in names if name.split(".")[0] in PACKAGES}
     return {name for name in ours if name.split(".")[1] not in FILE_ENDINGS}

@@ -1,7 +1,7 @@
 """What a run may ask of the world around it.
 
 The algorithms report progress and ask whether to stop through this interface and never see the database:
-the worker's implementation writes to SQLite (jobs.py), the tests use one that keeps lists.
+the worker's implementation writes to SQLite (upq/jobs), the tests use one that keeps lists.
 """
 
 from __future__ import annotations
