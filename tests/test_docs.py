@@ -294,6 +294,12 @@ def test_every_page_that_the_code_refers_to_exists() -> None:
     assert not missing, missing
 
 
+def test_the_page_of_the_database_has_every_table_and_no_other() -> None:
+    created = set(re.findall(r"CREATE TABLE (\w+)", read("upq/store/tables.py")))
+    cells = re.findall(r"^\| (`.+?) \|", read("docs/database.md"), re.MULTILINE)
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == created
+
+
 def test_every_promise_names_tests_that_exist() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", read("docs/reliability.md"))
     assert len(named) > 30
