@@ -12,7 +12,7 @@ import pytest
 
 from kernels.cpu import build, panels
 
-LOAD = "from kernels import build; build.load('portable C')"
+LOAD = "from kernels.cpu import build; build.load('portable C')"
 
 
 @pytest.fixture
