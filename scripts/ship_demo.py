@@ -23,7 +23,7 @@ from upq.shipped import DESCRIPTION, FOLDER, differences, digests, origin, resto
 from upq.store import Store
 from upq.store_artifacts import prepare
 
-LARGEST_BYTES = 40_000_000
+LARGEST_BYTES = 30_000_000
 RUN_FACTS = (
     *("model", "method", "preset", "config", "stages", "environments"),
     *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes", "gpu_peak_bytes"),
