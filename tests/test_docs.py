@@ -26,7 +26,6 @@ LIVING_PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 #: Columns of prose; tables and code may be wider.
 WIDTH = 120
 #: All but the two pages of figures, whose lines are older than the rule.
-WRAPPED_PAGES = [page for page in PAGES if page.name not in {"gpu.md", "results.md"}]
 PACKAGES = {"upq", "kernels", "ui", "bench", "scripts", "tests"}
 #: What follows the point in names of files that begin like a package: upq.db, kernels.json.
 FILE_ENDINGS = {"db", "json", "svg"}
@@ -202,7 +201,7 @@ def named_paths(text: str) -> set[str]:
     return found | {name for name in ROOT_FILE.findall(text) if "/" not in name}
 
 
-@pytest.mark.parametrize("page", WRAPPED_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_prose_is_narrow_enough_to_read(page: Path) -> None:
     lines = [line for line in prose(page).splitlines() if not line.startswith(("|", "    "))]
     too_wide = [line for line in lines if len(line) > WIDTH]

@@ -90,10 +90,8 @@ def main(data_folder: Path, folder: Path = FOLDER) -> None:
 
 def origin(run: Mapping[str, Any]) -> str:
     """Where the shipped models come from, as a line of the run's log."""
-    machines = {
-        f"{one['machine']['cores']} cores of {one['machine']['processor']}"
-        for one in run["environments"]
-    }
+    found = [one["machine"] for one in run["environments"]]
+    machines = {one["gpu"] or f"{one['cores']} cores of {one['processor']}" for one in found}
     tokens = sum(training_tokens(run["metrics"]).values())
     kl = {row["label"]: row["kl"] for row in run["measurements"]}
     return (

@@ -86,6 +86,7 @@ class Curves:
     def settle(self) -> None:
         """Report every step that was entered, as before the weights are saved or measured; raises as `report` does."""
         while self.waiting:
+            self.reported = -math.inf  # the step before may have been reported a moment ago
             self._report(*self.waiting.popleft())
 
     def _report(self, step: Step, numbers: _Numbers) -> None:
