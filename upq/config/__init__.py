@@ -1,7 +1,8 @@
 """What a run may be asked for: every setting with its type, range and help, and the presets of the methods."""
 
-from upq.config.presets import DEFAULT_METHOD, as_text, command, preset
+from upq.config.presets import as_text, command, preset
 from upq.config.schema import (
+    DEFAULT_METHOD,
     METHODS,
     PRESETS,
     BlockwiseConfig,

@@ -10,11 +10,17 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.schema import (
+    DEFAULT_METHOD,
+    METHODS,
+    PRESETS,
+    RunConfig,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 
 Settings = dict[str, Any]
-DEFAULT_METHOD = "rotated_upq"
 
 
 def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:

@@ -7,13 +7,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from upq.config.fields import build, check_fields, nearest, parse, setting, walk
 from upq.errors import UserError
 
 CONFIG_VERSION = 2
-METHODS = ("rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn")
+Method = Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
+METHODS: tuple[Method, ...] = get_args(Method)
+#: The method of a run for which nobody chooses one.
+DEFAULT_METHOD: Method = "rotated_upq"
+#: The method whose settings are the defaults of the fields below, so a stored config that names no method is of it.
+METHOD_OF_FIELDS: Method = "upq"
 PRESETS = ("smoke", "quick", "overnight", "standard", "paper")
 
 
@@ -235,8 +240,8 @@ class RunConfig:
 
     version: int = CONFIG_VERSION
     preset: str = setting("quick", "preset that the other fields started from")
-    method: Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"] = setting(
-        "upq", "the method whose defaults the settings below started from"
+    method: Method = setting(  # noqa: RUF009 - a field; ruff does not see that the alias is immutable
+        METHOD_OF_FIELDS, "the method whose defaults the settings below started from"
     )
     seed: int = setting(0, "seed of every random draw", 0, 2**31 - 1)
     threads: int = setting(

@@ -169,6 +169,17 @@ def test_an_unknown_preset_or_method_is_refused() -> None:
         preset("smoke", "magic")
 
 
+def test_the_defaults_of_the_fields_are_those_of_the_method_that_a_config_without_one_has() -> None:
+    bare = RunConfig.from_values({})
+    assert bare == RunConfig()
+    assert bare.method == "upq"
+    amounts = ("tokens", "epochs", "lr", "seconds", "rows", "seed", "preset", "embedding_bits")
+    of_preset = dict(settings(preset("quick", "upq")))
+    for path, setting in settings(bare):
+        if not path.endswith(amounts):
+            assert setting["value"] == of_preset[path]["value"], path
+
+
 #: What a run of version 0.1.0 stored, shortened where a setting has kept its default.
 VERSION_1 = """{"data": {"answer_tokens": 24, "held_out": 4, "max_rows": 8, "sequence_tokens": 96},
  "device": "auto", "embedding_bits": 8,
