@@ -1,6 +1,6 @@
 """What a run may be asked for: every setting with its type, range and help, and the presets of the methods."""
 
-from upq.config.presets import as_text, command, preset
+from upq.config.presets import PRESET_WORDS, as_text, command, preset
 from upq.config.schema import (
     DEFAULT_METHOD,
     METHODS,
@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
     "PRESETS",
+    "PRESET_WORDS",
     "BlockwiseConfig",
     "DataConfig",
     "DistillConfig",

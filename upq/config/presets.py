@@ -21,15 +21,18 @@ from upq.config.schema import (
 from upq.errors import UserError
 
 Settings = dict[str, Any]
+#: What each preset is for, in the words of the app, the command line and the documentation.
+PRESET_WORDS = {
+    "smoke": "a test of the machinery, a minute or two, not for use",
+    "quick": "up to 12 minutes on 2 cores for the bundled model",
+    "overnight": "up to 2 hours there, the quality that ships with the app",
+    "standard": "about an hour on one GPU for 1B",
+    "paper": "the published budget, on many GPUs",
+}
 
 
 def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
-    """The RunConfig of a preset and method.
-
-    smoke: under 60 s on 2 cores; quick: under 12 minutes on 2 cores for the bundled model; overnight: up to 2 hours
-    there; standard: about an hour on one GPU for 1B; paper: the published budget.
-    Raises UserError("bad_config") for an unknown name.
-    """
+    """The RunConfig of a preset, one of PRESET_WORDS, and a method. Raises UserError("bad_config") for another name."""
     for what, given, known in (("preset", name, PRESETS), ("method", method, METHODS)):
         if given not in known:
             raise UserError(
