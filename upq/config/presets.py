@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from upq.config.precision import QUANTIZED, Precision
 from upq.config.schema import (
     DEFAULT_METHOD,
     METHODS,
@@ -72,9 +73,23 @@ def command(config: RunConfig) -> str:
     return shlex.join(words)
 
 
+def _of(precision: Precision, settings: Settings) -> Settings:
+    return {f"{precision.key}.{path}": value for path, value in settings.items()}
+
+
+def _int4(settings: Settings) -> Settings:
+    return _of(Precision.INT4, settings)
+
+
+def _int2(settings: Settings) -> Settings:
+    return _of(Precision.INT2, settings)
+
+
 def _both(settings: Settings) -> Settings:
     """The settings of one precision, for both of them."""
-    return {f"{one}.{path}": value for one in ("int4", "int2") for path, value in settings.items()}
+    return {
+        path: value for precision in QUANTIZED for path, value in _of(precision, settings).items()
+    }
 
 
 _NO_TRAINING: Settings = {"blockwise.epochs": 0, "distill.tokens": 0}
@@ -147,14 +162,6 @@ def _blockwise(**values: float) -> Settings:
 def _distill(**values: float) -> Settings:
     """Settings of the end-to-end training of a precision."""
     return {f"distill.{name}": value for name, value in values.items()}
-
-
-def _int4(settings: Settings) -> Settings:
-    return {f"int4.{path}": value for path, value in settings.items()}
-
-
-def _int2(settings: Settings) -> Settings:
-    return {f"int2.{path}": value for path, value in settings.items()}
 
 
 _SMOKE = _blockwise(tokens=256, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005)

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.config import METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.config import (
+    METHODS,
+    PRECISIONS,
+    PRESETS,
+    QUANTIZED,
+    Precision,
+    RunConfig,
+    preset,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 
 SETTINGS = dict(settings())
@@ -242,3 +252,15 @@ def test_a_config_cannot_be_changed_in_place() -> None:
     config = RunConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 3  # type: ignore[misc]
+
+
+def test_a_precision_knows_its_names_and_bits() -> None:
+    assert [precision.name for precision in Precision] == list(PRECISIONS)
+    assert [(one.name, one.key, one.bits) for one in QUANTIZED] == [
+        ("INT4", "int4", 4),
+        ("INT2", "int2", 2),
+    ]
+    assert [RunConfig().of(precision) for precision in QUANTIZED] == [
+        RunConfig().int4,
+        RunConfig().int2,
+    ]
