@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
 from upq.config import DistillConfig, Precision, preset
-from upq.context import SilentContext
+from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
 from upq.models import blocks_away, place, plan_layers, twin
@@ -265,7 +265,8 @@ def _distill(
         started = _start(device)
         distill(student, teaching, data, config, 0, context, lambda *_: None, lambda: None)
         _, peak = _stop(device, started)
-    speeds = context.points["tokens_per_s"][1:]  # the first step compiles
+    series = SeriesNames(Precision.INT2.key).over_steps("tokens_per_s")
+    speeds = context.points[series][1:]  # the first step compiles
     return size.batch_tokens / statistics.median(speeds), peak
 
 

@@ -21,6 +21,7 @@ from upq.config import (
     PrecisionConfig,
     RunConfig,
 )
+from upq.context import SeriesNames
 from upq.errors import UserError
 from upq.files import RESOURCES
 from upq.models import Shape, inspect
@@ -136,7 +137,9 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
         amounts[precision.key] = _blockwise_work(settings, shape)
         tokens = settings.distill.tokens
         unique = min(answers * sequence, tokens) if settings.distill.loss == "jsd" else 0
-        amounts[f"{precision.key}_distill"] = 3.0 * everything * tokens + shape.quantized * unique
+        amounts[SeriesNames(precision.key).distill_stage] = (
+            3.0 * everything * tokens + shape.quantized * unique
+        )
     return {stage: amount for stage, amount in amounts.items() if amount}
 
 

@@ -22,7 +22,7 @@ from upq.config import (
     Precision,
     RunConfig,
 )
-from upq.context import RunContext
+from upq.context import TOKENS, RunContext, SeriesNames
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.errors import UserError
 from upq.evaluation import Reference
@@ -145,7 +145,7 @@ def _reconstructed(work: Work, task: Task) -> BlockResult:
         batches = _calibration(work, task.config.blockwise)
         tokens = sum(int(batch.real.sum()) for batch in batches)
         passes = max(1, task.config.blockwise.epochs)
-        work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
+        work.context.metric(task.name + TOKENS, 0, tokens * passes)
 
     def read_once(index: int) -> BlockResult | None:
         return finished.get(index) or load(index)
@@ -188,7 +188,7 @@ def _distilled(
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
-        work.context.metric(f"held_out_kl_{precision.key}", step, kl)
+        work.context.metric(SeriesNames(precision.key).held_out_kl, step, kl)
 
     settings = work.config.to_json(), work.context.checkpoint_dir
     with parallel.together(*settings), _teacher(work, precision, config, int4) as teacher:
