@@ -22,6 +22,8 @@ from ui.html import (
     table,
     tag,
 )
+from upq.config import QUANTIZED, Precision
+from upq.context import SeriesNames
 from upq.quantize.estimate import Estimate
 from upq.store import Run
 
@@ -57,33 +59,38 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
     for point in points:
         series.setdefault(point["series"], {})[point["step"]] = point["value"]
 
-    def curve(name: str, label: str, kind: str) -> Series:
-        return Series(label, kind, list(series.get(name, {}).items()))
+    names = {precision: SeriesNames(precision.key) for precision in QUANTIZED}
 
-    def blocks(precision: str, title: str) -> Html:
+    def curve(name: str, label: str, precision: Precision) -> Series:
+        return Series(label, precision.key, list(series.get(name, {}).items()))
+
+    def blocks(precision: Precision) -> Html:
         before, after = (
-            {
-                int(block): value
-                for block, value in series.get(f"{precision}_block_{when}", {}).items()
-            }
-            for when in ("before", "after")
+            {int(block): value for block, value in series.get(name, {}).items()}
+            for name in (names[precision].block_before, names[precision].block_after)
         )
-        total = run.stages.get(precision, {}).get("total", 0)
+        total = run.stages.get(precision.key, {}).get("total", 0)
         count = total if max([*before, *after, -1]) < total <= 200 else 0
-        return block_chart(title, precision, before, after, blocks=count)
+        title = f"{precision.name} block error"
+        return block_chart(title, precision.key, before, after, blocks=count)
 
-    held_out = [curve(f"held_out_kl_{kind}", kind.upper(), kind) for kind in ("int4", "int2")]
+    held_out = [
+        curve(names[precision].held_out_kl, precision.name, precision) for precision in QUANTIZED
+    ]
     has_held_out = any(one.points for one in held_out)
     waiting = "Starts with the end-to-end training."
     losses = [
-        curve(f"{prefix}{name}", f"{name.replace('_', ' ')}, {kind.upper()}", kind)
-        for kind, prefix in (("int4", "int4_"), ("int2", ""))
-        for name in ("jsd", "next_token")
+        curve(
+            names[precision].over_steps(loss),
+            f"{loss.replace('_', ' ')}, {precision.name}",
+            precision,
+        )
+        for precision in QUANTIZED
+        for loss in ("jsd", "next_token")
     ]
-    norm = curve("grad_norm", "norm", "int2")
+    norm = curve(names[Precision.INT2].over_steps("grad_norm"), "norm", Precision.INT2)
     charts = [
-        blocks("int4", "INT4 block error"),
-        blocks("int2", "INT2 block error"),
+        *map(blocks, QUANTIZED),
         line_chart("End-to-end loss (nats)", losses, x_name="step", empty=waiting),
         line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
         if has_held_out

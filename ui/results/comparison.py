@@ -9,8 +9,17 @@ from typing import Any
 
 from ui.app_state import speed_key
 from ui.html import METHOD_NAMES, Point, model_name, size
-from upq.config import RunConfig, as_text, command, preset, settings
-from upq.context import training_tokens
+from upq.config import (
+    QUANTIZED,
+    CheckConfig,
+    Precision,
+    RunConfig,
+    as_text,
+    command,
+    preset,
+    settings,
+)
+from upq.context import SeriesNames, training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
 from upq.store import Run, Store
@@ -169,10 +178,12 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
 
 def _tokens_of(label: str, tokens: Mapping[str, int], config: RunConfig | None) -> int | None:
     """Tokens that an artifact was calibrated with and trained on; INT2 that starts from INT4 has had INT4's too."""
-    names = {"INT4": ["int4"], "INT2": ["int2"]}.get(label, [])
-    if label == "INT2" and config and config.int2.start == "int4":
-        names.append("int4")
-    return sum(count for stage, count in tokens.items() if stage.partition("_")[0] in names) or None
+    made = [precision for precision in QUANTIZED if precision.name == label]
+    if made == [Precision.INT2] and config and config.int2.start == Precision.INT4.key:
+        made.append(Precision.INT4)
+    keys = [precision.key for precision in made]
+    stages = [*keys, *(SeriesNames(key).distill_stage for key in keys)]
+    return sum(tokens.get(stage, 0) for stage in stages) or None
 
 
 def _row(
@@ -211,7 +222,7 @@ def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
     for check in store.runs(limit=sys.maxsize, kind="check"):
         if check.state != "done" or check.parent_id not in run_ids:
             continue
-        suite = check.config["suite"]
+        suite = CheckConfig.from_values(check.config).suite
         own = found.setdefault(check.parent_id, {}).setdefault(suite, {})
         for precision, one in check_report.outcomes(suite, store.check_results(check.id)).items():
             own.setdefault(precision, one)

@@ -22,19 +22,21 @@ from ui.html import (
     tag,
 )
 from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
-from upq.context import TOKENS
+from upq.config import QUANTIZED, Precision
+from upq.context import UNNAMED, SeriesNames, curve_of, is_over_steps
 
-#: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.
+#: Curves over the steps of a training, by the name that people know them by.
 SERIES_NAMES = {
     "jsd": "Distillation loss (JSD, nats)",
     "next_token": "Next-token loss (nats)",
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "tokens_per_s": "Training speed (tokens/s)",
-    "held_out_kl_int4": "Held-out KL of INT4 (nats)",
-    "held_out_kl_int2": "Held-out KL of INT2 (nats)",
+    **{
+        SeriesNames(precision.key).held_out_kl: f"Held-out KL of {precision.name} (nats)"
+        for precision in QUANTIZED
+    },
 }
-PRECISIONS = ("INT4", "INT2")
 #: From this ratio of the longest run to the shortest, minutes are drawn on a logarithmic axis.
 LOG_MINUTES = 12.0
 
@@ -43,7 +45,7 @@ def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
     """Held-out KL while the runs were worked on; a run without a curve is a point at its end."""
     series = [
         one
-        for precision in PRECISIONS
+        for precision in QUANTIZED
         for subject in subjects
         if (one := _kl_series(subject, precision)).points
     ]
@@ -60,49 +62,47 @@ def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
     )
 
 
-def _kl_series(subject: Subject, precision: str) -> Series:
-    points = list(subject.minutes.get(f"held_out_kl_{precision.lower()}", ()))
-    name = f"{subject.name} {precision}"
+def _kl_series(subject: Subject, precision: Precision) -> Series:
+    points = list(subject.minutes.get(SeriesNames(precision.key).held_out_kl, ()))
+    name = f"{subject.name} {precision.name}"
     if not points:
         measured = subject.run.stages.get("measure", {}).get("seconds", 0.0)
         at = (subject.run.worked_s - measured) / 60
-        points = [(at, row.kl) for row in subject.rows if row.label == precision and row.kl]
+        points = [(at, row.kl) for row in subject.rows if row.label == precision.name and row.kl]
         name += ", at its end"
-    return Series(name, subject.slot, points, precision == "INT4", f"#{subject.run.id}")
+    return Series(name, subject.slot, points, precision is Precision.INT4, f"#{subject.run.id}")
 
 
-def block_errors(subjects: Sequence[Subject], precision: str) -> Html:
+def block_errors(subjects: Sequence[Subject], precision: Precision) -> Html:
     """Error of each decoder block's output, before its training (dashed) and after."""
-    series = []
+    series, names = [], SeriesNames(precision.key)
     for subject in subjects:
-        before, after = (
-            subject.curves.get(f"{precision.lower()}_block_{when}", ())
-            for when in ("before", "after")
-        )
+        before = subject.curves.get(names.block_before, ())
+        after = subject.curves.get(names.block_after, ())
         series.append(Series(f"{subject.name} before", subject.slot, before, True, quiet=True))
         series.append(Series(subject.name, subject.slot, after, label=f"#{subject.run.id}"))
     return line_chart(
-        f"{precision} block error, dashed before training",
+        f"{precision.name} block error, dashed before training",
         series,
         x_name="block",
         y_scale=log_axis,
-        empty=f"None of these runs trained {precision} block by block.",
+        empty=f"None of these runs trained {precision.name} block by block.",
     )
 
 
 def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
     """(label, series) of the curves over steps that any of the runs has, the loss first."""
     there = {name for subject in subjects for name in subject.curves}
-    over_steps = {name for name in there if "_block_" not in name and not name.endswith(TOKENS)}
+    over_steps = set(filter(is_over_steps, there))
     known = [name for name in SERIES_NAMES if name in over_steps]
     return [(series_name(name), name) for name in [*known, *sorted(over_steps - {*known})]]
 
 
 def series_name(series: str) -> str:
     """A curve's name as shown."""
-    if series.startswith("int4_"):
-        return f"{series_name(series.removeprefix('int4_'))}, INT4"
-    return SERIES_NAMES.get(series) or series.replace("_", " ").capitalize()
+    key, curve = curve_of(series)
+    words = SERIES_NAMES.get(curve) or curve.replace("_", " ").capitalize()
+    return words if key == UNNAMED else f"{words}, {key.upper()}"
 
 
 def overlay(subjects: Sequence[Subject], series: str) -> Html:
@@ -209,4 +209,6 @@ def one_run_only() -> Html:
 
 def all_block_errors(subjects: Sequence[Subject]) -> Html:
     """The block errors of both precisions beside each other."""
-    return tag("div", *(block_errors(subjects, one) for one in PRECISIONS), class_="charts")
+    return tag(
+        "div", *(block_errors(subjects, precision) for precision in QUANTIZED), class_="charts"
+    )

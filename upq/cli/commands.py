@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from upq.config import RunConfig, preset, settings, with_settings
+from upq.config import TASKS, CheckConfig, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
 
 if TYPE_CHECKING:
@@ -146,15 +146,19 @@ def chat(options: Any) -> None:
 def check(options: Any) -> int:
     """Put a suite to a run's models and print the scores."""
     precisions = _precisions(options.precision)
-    model = _store(options).run(options.run).model
+    config = CheckConfig(
+        suite=options.suite,
+        precisions=tuple(precisions),
+        run_id=options.run,
+        model=_store(options).run(options.run).model,
+        path=str(Path(options.path).absolute()) if options.path else None,
+        max_tokens=options.max_tokens,
+        **_suite_options(options),
+    )
 
-    from upq.evaluation import check_config
     from upq.jobs import follow
 
-    path = str(Path(options.path).absolute()) if options.path else None
-    values = {"max_tokens": options.max_tokens, "path": path, **_suite_options(options)}
-    config = check_config(options.suite, precisions, options.run, model, **values)
-    run, rows = follow.check(_folder(options), options.run, config, print)
+    run, rows = follow.check(_folder(options), config, print)
     _print_scores(options.suite, rows)
     _write(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1
@@ -162,20 +166,22 @@ def check(options: Any) -> int:
 
 def evaluate(options: Any) -> None:
     """Measure the artifacts of a run, task by task."""
-    from upq.cli import evaluate as tasks
+    tasks, precisions = _tasks(options.tasks), _precisions(options.precision)
+    _store(options).run(options.run)
+
+    from upq.cli import evaluate as evaluation
 
     folder = _folder(options)
     text = Path(options.text) if options.text else None
     result: dict[str, Any] = {"run": options.run}
-    for task in tasks.chosen_tasks(options.tasks):
+    for task in tasks:
         if task == "fidelity":
-            result["artifacts"] = tasks.fidelity(folder, options.run, text, options.tokens)
+            result["artifacts"] = evaluation.fidelity(folder, options.run, text, options.tokens)
             _print_table(result["artifacts"])
         else:
             values = {"max_tokens": options.max_tokens, **_suite_options(options)}
-            chosen = _precisions(options.precision)
-            result[task] = tasks.suite_rows(
-                folder, options.run, task, chosen, options.data, values, print
+            result[task] = evaluation.suite_rows(
+                folder, options.run, task, precisions, options.data, values, print
             )
             _print_scores(task, result[task])
         _write(options.json, result)
@@ -219,6 +225,14 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative; expected 0 or more")
     return number
+
+
+def _tasks(text: str) -> list[str]:
+    """Names of TASKS from a comma-separated list. Raises UserError("bad_suite")."""
+    tasks = [name.strip() for name in text.split(",") if name.strip()]
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise UserError("bad_suite", f"--tasks is {text!r}; expected some of {', '.join(TASKS)}.")
+    return tasks
 
 
 def _precisions(text: str) -> list[str]:

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from upq.artifact import Artifact, assembly
+from upq.config import Precision
 from upq.decode import Engine, engine_for
 from upq.errors import UserError
 from upq.models import compute_dtype, keep_freed_memory, loading, to_compute_dtype
 from upq.store import Store
 
+FP16 = Precision.FP16.name
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
 KEPT = 4
 
@@ -66,8 +68,8 @@ class Models:
 
     def get(self, run_id: int | None, precision: str, source: str) -> Served:
         """The served model; blocks while it is loaded. Raises UserError as models.load and load_artifact do."""
-        revision = self._revision(run_id) if precision == "FP16" else None
-        key = ("FP16", source, revision) if precision == "FP16" else (precision, run_id)
+        revision = self._revision(run_id) if precision == FP16 else None
+        key = (FP16, source, revision) if precision == FP16 else (precision, run_id)
         with self._lock:
             if key not in self._kept:
                 while len(self._kept) >= KEPT:
@@ -75,7 +77,7 @@ class Models:
                 started = time.monotonic()
                 one = (
                     self._fp16(source, revision)
-                    if precision == "FP16"
+                    if precision == FP16
                     else self._packed(run_id, precision)
                 )
                 self._kept[key] = replace(one, load_s=time.monotonic() - started)
@@ -94,7 +96,7 @@ class Models:
             return self._whole[1:]
 
     def _load_whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
-        if precision == "FP16":
+        if precision == FP16:
             loaded = loading.load(source, revision=self._revision(run_id))
             return to_compute_dtype(loaded.model, self.device), loaded.tokenizer
         kept = self._artifact(run_id, precision)
@@ -110,11 +112,11 @@ class Models:
         return Served(
             engine=engine_for(loaded.model, self.device),
             tokenizer=loaded.tokenizer,
-            precision="FP16",
-            label="FP16 reference",
+            precision=FP16,
+            label=f"{FP16} reference",
             note=loaded.info.reference_note,
             size_bytes=2 * loaded.info.parameters,
-            bits_per_weight=16.0,
+            bits_per_weight=float(Precision.FP16.bits),
             load_s=0.0,
         )
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from upq.config import DistillConfig
-from upq.context import RunContext
+from upq.context import RunContext, SeriesNames
 from upq.data import Example, collate, plan_batches
 from upq.errors import Interrupted
 from upq.layers import fix_codes, release_codes
@@ -59,8 +59,8 @@ def distill(
     student: a copy of a model with the same embedding and head as `teacher`. save(step, tensors, state) keeps a
     resumable checkpoint, load() gives the newest one or None; training goes on behind it bit by bit. probe(step) is
     called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite loss, naming
-    the step; on a GPU a step later, but before anything is saved or probed. precision: "int4" or "int2"; the series of
-    INT4 carry its name.
+    the step; on a GPU a step later, but before anything is saved or probed. precision: "int4" or "int2", for
+    the names of the series.
     """
     plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
     steps = -(-len(plan) // config.accumulation)
@@ -75,7 +75,7 @@ def distill(
         first = made = found[1]["step"]
         spent = found[1].get("seconds", 0.0)
     clock = _Clock(config, steps, spent)
-    context.stage(f"{precision}_distill", SHOWN_STEPS if config.seconds else steps)
+    context.stage(SeriesNames(precision).distill_stage, SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
     curves = Curves(context, precision, config.loss)
 
