@@ -5,12 +5,11 @@ from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
 from upq.models.placement import (
     blocks_away,
     compute_dtype,
-    in_compute_dtype,
     is_lent,
     keep_freed_memory,
     on_device,
     place,
-    to_compute_dtype,
+    placed_copy,
     twin,
 )
 from upq.models.shape import Shape, inspect
@@ -39,7 +38,6 @@ __all__ = [
     "decoder_blocks",
     "encode",
     "head",
-    "in_compute_dtype",
     "inspect",
     "is_lent",
     "keep_freed_memory",
@@ -49,13 +47,13 @@ __all__ = [
     "on_device",
     "parameter_names",
     "place",
+    "placed_copy",
     "plan_embeddings",
     "plan_layers",
     "recomputed",
     "render_chat",
     "resolve",
     "special_ids",
-    "to_compute_dtype",
     "tokenizer_files",
     "twin",
 ]
