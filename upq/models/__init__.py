@@ -14,7 +14,13 @@ from upq.models.placement import (
 )
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
-from upq.models.structure import decoder_blocks, parameter_names, plan_embeddings, plan_layers
+from upq.models.structure import (
+    decoder_blocks,
+    longest_sequence,
+    parameter_names,
+    plan_embeddings,
+    plan_layers,
+)
 from upq.models.tokenizer import (
     chat_ids,
     encode,
@@ -44,6 +50,7 @@ __all__ = [
     "last_hidden",
     "load",
     "load_tokenizer",
+    "longest_sequence",
     "on_device",
     "parameter_names",
     "place",
