@@ -10,6 +10,7 @@ from torch import nn
 
 from kernels.reference import weight_of
 from kernels.transform import Transform
+from tests.support.grids import GRIDS
 from tests.support.helpers import naive_weight
 from upq.layers import (
     INT2,
@@ -25,7 +26,6 @@ from upq.layers import (
     packed_layers,
     swap_linears,
 )
-from upq.layers.grid import GRIDS
 from upq.models import LoadedModel, place
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
