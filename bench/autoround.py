@@ -21,9 +21,9 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
+from upq import data
 from upq.config import preset
 from upq.context import SilentContext
-from upq.data import dataset as data
 from upq.evaluation import Reference
 from upq.models import placement
 from upq.quantize import pipeline

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from upq import data
 from upq.artifact import Artifact, assembly
 from upq.config import RunConfig
 from upq.context import RunContext
-from upq.data import dataset as data
 from upq.errors import UserError
 from upq.models import (
     LoadedModel,
