@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from upq import data
 from upq.config import RunConfig, preset, with_settings
 from upq.context import SilentContext
-from upq.data import dataset
 from upq.jobs import run_and_wait
 from upq.quantize import Yardstick, pipeline
 from upq.store import Store, open_store
@@ -117,7 +117,7 @@ def _measurer(folder: Path) -> Callable[[Store, int], dict[str, dict[str, Any]]]
     loaded, teacher = pipeline.load_teacher(config)
     store = open_store(folder)
     context = SilentContext(folder, store.cached_answers, store.save_answers)
-    examples = dataset.held_out(config, replace(loaded, model=teacher), context)
+    examples = data.held_out(config, replace(loaded, model=teacher), context)
     yardstick = Yardstick(teacher, examples, context.check)
 
     def measure(store: Store, run_id: int) -> dict[str, dict[str, Any]]:

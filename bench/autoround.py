@@ -21,9 +21,9 @@ import torch
 from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
 
 from bench import report
+from upq import data
 from upq.config import preset
 from upq.context import SilentContext
-from upq.data import dataset as data
 from upq.evaluation import Reference
 from upq.models import placement
 from upq.quantize import pipeline
@@ -52,7 +52,7 @@ def main() -> None:
     quantized = _quantized(loaded, samples, options.bits, options.iters, config.seed)
     seconds = time.monotonic() - started
     reference = Reference(teacher, dataset.held_out, context.check)
-    found = reference.measure(placement.in_compute_dtype(quantized, teacher.device), context.check)
+    found = reference.measure(placement.placed_copy(quantized, teacher.device), context.check)
     label, bits = f"AutoRound W{options.bits}G{GROUP}", _bits_per_weight(options.bits)
     row = {"iters": options.iters, "calibration tokens": len(samples) * LENGTH, "s": seconds}
     row |= found.row(label, f"INT{options.bits}", bits_per_weight=bits)

@@ -35,7 +35,7 @@ from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
 from upq.models import blocks_away, place, plan_layers, twin
 from upq.training import Task, packed_teacher, reconstruct
-from upq.training.distill import distill
+from upq.training.distill import Distillation, distill
 
 MODELS = {
     "Llama-3.1-8B": gpu_decode.MODELS["Llama-3.1-8B"],
@@ -263,7 +263,7 @@ def _distill(
     ):
         context = _Curves(Path(folder))
         started = _start(device)
-        distill(student, teaching, data, config, 0, context, lambda *_: None, lambda: None)
+        distill(Distillation(student, teaching, data, config), context)
         _, peak = _stop(device, started)
     series = SeriesNames(Precision.INT2.key).over_steps("tokens_per_s")
     speeds = context.points[series][1:]  # the first step compiles

@@ -19,7 +19,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 
 from upq.decode import Reader, answers, end_ids
 from upq.jobs import Models
-from upq.models import render_chat
+from upq.models import longest_sequence, render_chat
 from upq.store import Store
 
 #: Longest answer where a task does not say, tokens.
@@ -35,8 +35,7 @@ class UPQModel(TemplateLM):
         served = Models(store).get(run_id, precision, store.run(run_id).model)
         self.engine, self.tokenizer = served.engine, served.tokenizer
         self.reader = Reader(self.engine)
-        config = self.engine.config.get_text_config()
-        self.max_length = getattr(config, "max_position_embeddings", None) or 2**31
+        self.max_length = longest_sequence(self.engine.config)
 
     @property
     def eot_token_id(self) -> int:

@@ -8,7 +8,7 @@ group of four codes z then stands for A z + b. Weights stay packed; all of it ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -64,7 +64,7 @@ class Transform:
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """The vectors and matrices that are there, by name."""
-        named = {name: getattr(self, name) for name in ("scale_in", "scale_out", "affine", "shift")}
+        named = {name: getattr(self, name) for name in PARTS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
@@ -111,3 +111,17 @@ class Transform:
         if self.scale_out is not None:
             weight = weight * self.scale_out.to(weight.dtype).unsqueeze(1)
         return weight.contiguous()
+
+
+#: Names of a transform's vectors and matrices.
+PARTS = tuple(field.name for field in fields(Transform) if not field.name.startswith("block_"))
+
+
+def part_shapes(rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each of PARTS in the transform of a weight (rows, columns)."""
+    return {
+        "scale_in": (columns,),
+        "scale_out": (rows,),
+        "affine": (LATTICE, LATTICE),
+        "shift": (LATTICE,),
+    }

@@ -3,7 +3,7 @@
 A folder is written under a staging name beside its final place, hashed, flushed to the disk and
 renamed. A kill at any moment leaves the old state or the new one, and perhaps a staging entry,
 which `sweep` removes. safetensors renames without flushing, so even its files go through here.
-Text and names that come from people are made safe here too.
+Text that comes from people is made safe here too.
 """
 
 from __future__ import annotations
@@ -97,12 +97,6 @@ def clean_text(text: str) -> str:
     """Text for SQLite, terminals and browsers: no lone surrogates, no controls but \\n and \\t."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return _CONTROL.sub("", whole.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def safe_name(text: str, fallback: str = "unnamed") -> str:
-    """A file name of at most 64 characters of [A-Za-z0-9._-], neither hidden nor a path."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:64].rstrip(".-")
-    return name or fallback
 
 
 def _differences(folder: Path, expected: dict[str, str]) -> list[str]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.support.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from tests.support.grids import GRIDS
 from tests.support.native_cases import surrounded
 from upq.decode import TransformersEngine, answers, engine_for
 from upq.decode.row_cache import BUCKET
 from upq.decode.transformers_engine import GraphSession
-from upq.layers.grid import GRIDS
 from upq.models import LoadedModel
 
 pytestmark = [

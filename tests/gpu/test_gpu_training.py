@@ -73,9 +73,9 @@ def test_a_model_that_the_cpu_lends_gives_the_same_bits(
 ) -> None:
     cuda = torch.device("cuda")
     ids = collate(examples(4), cuda).ids
-    here = last_hidden(placement.in_compute_dtype(tiny.model, cuda), ids)
-    monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
-    assert torch.equal(here, last_hidden(placement.in_compute_dtype(tiny.model, cuda), ids))
+    here = last_hidden(placement.placed_copy(tiny.model, cuda), ids)
+    monkeypatch.setattr(placement, "is_large", lambda *_: True)
+    assert torch.equal(here, last_hidden(placement.placed_copy(tiny.model, cuda), ids))
 
 
 @pytest.mark.parametrize("changes", [{}, {"int2__distill__teacher": "int4"}], ids=str)
@@ -84,7 +84,7 @@ def test_a_run_whose_model_the_cpu_lends_ends_like_any_other(
 ) -> None:
     found = []
     for is_lent in (False, True):
-        monkeypatch.setattr(pipeline, "is_large", lambda *_, lent=is_lent: lent)
+        monkeypatch.setattr(placement, "is_large", lambda *_, lent=is_lent: lent)
         context = RecordingContext(tmp_path / str(is_lent))
         config = tiny_config(tiny_model_dir, device="cuda", data__answer_temperature=0.0, **changes)
         pipeline.run_quantization(config, context)

@@ -17,7 +17,7 @@ from upq.layers import INT2, FakeQuantLinear, Latent, fake_quant_layers, swap_li
 from upq.models import load, plan_layers, twin
 from upq.quantize import checkpoint
 from upq.training import parallel
-from upq.training.distill import distill
+from upq.training.distill import Distillation, distill
 
 #: An odd number of sequences and short batches: some steps have fewer sequences than processes.
 DATA = examples(5)
@@ -39,7 +39,7 @@ def train(source: str, folder: Path) -> None:
 
     swap_linears(student, names, make)
     context = RecordingContext(folder)
-    distill(student, teacher, DATA, SETTINGS, 0, context, lambda *_: None, lambda: None)
+    distill(Distillation(student, teacher, DATA, SETTINGS), context)
     if parallel.is_main():
         assert {name for name, _ in fake_quant_layers(student)} == set(names)
         changed = {n: one for n, one in student.named_parameters() if "embed" not in n}

@@ -10,12 +10,12 @@ import torch
 
 from kernels.reference import weight_of
 from tests.support.helpers import RecordingContext, digest, tiny_config
+from upq import data
 from upq.artifact import Artifact, assembly
 from upq.config import METHODS, RunConfig
-from upq.data import dataset
 from upq.evaluation import Reference
 from upq.layers import Grid, Latent, packed_layers, replace_module
-from upq.models import in_compute_dtype, loading
+from upq.models import loading, placed_copy
 from upq.quantize import checkpoint
 from upq.quantize.pipeline import prepare, run_quantization
 
@@ -85,10 +85,10 @@ def test_the_measured_kl_is_that_of_the_weights_that_the_stored_codes_stand_for(
 ) -> None:
     config = config_of(tiny_model_dir, method)
     loaded = loading.load(config.model.source)
-    teacher = in_compute_dtype(loaded.model, prepare(config))
+    teacher = placed_copy(loaded.model, prepare(config))
     context: Any = RecordingContext(tmp_path)
     context.answers = copy.deepcopy(finished[method].answers)
-    held_out = dataset.build(config, replace(loaded, model=teacher), context).held_out
+    held_out = data.build(config, replace(loaded, model=teacher), context).held_out
     reference = Reference(teacher, held_out, context.check)
     rows = {row["label"]: row for row in finished[method].rows}
     for precision, artifact in finished[method].artifacts.items():

@@ -15,7 +15,7 @@ from tests.support.helpers import RecordingContext, Stop, digest, stop_after, ti
 from upq.config import RunConfig, preset
 from upq.context import STAGES
 from upq.errors import UserError
-from upq.models import LoadedModel, compute_dtype, in_compute_dtype
+from upq.models import LoadedModel, compute_dtype, placed_copy
 from upq.models.source import WEIGHTS
 from upq.quantize.pipeline import run_quantization
 
@@ -132,7 +132,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 
 def test_the_teacher_is_a_frozen_copy_in_the_compute_dtype(tiny: LoadedModel) -> None:
     before = tiny.model.dtype
-    twin = in_compute_dtype(tiny.model, torch.device("cpu"))
+    twin = placed_copy(tiny.model, torch.device("cpu"))
     assert tiny.model.dtype == before == torch.float32
     assert twin.lm_head.weight is twin.model.embed_tokens.weight
     assert not any(parameter.requires_grad for parameter in twin.parameters())
@@ -142,7 +142,7 @@ def test_weights_that_are_in_the_compute_dtype_are_not_held_twice(tiny: LoadedMo
     cpu = torch.device("cpu")
     stored: Any = copy.deepcopy(tiny.model)
     stored.to(compute_dtype(cpu))
-    twin = in_compute_dtype(stored, cpu)
+    twin = placed_copy(stored, cpu)
     assert twin is not stored
     places = [{one.data_ptr() for one in model.parameters()} for model in (stored, twin)]
     assert places[0] == places[1]

@@ -18,7 +18,6 @@ from upq.files import (
     clean_text,
     commit_dir,
     remove_dir,
-    safe_name,
     sweep,
     verify_dir,
     write_bytes_atomic,
@@ -218,26 +217,3 @@ def test_clean_text_keeps_what_people_write() -> None:
     text = "Grüße, 你好 👋\n\tعربي"
     assert clean_text(text) == text
     assert clean_text("a\x00b\x1b[31mc\r\nd\ud800") == "ab[31mc\nd?"
-
-
-@given(ANY_TEXT)
-def test_safe_name_is_one_visible_file_name(text: str) -> None:
-    name = safe_name(text)
-    assert 1 <= len(name) <= 64
-    assert name.isascii()
-    assert "/" not in name
-    assert name[0] not in ".-"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("../../etc/passwd", "etc-passwd"),
-        ("..", "unnamed"),
-        ("", "unnamed"),
-        ("My run (2)", "My-run-2"),
-        ("x" * 300, "x" * 64),
-    ],
-)
-def test_safe_name_examples(text: str, expected: str) -> None:
-    assert safe_name(text) == expected

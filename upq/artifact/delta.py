@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from kernels.packing import PackedWeight, pack, unpack
-from kernels.transform import Transform
+from kernels.transform import Transform, part_shapes
 from upq.artifact.assembly import build
 from upq.artifact.format import Artifact
 from upq.artifact.vet import vetted_layers
@@ -79,7 +79,7 @@ def _layer(
 ) -> PackedWeight:
     bits, (rows, columns) = entry["bits"], entry["shape"]
     signs = {
-        part: _signs(arrays[f"{name}.{part}"], columns if part == "scale_in" else rows)
+        part: _signs(arrays[f"{name}.{part}"], *part_shapes(rows, columns)[part])
         for part in entry.get("parts", ())
     }
     blocks = entry.get("hadamard_in", 1), entry.get("hadamard_out", 1)

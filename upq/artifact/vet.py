@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
-from kernels.transform import LATTICE, Transform
+from kernels.transform import LATTICE, Transform, part_shapes
 from upq.artifact.format import Artifact
 from upq.artifact.parts import OPTIONAL_PARTS, parts_of
 from upq.errors import UserError
@@ -136,13 +136,7 @@ def _optional_parts(
     artifact: Artifact, name: str, entry: dict[str, Any], shape: tuple[int, ...], groups: int
 ) -> dict[str, torch.Tensor]:
     rows, inputs = shape
-    shapes = {
-        "zero": (rows, groups),
-        "scale_in": (inputs,),
-        "scale_out": (rows,),
-        "affine": (LATTICE, LATTICE),
-        "shift": (LATTICE,),
-    }
+    shapes = {"zero": (rows, groups), **part_shapes(rows, inputs)}
     found = {}
     for part in _part_names(name, entry):
         tensor, wanted = _tensor(artifact, f"{name}.{part}", shapes[part]), OPTIONAL_PARTS[part]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from upq import data
 from upq.config import CheckConfig, RunConfig
 from upq.context import SilentContext
-from upq.data import dataset
 from upq.errors import UserError
 from upq.evaluation import local_copy, read_chunk, wikitext
 from upq.jobs import follow
@@ -57,7 +57,7 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     config = RunConfig.from_values(run.config)
     loaded, teacher = pipeline.load_teacher(config)
     silent = SilentContext(folder, store.cached_answers, store.save_answers)
-    held_out = dataset.held_out(config, replace(loaded, model=teacher), silent)
+    held_out = data.held_out(config, replace(loaded, model=teacher), silent)
     yardstick = Yardstick(teacher, held_out, lambda: None)
     rows, subjects = [yardstick.fp16_row()], [teacher]
     for kept in store.artifacts(run_id):

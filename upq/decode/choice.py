@@ -9,7 +9,7 @@ import torch
 from upq.decode import native
 from upq.decode.engine import Engine
 from upq.decode.transformers_engine import TransformersEngine
-from upq.models import to_compute_dtype
+from upq.models import place
 
 
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:
@@ -21,4 +21,6 @@ def engine_for(model: Any, device: torch.device | None = None) -> Engine:
     target = device or model.device
     if target.type == "cpu" and not native.unsupported(model):
         return native.NativeEngine(model)
-    return TransformersEngine(model if device is None else to_compute_dtype(model, device))
+    if device is not None:
+        place(model, device)
+    return TransformersEngine(model)

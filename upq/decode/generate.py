@@ -13,7 +13,7 @@ import torch
 
 from upq.decode.engine import Engine
 from upq.errors import UserError
-from upq.models import chat_ids
+from upq.models import chat_ids, longest_sequence
 
 #: Pause between two pieces of a streamed answer, seconds.
 PIECE_SECONDS = 0.05
@@ -253,7 +253,7 @@ def end_ids(engine: Engine, tokenizer: Any) -> set[int]:
 
 
 def _room(engine: Engine, prompt_tokens: int) -> int:
-    limit = getattr(engine.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    limit = longest_sequence(engine.config)
     if prompt_tokens >= limit:
         raise UserError(
             "prompt_too_long",

@@ -22,6 +22,7 @@ from upq.decode import Engine, Reader, shared_length
 from upq.errors import UserError
 from upq.evaluation.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
 from upq.evaluation.suite_data import hub_rows, read_suite_file
+from upq.models import longest_sequence
 
 HUB_DATASET = "cais/mmlu"
 LETTERS = "ABCD"
@@ -225,7 +226,7 @@ def marks(
     check(tokens read so far) is called before each question and may raise.
     """
     stem, letters = letter_ids(tokenizer)
-    longest = getattr(engine.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    longest = longest_sequence(engine.config)
     reader, read, chosen = Reader(engine), 0, set(wanted)
     for _, group in groupby(enumerate(questions), key=lambda item: item[1].subject):
         own = dict(group)

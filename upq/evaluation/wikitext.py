@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from upq.errors import UserError
 from upq.evaluation.intervals import Interval, bootstrap_mean
 from upq.evaluation.suite_data import hub_rows, read_suite_file
-from upq.models import CHUNK_ROWS, head, last_hidden
+from upq.models import CHUNK_ROWS, head, last_hidden, longest_sequence
 
 HUB_DATASET = ("Salesforce/wikitext", "wikitext-2-raw-v1")
 #: Tokens of a chunk.
@@ -67,8 +67,7 @@ def chunks(tokenizer: Any, text: str, context: int = CONTEXT, limit: int = 0) ->
 
 def context_of(model: Any) -> int:
     """CONTEXT, or what the model reads at most if that is less."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(CONTEXT, limit or CONTEXT)
+    return min(CONTEXT, longest_sequence(model.config))
 
 
 @torch.no_grad()

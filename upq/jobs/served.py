@@ -18,7 +18,7 @@ from upq.artifact import Artifact, assembly
 from upq.config import Precision
 from upq.decode import Engine, engine_for
 from upq.errors import UserError
-from upq.models import compute_dtype, keep_freed_memory, loading, to_compute_dtype
+from upq.models import compute_dtype, keep_freed_memory, loading, place
 from upq.store import Store
 
 FP16 = Precision.FP16.name
@@ -98,7 +98,8 @@ class Models:
     def _load_whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
         if precision == FP16:
             loaded = loading.load(source, revision=self._revision(run_id))
-            return to_compute_dtype(loaded.model, self.device), loaded.tokenizer
+            place(loaded.model, self.device)
+            return loaded.model, loaded.tokenizer
         kept = self._artifact(run_id, precision)
         return assembly.assemble(kept, str(self.device), compute_dtype(self.device))
 

@@ -2,8 +2,8 @@
 
 Grids are the zero-free odd ones of UPQ: weight = scale * (code - zero), code an unsigned integer. INT2 is SEQ (levels
 -1.5, -0.5, 0.5, 1.5 times the scale; UPQ section 3.2, ParetoQ), INT4 the same family with sixteen levels, INT8 with
-256. A grid is three pure functions, fit, encode and decode; `fake_quantize` is decode(encode(.)) with the
-straight-through gradient, defined once for all grids.
+256. A grid is pure functions: `fit` finds scales and `encode` gives codes; `kernels.reference.dequantize` says what
+codes stand for. `fake_quantize` is both in one step, with the straight-through gradient, defined once for all grids.
 """
 
 from upq.layers.fixed_codes import fix_codes, release_codes

@@ -1,4 +1,4 @@
-"""Fit, encode and decode for the one family of grids: scale * (code - zero)."""
+"""Fitting scales and rounding weights for the one family of grids: scale * (code - zero)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from kernels.packing import PackedWeight, pack
-from kernels.reference import dequantize
 
 #: Smallest scale: half of it is still a normal float16, so that every exporter of the format is loss-free.
 SMALLEST_SCALE = 2.0**-13
@@ -135,15 +134,6 @@ class Grid:
             steps = steps.add_(zeros.unsqueeze(-1) + 0.5).floor_()
         return steps.clamp_(0, self.levels - 1).to(torch.uint8).view(rows, columns)
 
-    def decode(
-        self, codes: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Weight (out, in) float32 of codes (out, in), scale and zeros (out, groups)."""
-        rows, columns = codes.shape
-        levels = codes.float().view(rows, scale.shape[1], -1)
-        levels = levels - (self.zero if zeros is None else zeros.unsqueeze(-1))
-        return (levels * scale.float().unsqueeze(-1)).view(rows, columns)
-
     def pack(
         self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
     ) -> PackedWeight:
@@ -153,12 +143,6 @@ class Grid:
         codes = pack(self.encode(weight, stored, whole), self.bits)
         kept = None if whole is None else whole.to(torch.uint8)
         return PackedWeight(codes, stored, self.bits, self.zero, kept)
-
-    def round_trip(
-        self, weight: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The float32 weight (out, in) that the packed form of `weight` stands for."""
-        return dequantize(self.pack(weight, scale, zeros))
 
 
 def row_chunks(weight: torch.Tensor) -> list[slice]:
@@ -187,4 +171,3 @@ def _unsqueezed(zeros: torch.Tensor | None) -> torch.Tensor | None:
 INT8 = Grid(8)
 INT4 = Grid(4)
 INT2 = Grid(2)
-GRIDS = {"INT4": INT4, "INT2": INT2}

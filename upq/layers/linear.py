@@ -18,12 +18,9 @@ from torch import nn
 import kernels
 from kernels.packing import PackedWeight
 from kernels.reference import dequantize
-from kernels.transform import Transform
+from kernels.transform import PARTS, Transform
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import Grid
-
-#: The vectors and matrices of a Transform.
-AROUND = ("scale_in", "scale_out", "affine", "shift")
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,11 @@ class Latent:
     @staticmethod
     def of_tensors(named: dict[str, torch.Tensor]) -> Latent:
         """What `tensors` gave."""
-        around = None
+        transform = None
         if "blocks" in named:
-            vectors = {name: named.get(name) for name in AROUND}
-            around = Transform(*named["blocks"].tolist(), **vectors)
-        return Latent(named["weight"], named["scale"], named.get("zero"), around)
+            parts = {name: named.get(name) for name in PARTS}
+            transform = Transform(*named["blocks"].tolist(), **parts)
+        return Latent(named["weight"], named["scale"], named.get("zero"), transform)
 
     def pack(self, grid: Grid) -> PackedWeight:
         """Codes and scales as stored; the scale is rounded to float16 before the weight is encoded."""
@@ -65,27 +62,23 @@ class Latent:
 class FakeQuantLinear(nn.Module):
     """y = x fake_quantize(weight)^T + bias, between the transforms of activations where the latent has them.
 
-    Parameters, all float32: weight (out, in), log_scale (out, groups), and where there are any, zero (out, groups),
-    scale_in (in,), scale_out (out,), affine (4, 4), shift (4,). Computes in the dtype of x.
+    Parameters, all float32: weight (out, in), log_scale (out, groups), and where there are any, zero (out, groups) and
+    the parts of the transform by their names (kernels.transform.PARTS). Computes in the dtype of x.
     """
 
     zero: nn.Parameter | None
-    scale_in: nn.Parameter | None
-    scale_out: nn.Parameter | None
-    affine: nn.Parameter | None
-    shift: nn.Parameter | None
 
     def __init__(self, latent: Latent, bias: torch.Tensor | None, grid: Grid) -> None:
         super().__init__()
-        self.grid, around = grid, latent.transform
+        self.grid = grid
         #: Transforms inputs in the place of `transform`, where upq.training.shared_inputs says so.
         self.shared: Callable[[torch.Tensor], Any] | None = None
-        self.blocks = (around.block_in, around.block_out) if around else None
+        self.blocks = _blocks(latent.transform)
         self.weight = nn.Parameter(latent.weight.detach().float().clone())
         self.log_scale = nn.Parameter(latent.scale.detach().float().log())
         self.register_parameter("zero", _parameter(latent.zero))
-        for name in AROUND:
-            self.register_parameter(name, _parameter(getattr(around, name, None)))
+        for name in PARTS:
+            self.register_parameter(name, _parameter(getattr(latent.transform, name, None)))
         self.bias = (
             None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         )
@@ -93,17 +86,15 @@ class FakeQuantLinear(nn.Module):
     @property
     def transform(self) -> Transform | None:
         """What surrounds the weight, made of the parameters."""
-        if self.blocks is None:
-            return None
-        return Transform(*self.blocks, self.scale_in, self.scale_out, self.affine, self.shift)
+        return _transform_of(self)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""
         weight = self.quantized(inputs.dtype)
-        if (around := self.transform) is None:
+        if (transform := self.transform) is None:
             return F.linear(inputs, weight, self.bias)
-        values, added = (self.shared or around.inputs)(inputs)
-        outputs = around.outputs(F.linear(values, weight), added)
+        values, added = (self.shared or transform.inputs)(inputs)
+        outputs = transform.outputs(F.linear(values, weight), added)
         return outputs if self.bias is None else outputs + self.bias
 
     def quantized(self, dtype: torch.dtype) -> torch.Tensor:
@@ -112,12 +103,13 @@ class FakeQuantLinear(nn.Module):
 
     def latent(self) -> Latent:
         """A copy of the present state on the CPU."""
-        kept = {name: _copied(getattr(self, name)) for name in ("weight", "zero", *AROUND)}
-        around = None
-        if self.blocks:
-            around = Transform(*self.blocks, **{name: kept[name] for name in AROUND})
+        transform = self.transform
+        if transform is not None:
+            parts = {name: _copied(part) for name, part in transform.tensors.items()}
+            transform = replace(transform, **parts)
         scale = self.log_scale.detach().exp().cpu()
-        return Latent(self.weight.detach().to("cpu", copy=True), scale, kept["zero"], around)
+        zero = None if self.zero is None else _copied(self.zero)
+        return Latent(_copied(self.weight), scale, zero, transform)
 
     def pack(self) -> PackedWeight:
         """Codes and scales as stored."""
@@ -128,43 +120,68 @@ def _parameter(tensor: torch.Tensor | None) -> nn.Parameter | None:
     return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
 
 
-def _copied(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.detach().to("cpu", copy=True)
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
-class PackedLinear(nn.Module):
-    """y = x W^T + bias over packed weights.
+def _blocks(transform: Transform | None) -> tuple[int, int] | None:
+    """The sizes of a transform's Hadamard blocks, of inputs and of outputs."""
+    return None if transform is None else (transform.block_in, transform.block_out)
 
-    Buffers: codes (out, bytes) uint8, scale (out, groups) float16; zeros (out, groups) uint8 and the tensors of a
-    transform, or None where the packed weight has none.
+
+def _transform_of(layer: FakeQuantLinear | _Packed) -> Transform | None:
+    """The transform whose parts a layer has as parameters or buffers."""
+    if layer.blocks is None:
+        return None
+    return Transform(*layer.blocks, **{name: getattr(layer, name) for name in PARTS})
+
+
+class _Packed(nn.Module):
+    """A module over one packed weight.
+
+    Buffers: codes (out, bytes) uint8, scale (out, groups) float16; zeros (out, groups) uint8 and the parts of a
+    transform by their names, or None where the packed weight has none.
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
     zeros: torch.Tensor | None
-    scale_in: torch.Tensor | None
-    scale_out: torch.Tensor | None
-    affine: torch.Tensor | None
-    shift: torch.Tensor | None
 
-    def __init__(self, packed: PackedWeight, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, packed: PackedWeight) -> None:
         super().__init__()
-        self.bits, self.zero, around = packed.bits, packed.zero, packed.transform
-        self.blocks = (around.block_in, around.block_out) if around else None
+        self.bits, self.zero, self.blocks = packed.bits, packed.zero, _blocks(packed.transform)
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scale", packed.scale)
         self.register_buffer("zeros", packed.zeros)
-        for name in AROUND:
-            self.register_buffer(name, getattr(around, name, None))
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        for name in PARTS:
+            self.register_buffer(name, getattr(packed.transform, name, None))
+        self._known: PackedWeight | None = None
 
     @property
     def packed(self) -> PackedWeight:
-        """The buffers as the kernels take them."""
-        around = None
-        if self.blocks:
-            around = Transform(*self.blocks, self.scale_in, self.scale_out, self.affine, self.shift)
-        return PackedWeight(self.codes, self.scale, self.bits, self.zero, self.zeros, around)
+        """The buffers as the kernels take them; put together once, and again when a buffer is replaced."""
+        if self._known is None:
+            self._known = PackedWeight(
+                self.codes, self.scale, self.bits, self.zero, self.zeros, _transform_of(self)
+            )
+        return self._known
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self._buffers:
+            self._known = None
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self._known = None  # torch is about to replace buffers behind __setattr__
+        return super()._apply(*arguments, **options)
+
+
+class PackedLinear(_Packed):
+    """y = x W^T + bias over packed weights."""
+
+    def __init__(self, packed: PackedWeight, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs: (..., in) -> (..., out)."""
@@ -179,22 +196,12 @@ class PackedLinear(nn.Module):
         )
 
 
-class PackedEmbedding(nn.Module):
-    """Rows of a packed weight (vocabulary, hidden) in `dtype`. Buffers as those of PackedLinear."""
-
-    codes: torch.Tensor
-    scale: torch.Tensor
+class PackedEmbedding(_Packed):
+    """Rows of a packed weight (vocabulary, hidden), which has no transform and no zeros, in `dtype`."""
 
     def __init__(self, packed: PackedWeight, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.bits, self.zero, self.dtype = packed.bits, packed.zero, dtype
-        self.register_buffer("codes", packed.codes)
-        self.register_buffer("scale", packed.scale)
-
-    @property
-    def packed(self) -> PackedWeight:
-        """The buffers as the kernels take them."""
-        return PackedWeight(self.codes, self.scale, self.bits, self.zero)
+        super().__init__(packed)
+        self.dtype = dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (...) integers -> (..., hidden). IndexError for an id outside of the vocabulary."""

@@ -5,17 +5,22 @@ from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
 from upq.models.placement import (
     blocks_away,
     compute_dtype,
-    in_compute_dtype,
     is_lent,
     keep_freed_memory,
     on_device,
     place,
-    to_compute_dtype,
+    placed_copy,
     twin,
 )
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
-from upq.models.structure import decoder_blocks, parameter_names, plan_embeddings, plan_layers
+from upq.models.structure import (
+    decoder_blocks,
+    longest_sequence,
+    parameter_names,
+    plan_embeddings,
+    plan_layers,
+)
 from upq.models.tokenizer import (
     chat_ids,
     encode,
@@ -39,23 +44,23 @@ __all__ = [
     "decoder_blocks",
     "encode",
     "head",
-    "in_compute_dtype",
     "inspect",
     "is_lent",
     "keep_freed_memory",
     "last_hidden",
     "load",
     "load_tokenizer",
+    "longest_sequence",
     "on_device",
     "parameter_names",
     "place",
+    "placed_copy",
     "plan_embeddings",
     "plan_layers",
     "recomputed",
     "render_chat",
     "resolve",
     "special_ids",
-    "to_compute_dtype",
     "tokenizer_files",
     "twin",
 ]

@@ -1,4 +1,8 @@
-"""Parts of a model on another device for a while, so that the device holds only what computes."""
+"""Where a model lies and in which dtype it computes; parts of it may be elsewhere for a while.
+
+`place` changes a model, `placed_copy` gives one that shares what need not change. Blocks are lent, or wait on another
+device, so that a device holds only what computes.
+"""
 
 from __future__ import annotations
 
@@ -90,8 +94,6 @@ def _take_back(module: nn.Module, *_: Any) -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
 _KEEP_BYTES = 2**30
 
 
@@ -105,24 +107,6 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _KEEP_BYTES) and mallopt(_TRIM_THRESHOLD, _KEEP_BYTES))
 
 
-def place(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a model in place, its parameters to `dtype` as well. What modules share stays shared."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, dtype)
-    place_buffers(model, device)
-    for module in model.modules():
-        if isinstance(module, PackedEmbedding):
-            module.dtype = dtype
-
-
-def place_buffers(model: nn.Module, device: torch.device) -> None:
-    """Move the buffers of a model in place. Module.to would copy a shared one once for each module."""
-    moved = {id(buffer): buffer.to(device) for buffer in model.buffers()}
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, moved[id(buffer)])
-
-
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it, else float32."""
     if device.type == "cuda":
@@ -132,30 +116,47 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def to_compute_dtype(model: Any, device: torch.device) -> Any:
-    """The same model with its parameters in the device's compute dtype; computed buffers keep theirs."""
-    place(model, device, compute_dtype(device))
-    model.config.dtype = compute_dtype(device)
-    return model.eval()
+def place(model: Any, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    """Change a model in place: all of it moves to the device, and its parameters take `dtype`, buffers keep theirs.
 
-
-def in_compute_dtype(model: Any, device: torch.device) -> Any:
-    """A frozen model of the same values in the device's compute dtype; weights that are so already are shared.
-
-    The decoder blocks of a model that is large for the device stay on the CPU, which lends them (upq.models.placement).
+    dtype: None stands for the device's compute dtype. What modules share stays shared.
     """
-    dtype = compute_dtype(device)
-    stays = is_large(model, dtype, device)
-    staying = set(decoder_blocks(model)[1].parameters()) if stays else set()
-    moved = {
-        id(one): nn.Parameter(
-            one.detach().to("cpu" if one in staying else device, dtype), requires_grad=False
+    dtype = dtype or compute_dtype(device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device, dtype)
+    _finish(model, device, dtype)
+
+
+def placed_copy(model: Any, device: torch.device) -> Any:
+    """A frozen copy of a model on the device in its compute dtype; the model itself stays as it is.
+
+    The copy shares the weights that are there in this type already. Where the model is large for the device the copy's
+    decoder blocks stay on the CPU, which lends them.
+    """
+    dtype, lends = compute_dtype(device), is_large(model, compute_dtype(device), device)
+    staying = set(decoder_blocks(model)[1].parameters()) if lends else set()
+    placed = {
+        id(parameter): nn.Parameter(
+            parameter.detach().to("cpu" if parameter in staying else device, dtype),
+            requires_grad=False,
         )
-        for one in model.parameters()
+        for parameter in model.parameters()
     }
-    copied = copy.deepcopy(model, moved)
-    place_buffers(copied, device)
-    if stays:
+    copied = copy.deepcopy(model, placed)
+    _finish(copied, device, dtype)
+    if lends:
         lend_blocks(copied, device)
-    copied.config.dtype = dtype
-    return copied.eval()
+    return copied
+
+
+def _finish(model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Let a model whose parameters are placed follow them: its buffers, and what it says of its dtype."""
+    # Module.to would copy a shared buffer once for each module.
+    moved = {id(buffer): buffer.to(device) for buffer in model.buffers()}
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, moved[id(buffer)])
+        if isinstance(module, PackedEmbedding):
+            module.dtype = dtype
+    if hasattr(model, "config"):
+        model.config.dtype = dtype

@@ -7,6 +7,7 @@ the plan, to be quantized or skipped with a reason: nothing is left out silently
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,8 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from upq.errors import UserError
 
-# A 2-bit row must fill whole bytes.
+#: A 2-bit row must fill whole bytes.
 CODES_PER_BYTE = 4
+#: What stands for no limit: more tokens than any memory holds.
+UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ def plan_embeddings(model: PreTrainedModel) -> list[LayerPlan]:
 def parameter_names(model: nn.Module) -> list[list[str]]:
     """Every parameter as the list of names it goes by; two names mean a shared weight."""
     return list(_weight_owners(model).values())
+
+
+def longest_sequence(config: Any) -> int:
+    """The most tokens that a model with this config reads, prompt and answer together."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
 
 
 def _decoder(model: PreTrainedModel) -> nn.Module:

@@ -6,6 +6,7 @@ A folder is committed by one rename with a manifest of sha256 hashes; a damaged 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,30 @@ def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     return load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
-def save_step(
-    parent: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]
-) -> None:
-    """Commit step `step` below parent; keeps it and the one before it."""
-    save(parent / f"step-{step:08d}", tensors, state)
-    for old in sorted(parent.glob("step-*"))[:-2]:
-        remove_dir(old)
+@dataclass(frozen=True)
+class Steps:
+    """The checkpoints of a training, one for each step that was kept, in the folder `parent`."""
 
+    parent: Path
 
-def load_newest_step(parent: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """The newest complete step below parent; older ones stand in for a damaged one."""
-    for folder in sorted(parent.glob("step-*"), reverse=True):
-        found = load(folder)
-        if found is not None:
-            return found
-    return None
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Commit step number `step`; it and the one before it are kept."""
+        save(self.parent / f"step-{step:08d}", tensors, state)
+        for old in self._folders()[:-2]:
+            remove_dir(old)
 
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The newest complete step, or None; older ones stand in for a damaged one."""
+        for folder in reversed(self._folders()):
+            found = load(folder)
+            if found is not None:
+                return found
+        return None
 
-def forget(parent: Path, pattern: str) -> None:
-    """Remove the checkpoints below parent whose names match a glob pattern."""
-    for folder in parent.glob(pattern):
-        remove_dir(folder)
+    def forget(self) -> None:
+        """Remove every step."""
+        for folder in self._folders():
+            remove_dir(folder)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.parent.glob("step-*"))

@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
+from upq import data
 from upq.artifact import Artifact, assembly
 from upq.config import QUANTIZED, Precision, RunConfig
 from upq.context import RunContext
-from upq.data import dataset as data
 from upq.errors import UserError
 from upq.models import (
     LoadedModel,
-    in_compute_dtype,
     is_lent,
     keep_freed_memory,
     loading,
+    placed_copy,
     plan_embeddings,
     plan_layers,
 )
@@ -40,7 +40,7 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     context.stage("load", 1)
     loaded = loading.load(config.model.source, revision=config.model.revision)
     layers = plan(loaded.model, config, context)
-    teacher = in_compute_dtype(loaded.model, device)
+    teacher = placed_copy(loaded.model, device)
     if is_lent(teacher):
         context.log("the 16-bit model stays in CPU memory: it is large for this GPU")
     context.progress(1, detail=loaded.info.name)
@@ -80,7 +80,7 @@ def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
     """(the exact FP16 model on the CPU, the same in compute dtype on the run's device), seeds and threads set."""
     device = prepare(config)
     loaded = loading.load(config.model.source, revision=config.model.revision)
-    return loaded, in_compute_dtype(loaded.model, device)
+    return loaded, placed_copy(loaded.model, device)
 
 
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ from upq.training import (
     parallel,
     reconstruct,
 )
-from upq.training.distill import distill
+from upq.training.distill import Distillation, distill
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8
@@ -190,25 +189,17 @@ def _distilled(
         kl = reference.measure(student, work.context.check).kl
         work.context.metric(SeriesNames(precision.key).held_out_kl, step, kl)
 
-    settings = work.config.to_json(), work.context.checkpoint_dir
+    steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
     with parallel.together(*settings), _teacher(work, precision, config, int4) as teacher:
-        distill(
-            student,
-            teacher,
-            work.dataset.train,
-            config,
-            work.config.seed + 2,
-            work.context,
-            save=partial(checkpoint.save_step, folder),
-            load=partial(checkpoint.load_newest_step, folder),
-            probe=probe,
-            precision=precision.key,
+        task = Distillation(
+            student, teacher, work.dataset.train, config, work.config.seed + 2, precision.key
         )
+        distill(task, work.context, steps, probe)
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
     plain = norm_weights(student) if config.norm_lr else start.plain
     result = BlockResult(layers, plain)
     checkpoint.save(folder / "done", _flat(result), {})
-    checkpoint.forget(folder, "step-*")
+    steps.forget()
     return result
 
 

@@ -31,7 +31,7 @@ from upq.layers import (
     swap_linears,
 )
 from upq.models import decoder_blocks, on_device
-from upq.training.initialise import MEASURED_BATCHES, initial_latents, shared_inputs
+from upq.training.initialise import MEASURED_BATCHES, initial_latents, input_statistics
 from upq.training.streams import Stream, Streams
 from upq.training.trainables import norm_weights, settle_norms, trainables
 
@@ -138,9 +138,10 @@ def _student(
     }
     hessian = task.config.hessian if task.config.rounding == "ldlq" else None
     searched = task.config.scale_init == "search" or hessian
-    shared = shared_inputs(student, names, list(streams) if searched else [], index, hessian)
+    measured = list(streams) if searched else []
+    statistics = input_statistics(student, names, measured, index, hessian)
     seed = task.seed * 4096 + index
-    latents = initial_latents(weights, shared, task.grid, task.config, seed)
+    latents = initial_latents(weights, statistics, task.grid, task.config, seed)
     swap_linears(
         student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)
     )

@@ -11,8 +11,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
@@ -37,32 +38,59 @@ SHOWN_STEPS = 1000
 #: Environment variable: seconds since 1970 at which a distillation with a time of its own ends at the latest.
 UNTIL = "UPQ_UNTIL"
 
-SaveStep = Callable[[int, dict[str, torch.Tensor], dict[str, Any]], None]
-LoadStep = Callable[[], tuple[dict[str, torch.Tensor], dict[str, Any]] | None]
+
+@dataclass(frozen=True)
+class Distillation:
+    """What is distilled. Without a learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
+
+    student: a copy of a model with the same embedding and head as `teacher`; its training-form layers are trained in
+    place, and its norms where they have a learning rate. seed: of the order of the examples. precision: "int4" or
+    "int2"; the series of INT4 carry its name.
+    """
+
+    student: Any
+    teacher: Any
+    examples: list[Example]
+    config: DistillConfig
+    seed: int = 0
+    precision: str = "int2"
+
+
+class Checkpoints(Protocol):
+    """Where a distillation keeps what it needs to go on bit by bit: upq.quantize.checkpoint.Steps."""
+
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Keep tensors and a JSON-able state, both as they are in front of step number `step`."""
+        ...
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest step that was kept; None where there is none."""
+        ...
+
+
+class NoCheckpoints:
+    """The checkpoints of a distillation that nobody resumes."""
+
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        """Keep nothing."""
+
+    def load(self) -> None:
+        """Nothing was kept."""
 
 
 def distill(
-    student: Any,
-    teacher: Any,
-    examples: list[Example],
-    config: DistillConfig,
-    seed: int,
+    task: Distillation,
     context: RunContext,
-    save: SaveStep,
-    load: LoadStep,
+    checkpoints: Checkpoints | None = None,
     probe: Callable[[int], None] = lambda _: None,
-    precision: str = "int2",
 ) -> None:
-    """Train the training-form layers of `student`, and its norms where they have a learning rate, in place. Without a
-    learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
+    """Train the student of a task in place, going on behind the newest checkpoint; None keeps no checkpoints.
 
-    student: a copy of a model with the same embedding and head as `teacher`. save(step, tensors, state) keeps a
-    resumable checkpoint, load() gives the newest one or None; training goes on behind it bit by bit. probe(step) is
-    called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite loss, naming
-    the step; on a GPU a step later, but before anything is saved or probed. precision: "int4" or "int2", for
-    the names of the series.
+    probe(step) is called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite
+    loss, naming the step; on a GPU a step later, but before anything is saved or probed.
     """
-    plan = plan_batches(examples, config.tokens, config.batch_tokens, seed)
+    student, config, checkpoints = task.student, task.config, checkpoints or NoCheckpoints()
+    plan = plan_batches(task.examples, config.tokens, config.batch_tokens, task.seed)
     steps = -(-len(plan) // config.accumulation)
     if not config.weight_lr:
         fix_codes(student)
@@ -70,23 +98,23 @@ def distill(
     peaks = [group["lr"] for group in optimizer.param_groups]
     first = made = 0
     spent = 0.0
-    if (found := load()) is not None:
+    if (found := checkpoints.load()) is not None:
         restore(student, optimizer, found[0])
         first = made = found[1]["step"]
         spent = found[1].get("seconds", 0.0)
     clock = _Clock(config, steps, spent)
-    context.stage(SeriesNames(precision).distill_stage, SHOWN_STEPS if config.seconds else steps)
+    names = SeriesNames(task.precision)
+    context.stage(names.distill_stage, SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
-    curves = Curves(context, precision, config.loss)
+    curves = Curves(context, task.precision, config.loss)
 
-    def keep(step: int) -> None:
+    def save(step: int) -> None:
         curves.settle()
         context.flush()
         state = {"step": step, "seconds": clock.spent()}
-        save(step, dict(training_state(student, optimizer)), state)
+        checkpoints.save(step, dict(training_state(student, optimizer)), state)
 
-    with ExitStack() as stack:
-        pass_over = _Pass(student, teacher, examples, plan, config, context, stack)
+    with _passes(task, plan, context) as passes:
         for step in clock.steps_from(first):
             if parallel.is_main() and clock.is_probe_due(step):
                 curves.settle()
@@ -97,10 +125,10 @@ def distill(
                 group["lr"] = peak * share
             indices = plan[step * config.accumulation : (step + 1) * config.accumulation]
             try:
-                loss, tokens = pass_over.run(indices)
+                loss, tokens = passes.run(indices)
             except Interrupted:  # nothing of this step has changed the student yet
                 if parallel.is_main() and step > first:
-                    keep(step)
+                    save(step)
                 raise
             norm = _clip(student, config.clip_norm)
             rate = share * (config.weight_lr or config.scale_lr)
@@ -113,7 +141,7 @@ def distill(
                 curves.report()
             is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
             if parallel.is_main() and is_due and step + 1 < steps:
-                keep(step + 1)
+                save(step + 1)
                 saved_at = time.monotonic()
             made = step + 1
         curves.settle()
@@ -175,41 +203,45 @@ class _Clock:
         return int(done)
 
 
-class _Pass:
-    """Forward and backward passes over the batches of one optimizer step, and what they need for the whole run."""
-
-    def __init__(
-        self,
-        student: Any,
-        teacher: Any,
-        examples: list[Example],
-        plan: list[list[int]],
-        config: DistillConfig,
-        context: RunContext,
-        stack: ExitStack,
-    ) -> None:
-        self.student, self.examples = student, examples
-        self.config, self.context = config, context
-        self.head = head(student)
-        self.targets = None
+@contextmanager
+def _passes(task: Distillation, plan: list[list[int]], context: RunContext) -> Iterator[_Passes]:
+    """Passes over the batches of the plan. While they are in use, models compute with what saves time or memory, and
+    a teacher that is not needed leaves the device.
+    """
+    student, teacher, config = task.student, task.teacher, task.config
+    with ExitStack() as stack:
         if student.device.type == "cuda":
             stack.enter_context(shared_inputs(student, teacher.dtype))
             for model in (student, teacher):
                 stack.enter_context(fused_norms(model, teacher.dtype))
-        if config.loss == "jsd":
-            eager = config.teacher == "cached"
-            shares = [parallel.share(rows) for rows in plan]
-            self.targets = Targets(teacher, examples, shares, context.checkpoint_dir, eager=eager)
-            if eager:
-                self.targets.fill(context.check)
+        targets = _targets(task, plan, context) if config.loss == "jsd" else None
         if config.loss == "next_token" or config.teacher == "cached":
             stack.enter_context(blocks_away(teacher))
         if config.checkpointing:
             stack.enter_context(recomputed(student))
+        yield _Passes(task, context, targets)
+
+
+def _targets(task: Distillation, plan: list[list[int]], context: RunContext) -> Targets:
+    """What the teacher says of this process's part of the plan; computed here where it is to be cached."""
+    eager = task.config.teacher == "cached"
+    shares = [parallel.share(rows) for rows in plan]
+    targets = Targets(task.teacher, task.examples, shares, context.checkpoint_dir, eager=eager)
+    if eager:
+        targets.fill(context.check)
+    return targets
+
+
+class _Passes:
+    """Forward and backward passes over the batches of one optimizer step. targets: None for the next-token loss."""
+
+    def __init__(self, task: Distillation, context: RunContext, targets: Targets | None) -> None:
+        self.task, self.context, self.targets = task, context, targets
+        self.student, self.head = task.student, head(task.student)
 
     def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
         """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
-        everything = [self.examples[one] for rows in indices for one in rows]
+        everything = [self.task.examples[row] for rows in indices for row in rows]
         counted = sum(one.counted for one in everything)
         total = torch.zeros((), dtype=torch.float64, device=self.student.device)
         for rows in map(parallel.share, indices):
@@ -228,11 +260,11 @@ class _Pass:
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         """Loss summed over the counted tokens of the examples `rows`."""
-        batch = collate([self.examples[one] for one in rows], self.student.device)
+        batch = collate([self.task.examples[row] for row in rows], self.student.device)
         hidden = last_hidden(self.student, batch.ids)[batch.counts]
         if self.targets is None:
             return head_cross_entropy(hidden, batch.next_ids, self.head)
-        config, wanted = self.config, self.targets.of(rows, batch)
+        config, wanted = self.task.config, self.targets.of(rows, batch)
         return head_divergence(hidden, wanted, self.head, config.beta, config.temperature)
 
 

@@ -29,9 +29,10 @@ LATTICE_SEED = 4
 
 
 @dataclass(frozen=True)
-class SharedInputs:
-    """Layers (names inside the block) that read one tensor X (tokens, in). power: sums of squares (in,); hessian:
-    X^T X (in, in), of rows at length 1 where it is normalized.
+class InputStatistics:
+    """What is known of a tensor X (tokens, in) that some layers read, `names` inside the block.
+
+    power: sums of squares (in,). hessian: X^T X (in, in), of rows at length 1 where it is normalized.
     """
 
     names: list[str]
@@ -71,19 +72,19 @@ class _Gathered:
 
 
 @torch.no_grad()
-def shared_inputs(
+def input_statistics(
     block: nn.Module,
     names: Sequence[str],
     streams: Sequence[Stream],
     index: int,
     hessian: Hessian | None,
-) -> list[SharedInputs]:
+) -> list[InputStatistics]:
     """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without.
 
     hessian: which one to sum up as well, over all streams; None: only the power, of the first streams.
     """
     if not len(streams):
-        return [SharedInputs([name]) for name in names]
+        return [InputStatistics([name]) for name in names]
     gathered = _Gathered(hessian)
     for number, stream in enumerate(streams):
         if number >= MEASURED_BATCHES and not hessian:
@@ -97,21 +98,21 @@ def shared_inputs(
         for handle in handles:
             handle.remove()
     return [
-        SharedInputs(readers, gathered.power[first], gathered.hessian.get(first))
+        InputStatistics(readers, gathered.power[first], gathered.hessian.get(first))
         for first, readers in gathered.names.items()
     ]
 
 
 def initial_latents(
     weights: dict[str, torch.Tensor],
-    shared: list[SharedInputs],
+    statistics: list[InputStatistics],
     grid: Grid,
     config: PrecisionConfig,
     seed: int,
 ) -> dict[str, Latent]:
     """Latent of every layer of a block: name -> weight (out, in) that it starts from. seed: of the rotations' signs."""
     found: dict[str, Latent] = {}
-    for number, inputs in enumerate(shared):
+    for number, inputs in enumerate(statistics):
         source = torch.Generator().manual_seed(seed * 64 + number)
         signs = _signs(weights[inputs.names[0]].shape[1], source)
         around = {name: _transform(weights[name], signs, config, source) for name in inputs.names}
@@ -165,7 +166,7 @@ def lattice() -> torch.Tensor:
 
 def _solved(
     rotated: dict[str, torch.Tensor],
-    inputs: SharedInputs,
+    inputs: InputStatistics,
     around: Transform,
     grid: Grid,
     config: PrecisionConfig,

@@ -58,12 +58,6 @@ def damped(hessian: torch.Tensor) -> torch.Tensor:
     return scaled
 
 
-def proxy_error(weight: torch.Tensor, rounded: torch.Tensor, hessian: torch.Tensor) -> float:
-    """tr((W - Q) H (W - Q)^T) / tr(W H W^T), UniSVQ's proxy of the layer's relative error."""
-    error = weight - rounded
-    return (((error @ hessian) * error).sum() / ((weight @ hessian) * weight).sum()).item()
-
-
 def _factor(hessian: torch.Tensor) -> torch.Tensor:
     """Upper triangular U, float32, with U^T U = H^-1: row i says how the error of input i reaches later inputs."""
     lower, failed = torch.linalg.cholesky_ex(hessian.double())

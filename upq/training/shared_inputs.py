@@ -85,10 +85,7 @@ def _same(one: Transform, other: Transform | None) -> bool:
     """Whether both do the same to inputs."""
     if other is None or one.block_in != other.block_in:
         return False
-    for name in ("scale_in", "affine", "shift"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        if (mine is None) != (theirs is None):
-            return False
-        if mine is not None and not torch.equal(mine, theirs):
-            return False
-    return True
+    mine, theirs = (replace(transform, scale_out=None).tensors for transform in (one, other))
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(tensor, theirs[name]) for name, tensor in mine.items()
+    )

@@ -13,6 +13,7 @@ from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
+from tests.support.grids import GRIDS, round_trip
 from tests.unit.models.test_structure import SHAPE, STYLES
 from tests.unit.models.test_structure import build as build_model
 from upq import machine
@@ -29,7 +30,6 @@ from upq.layers import (
     memory_bytes,
     packed_layers,
 )
-from upq.layers.grid import GRIDS
 from upq.models import LoadedModel, load, plan_embeddings, plan_layers
 
 IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
     twin = copy.deepcopy(model)
     for one in plan_layers(model, group):
         weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = grid.round_trip(weight.data, *grid.fit(weight.data, group))
+        weight.data = round_trip(grid, weight.data, *grid.fit(weight.data, group))
     return twin
 
 
@@ -91,7 +91,7 @@ def round_embeddings(model: Any) -> None:
     for one in plan_embeddings(model):
         if one.quantize:
             weight = model.get_parameter(f"{one.name}.weight")
-            weight.data = INT8.round_trip(weight.data, *INT8.fit(weight.data, 0, "absmax"))
+            weight.data = round_trip(INT8, weight.data, *INT8.fit(weight.data, 0, "absmax"))
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.helpers import RecordingContext, Stop, stop_after, tiny_config
-from upq.data import Example, collate, plan_batches
-from upq.data import dataset as data
+from upq import data
+from upq.data import Example, collate, dataset, plan_batches
 from upq.models import LoadedModel, chat_ids
 
 lengths = st.lists(st.integers(2, 90), min_size=1, max_size=30)
@@ -86,7 +86,7 @@ def test_teacher_answers_are_made_once_and_then_taken_from_the_cache(
     assert len(context.saved_answers) == 2, "one batch held out, one for training"
     assert {one.counted for one in first.train} <= set(range(1, 9))
 
-    monkeypatch.setattr(data, "answers", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(dataset, "answers", lambda *_, **__: pytest.fail("generated again"))
     again = data.build(config, tiny, context)
     assert again == first
     assert data.held_out(config, tiny, context) == first.held_out
@@ -148,14 +148,14 @@ def test_chat_rows_count_the_last_answer_only_and_need_no_teacher(
         tiny_model_dir, data__source="file", data__path=str(path),
         data__messages_column="messages", data__held_out=1, data__sequence_tokens=256,
     )  # fmt: skip
-    dataset = data.build(config, tiny, context)
+    built = data.build(config, tiny, context)
     assert len(context.saved_answers) == 1, "held-out answers are the model's own"
-    for one in dataset.train:
+    for one in built.train:
         assert tiny.tokenizer.decode(list(one.ids[one.counted_from :])) == "Second<|im_end|>\n"
-    held_out_prompt = dataset.held_out[0].ids[: dataset.held_out[0].counted_from]
+    held_out_prompt = built.held_out[0].ids[: built.held_out[0].counted_from]
     asked = {tuple(chat_ids(tiny.tokenizer, row[:-1])) for row in rows}
     assert held_out_prompt in asked
-    trained = {one.ids[: one.counted_from] for one in dataset.train}
+    trained = {one.ids[: one.counted_from] for one in built.train}
     assert trained == asked - {held_out_prompt}
 
 
@@ -168,9 +168,9 @@ def test_text_rows_count_every_token_but_the_first(
     config = tiny_config(
         tiny_model_dir, data__source="file", data__path=str(path), data__held_out=1
     )
-    dataset = data.build(config, tiny, context)
+    built = data.build(config, tiny, context)
     assert not context.saved_answers
-    for one in [*dataset.train, *dataset.held_out]:
+    for one in [*built.train, *built.held_out]:
         assert one.counted == len(one.ids) - 1
         assert str(tiny.tokenizer.decode(list(one.ids))).endswith(" bottles of milk")
 
@@ -185,6 +185,6 @@ def test_a_sequence_is_cut_and_one_without_room_for_its_answer_is_left_out(
         tiny_model_dir, data__source="file", data__path=str(path), data__answer_column="answer",
         data__held_out=1, data__sequence_tokens=64, seed=0,
     )  # fmt: skip
-    dataset = data.build(config, tiny, RecordingContext(tmp_path / "run"))
-    assert len(dataset.train) == 2
-    assert all(len(one.ids) == 64 for one in dataset.train)
+    built = data.build(config, tiny, RecordingContext(tmp_path / "run"))
+    assert len(built.train) == 2
+    assert all(len(one.ids) == 64 for one in built.train)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import CHATML, SPECIAL_TOKENS
 from tests.support.helpers import RecordingContext, Stop, stop_after, tiny_config
+from upq import data
 from upq.data import Example, dataset
 from upq.data.own_prompts import new_prompts, normalised, prompt_of, user_turn
 from upq.errors import UserError
@@ -57,7 +58,7 @@ def decoded(worded: LoadedModel, made: list[Example]) -> list[str]:
 def written(worded: LoadedModel, context: RecordingContext, count: int, folder: Path) -> list[str]:
     """The prompts of the training examples, those of the source first."""
     config = tiny_config(folder, data__own_prompts=count, data__sequence_tokens=160)
-    made = dataset.build(config, worded, context)
+    made = data.build(config, worded, context)
     return decoded(worded, made.train)
 
 
@@ -161,7 +162,7 @@ def test_more_own_prompts_begin_with_the_same_and_another_seed_gives_others(
     many = written(worded, RecordingContext(tmp_path), 30, tiny_model_dir)
     assert many[: len(few)] == few
     config = tiny_config(tiny_model_dir, data__own_prompts=4, seed=1)
-    made = dataset.build(config, worded, RecordingContext(tmp_path)).train
+    made = data.build(config, worded, RecordingContext(tmp_path)).train
     assert not set(few[6:]) & set(decoded(worded, made)[6:])
 
 
@@ -176,7 +177,7 @@ def test_an_own_prompt_is_never_a_held_out_one(
         tiny_model_dir, data__own_prompts=4, data__sequence_tokens=160,
         data__source="file", data__path=str(path), data__held_out=1,
     )  # fmt: skip
-    made = dataset.build(config, worded, RecordingContext(tmp_path))
+    made = data.build(config, worded, RecordingContext(tmp_path))
     trained = decoded(worded, made.train)
     assert own[0] not in trained
     assert own[1] in trained
@@ -201,7 +202,7 @@ def test_a_run_that_trains_on_nothing_writes_no_prompts(
     worded: LoadedModel, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     context = RecordingContext(tmp_path)
-    dataset.build(tiny_config(tiny_model_dir, "rtn", data__own_prompts=4), worded, context)
+    data.build(tiny_config(tiny_model_dir, "rtn", data__own_prompts=4), worded, context)
     assert len(context.saved_answers) == 1, "the held-out batch"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.grids import round_trip
 from tests.support.helpers import examples
 from upq.data import Example
 from upq.errors import UserError
@@ -27,7 +28,7 @@ def damaged(model: Any) -> Any:
     twin = copy.deepcopy(model)
     for one in plan_layers(model, 16):
         weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = INT4.round_trip(weight.data, *INT4.fit(weight.data, 16))
+        weight.data = round_trip(INT4, weight.data, *INT4.fit(weight.data, 16))
     return twin
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.grids import GRIDS
 from tests.support.helpers import tiny_config
 from upq.artifact import assembly
 from upq.errors import UserError
 from upq.jobs import Models
 from upq.jobs import served as serve
 from upq.jobs.served import KEPT
-from upq.layers.grid import GRIDS
 from upq.models import LoadedModel, plan_layers
 from upq.models import load as load_model
 from upq.store import Store

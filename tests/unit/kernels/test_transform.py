@@ -7,7 +7,14 @@ import torch
 
 from kernels.packing import PackedWeight, pack
 from kernels.reference import dequantize, matmul, weight_of
-from kernels.transform import Transform, hadamard, hadamard_block, hadamard_matrix
+from kernels.transform import (
+    PARTS,
+    Transform,
+    hadamard,
+    hadamard_block,
+    hadamard_matrix,
+    part_shapes,
+)
 
 
 def signs(count: int) -> torch.Tensor:
@@ -30,6 +37,12 @@ def test_hadamard_matrix_is_orthonormal_and_symmetric(size: int) -> None:
     matrix = hadamard_matrix(size, torch.float64, torch.device("cpu"))
     assert torch.allclose(matrix @ matrix.T, torch.eye(size, dtype=torch.float64))
     assert torch.equal(matrix, matrix.T)
+
+
+def test_every_part_has_a_name_and_a_shape() -> None:
+    whole = full_transform(rows=32, columns=64)
+    assert PARTS == ("scale_in", "scale_out", "affine", "shift")
+    assert {name: part.shape for name, part in whole.tensors.items()} == part_shapes(32, 64)
 
 
 def test_training_uses_the_matrix_that_decoding_made() -> None:

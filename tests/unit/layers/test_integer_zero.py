@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kernels.reference import dequantize
+from tests.support.grids import decode, round_trip
 from upq.layers import Grid, storable
 from upq.layers.fake import fake_quantize
 
@@ -92,7 +93,7 @@ def test_a_group_of_one_sign_keeps_its_zero_within_the_codes(grid: Grid) -> None
     scale, zero = grid.fit(weight, GROUP, "absmax")
     assert zero is not None
     assert zero.flatten().tolist() == [0.0, grid.levels - 1.0]
-    stored = grid.round_trip(weight, scale, zero)
+    stored = round_trip(grid, weight, scale, zero)
     assert (stored - weight).abs().max() <= scale.max()
 
 
@@ -104,13 +105,13 @@ def test_fake_quantize_is_decode_of_encode_and_zeros_are_stored_whole(grid: Grid
     log_scale = fitted.log()
     scale = log_scale.exp()
     trained = fake_quantize(weight, log_scale, grid, zero=zero + 0.3)
-    assert torch.equal(trained, grid.decode(grid.encode(weight, scale, zero), scale, zero))
+    assert torch.equal(trained, decode(grid, grid.encode(weight, scale, zero), scale, zero))
     packed = grid.pack(weight, fitted, zero + 0.3)
     assert packed.zeros is not None
     assert packed.zeros.dtype == torch.uint8
     assert torch.equal(packed.zeros.float(), zero)
     assert torch.equal(
-        dequantize(packed), grid.decode(grid.encode(weight, fitted, zero), fitted, zero)
+        dequantize(packed), decode(grid, grid.encode(weight, fitted, zero), fitted, zero)
     )
 
 
@@ -118,7 +119,7 @@ def test_fake_quantize_is_decode_of_encode_and_zeros_are_stored_whole(grid: Grid
 def test_search_never_has_a_larger_squared_error_than_the_range(grid: Grid) -> None:
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(2)) ** 3
     errors = [
-        (grid.round_trip(weight, *grid.fit(weight, 16, method)) - weight)  # type: ignore[arg-type]
+        (round_trip(grid, weight, *grid.fit(weight, 16, method)) - weight)  # type: ignore[arg-type]
         .square()
         .view(32, 4, 16)
         .sum(-1)

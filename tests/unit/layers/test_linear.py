@@ -1,5 +1,6 @@
 """The two forms of a quantized linear, and swapping them into a model."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from kernels.reference import weight_of
 from kernels.transform import Transform
+from tests.support.grids import GRIDS
 from tests.support.helpers import naive_weight
 from upq.layers import (
     INT2,
@@ -24,7 +26,6 @@ from upq.layers import (
     packed_layers,
     swap_linears,
 )
-from upq.layers.grid import GRIDS
 from upq.models import LoadedModel, place
 
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
@@ -87,6 +88,27 @@ def test_zeros_and_a_transform_are_buffers_that_no_placing_rounds() -> None:
     inputs = torch.randn(3, 32)
     torch.testing.assert_close(layer(inputs), inputs @ weight.T, atol=1e-4, rtol=1e-4)
     assert layer(inputs.bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_packed_weight_is_put_together_once_and_follows_its_buffers() -> None:
+    around = Transform(16, 4, torch.ones(32))
+    plain = training_form(INT2, bias=False).pack()
+    layer = PackedLinear(dataclasses.replace(plain, transform=around))
+    first = layer.packed
+    assert layer.packed is first
+
+    layer.scale = layer.scale * 2
+    assert torch.equal(layer.packed.scale, first.scale * 2)
+    layer.scale_in = -torch.ones(32)
+    assert layer.packed.transform is not None
+    assert layer.packed.transform.scale_in is layer.scale_in
+
+    copied = copy.deepcopy(layer)
+    assert copied.packed.codes is copied.codes
+    assert copied.packed.codes is not layer.codes
+    copied.to("meta")
+    assert copied.packed.codes.is_meta
+    assert not layer.packed.codes.is_meta
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

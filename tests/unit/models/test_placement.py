@@ -22,7 +22,6 @@ from upq.models import (
     twin,
 )
 from upq.models.placement import is_large
-from upq.quantize import pipeline
 from upq.training import packed_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -59,8 +58,8 @@ def test_blocks_that_were_away_give_the_same_bits(tiny: LoadedModel) -> None:
 @pytest.fixture
 def lent(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The tiny model as one that is too large for a device without values, so that only shapes and places show."""
-    monkeypatch.setattr(pipeline, "is_large", lambda *_: True)
-    return placement.in_compute_dtype(tiny.model, META)
+    monkeypatch.setattr(placement, "is_large", lambda *_: True)
+    return placement.placed_copy(tiny.model, META)
 
 
 def run(model: Any, block: Any) -> torch.Tensor:

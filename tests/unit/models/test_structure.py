@@ -28,11 +28,12 @@ from upq.models import (
     LoadedModel,
     decoder_blocks,
     load,
+    longest_sequence,
     parameter_names,
     plan_embeddings,
     plan_layers,
 )
-from upq.models.structure import block_linears
+from upq.models.structure import UNLIMITED, block_linears
 
 LAYERS = 3
 SHAPE: dict[str, Any] = {
@@ -225,3 +226,8 @@ def test_an_embedding_whose_weight_others_use_stays_with_its_reason(tiny: Loaded
     assert not entry.quantize
     assert "shared with" in entry.reason
     assert "model.extra.weight" in entry.reason
+
+
+def test_the_longest_sequence_is_what_the_config_says() -> None:
+    assert longest_sequence(LlamaConfig(max_position_embeddings=512)) == 512
+    assert longest_sequence(PreTrainedConfig()) == UNLIMITED

@@ -29,19 +29,20 @@ def test_load_gives_what_save_wrote(tmp_path: Path) -> None:
 
 def test_absent_and_damaged_checkpoints_give_none(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "absent") is None
-    assert checkpoint.load_newest_step(tmp_path / "absent") is None
+    assert checkpoint.Steps(tmp_path / "absent").load() is None
     checkpoint.save(tmp_path / "c", TENSORS, {})
     damage(tmp_path / "c")
     assert checkpoint.load(tmp_path / "c") is None
 
 
 def test_the_last_two_steps_are_kept_and_the_newest_complete_one_is_loaded(tmp_path: Path) -> None:
+    steps = checkpoint.Steps(tmp_path)
     for step in (9, 10, 100):
-        checkpoint.save_step(tmp_path, step, TENSORS, {"step": step})
+        steps.save(step, TENSORS, {"step": step})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
 
     def newest() -> int | None:
-        found = checkpoint.load_newest_step(tmp_path)
+        found = steps.load()
         return found and found[1]["step"]
 
     assert newest() == 100
@@ -51,8 +52,10 @@ def test_the_last_two_steps_are_kept_and_the_newest_complete_one_is_loaded(tmp_p
     assert newest() is None
 
 
-def test_forget_removes_what_matches_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("block-0000", "block-0001", "latent"):
-        checkpoint.save(tmp_path / name, TENSORS, {})
-    checkpoint.forget(tmp_path, "block-*")
-    assert [path.name for path in tmp_path.iterdir()] == ["latent"]
+def test_forget_removes_the_steps_and_nothing_else(tmp_path: Path) -> None:
+    steps = checkpoint.Steps(tmp_path)
+    for step in (1, 2):
+        steps.save(step, TENSORS, {})
+    checkpoint.save(tmp_path / "done", TENSORS, {})
+    steps.forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]

@@ -15,7 +15,7 @@ from upq.layers import fake_quant_layers
 from upq.models import LoadedModel
 from upq.training import curves
 from upq.training.curves import Curves, Step
-from upq.training.distill import distill
+from upq.training.distill import Distillation, NoCheckpoints, distill
 
 
 @pytest.fixture
@@ -60,6 +60,16 @@ def test_a_loss_that_is_no_number_is_found_a_step_later(late: None, tmp_path: Pa
             many.settle() if settles else many.report()
 
 
+class ChecksCurves(NoCheckpoints):
+    """Wants the curves to reach as far as a step that is saved."""
+
+    def __init__(self, context: RecordingContext) -> None:
+        self.context = context
+
+    def save(self, step: int, *_: Any) -> None:
+        assert max(self.context.curve("jsd")) == step - 1
+
+
 def test_late_numbers_give_the_curves_of_early_ones(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,10 +79,11 @@ def test_late_numbers_give_the_curves_of_early_ones(
             monkeypatch.setattr(curves._Numbers, "are_here", False)
         context = RecordingContext(tmp_path)
 
-        def save(step: int, *_: Any, context: RecordingContext = context) -> None:
-            assert max(context.curve("jsd")) == step - 1
-
-        distill(student_of(tiny.model), tiny.model, DATA, config(), 0, context, save, lambda: None)
+        distill(
+            Distillation(student_of(tiny.model), tiny.model, DATA, config()),
+            context,
+            ChecksCurves(context),
+        )
         found.append([context.curve(name) for name in ("jsd", "grad_norm", "lr")])
     assert found[0] == found[1]
 
@@ -86,13 +97,12 @@ def test_a_diverged_state_is_neither_saved_nor_probed(
         layer.weight[0, 0] = torch.nan
     context = RecordingContext(tmp_path)
 
-    def save(*_: Any) -> None:
-        pytest.fail("the weights are not numbers")
+    class Checkpoints(NoCheckpoints):
+        def save(self, *_: Any) -> None:
+            pytest.fail("the weights are not numbers")
 
+    task = Distillation(student, tiny.model, DATA, config())
     with pytest.raises(UserError, match="became nan at step 1"):
-        distill(
-            *(student, tiny.model, DATA, config(), 0, context, save, lambda: None),
-            probe=probed.append,
-        )
+        distill(task, context, Checkpoints(), probed.append)
     assert probed == [0]
     assert not context.points

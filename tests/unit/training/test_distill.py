@@ -2,8 +2,6 @@
 
 import copy
 import time
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from upq.errors import Interrupted, UserError
 from upq.layers import INT2, FakeQuantLinear, Grid, Latent, fake_quant_layers, swap_linears
 from upq.models import LoadedModel, decoder_blocks, last_hidden, plan_layers
 from upq.quantize import checkpoint
-from upq.training.distill import UNTIL, _Pass, distill
+from upq.training.distill import UNTIL, Distillation, NoCheckpoints, _passes, distill
 from upq.training.teacher import Targets
 from upq.training.trainables import trainables
 
@@ -48,10 +46,9 @@ def train(
 ) -> tuple[dict[str, PackedWeight], RecordingContext]:
     """Train a fresh student, resuming from what is in folder; raises Stop at check number stop_at."""
     student, context = student_of(teacher), RecordingContext(folder, stop_after(stop_at))
-    save = partial(checkpoint.save_step, folder)
-    load = partial(checkpoint.load_newest_step, folder)
+    task = Distillation(student, teacher, DATA, settings, seed)
     try:
-        distill(student, teacher, DATA, settings, seed, context, save, load)
+        distill(task, context, checkpoint.Steps(folder))
     except Stop:
         return {}, context
     return {name: layer.pack() for name, layer in fake_quant_layers(student)}, context
@@ -113,9 +110,9 @@ def test_an_interrupted_distillation_keeps_its_last_step_and_goes_on_bit_by_bit(
             raise Interrupted from error
 
     context = RecordingContext(folder, interrupt)
-    save, load = partial(checkpoint.save_step, folder), partial(checkpoint.load_newest_step, folder)
+    task = Distillation(student, tiny.model, DATA, settings)
     with pytest.raises(Interrupted):
-        distill(student, tiny.model, DATA, settings, 0, context, save, load)
+        distill(task, context, checkpoint.Steps(folder))
     assert [one.name for one in folder.glob("step-*")] == ["step-00000002"]
     resumed, _ = train(tiny.model, folder, settings)
     assert same(whole, resumed)
@@ -136,7 +133,7 @@ def test_a_student_on_a_very_fine_grid_is_the_teacher_and_has_no_loss(
     context = RecordingContext(tmp_path)
     student = student_of(tiny.model, Grid(20))
     settings = config(tokens=passes * PASS, weight_lr=1e-9, scale_lr=1e-9)
-    distill(student, tiny.model, DATA, settings, 0, context, lambda *_: None, lambda: None)
+    distill(Distillation(student, tiny.model, DATA, settings), context)
     losses = context.curve("jsd").values()
     assert max(losses) < 1e-6
 
@@ -147,7 +144,7 @@ def test_only_weights_and_scales_of_quantized_layers_learn(
     student = student_of(tiny.model)
     before = copy.deepcopy(student.state_dict())
     context = RecordingContext(tmp_path)
-    distill(student, tiny.model, DATA, config(), 0, context, lambda *_: None, lambda: None)
+    distill(Distillation(student, tiny.model, DATA, config()), context)
     changed = {name for name, one in student.state_dict().items() if not before[name].equal(one)}
     learned = {
         f"{name}.{part}"
@@ -162,8 +159,8 @@ def gradients(teacher: Any, settings: DistillConfig, plan: list[list[int]]) -> t
     student, data = student_of(teacher), DATA[:2]
     trainables(student, settings)
     context: Any = RecordingContext(Path())
-    with ExitStack() as stack:
-        loss, _ = _Pass(student, teacher, data, plan, settings, context, stack).run(plan)
+    with _passes(Distillation(student, teacher, data, settings), plan, context) as passes:
+        loss, _ = passes.run(plan)
     return {
         n: one.grad for n, one in student.named_parameters() if one.grad is not None
     }, loss.item()
@@ -236,12 +233,14 @@ def test_the_curves_are_written_out_before_a_checkpoint_is(
     context = RecordingContext(tmp_path)
     saved = []
 
-    def save(step: int, *_: Any) -> None:
-        assert context.flushed == len(context.points)
-        assert step - 1 in context.curve("jsd")
-        saved.append(step)
+    class Checkpoints(NoCheckpoints):
+        def save(self, step: int, *_: Any) -> None:
+            assert context.flushed == len(context.points)
+            assert step - 1 in context.curve("jsd")
+            saved.append(step)
 
-    distill(student_of(tiny.model), tiny.model, DATA, config(), 0, context, save, lambda: None)
+    task = Distillation(student_of(tiny.model), tiny.model, DATA, config())
+    distill(task, context, Checkpoints())
     assert saved == list(range(1, len(context.curve("jsd"))))
 
 
@@ -275,7 +274,7 @@ def test_weights_that_are_not_numbers_stop_the_run_and_name_the_step(
         layer.weight[0, 0] = torch.nan
     context = RecordingContext(tmp_path)
     with pytest.raises(UserError, match="became nan at step 1") as caught:
-        distill(student, tiny.model, DATA, config(), 0, context, lambda *_: None, lambda: None)
+        distill(Distillation(student, tiny.model, DATA, config()), context)
     assert caught.value.code == "diverged"
     assert not context.points
 
@@ -321,8 +320,9 @@ def test_checkpointing_computes_every_block_twice(tiny: LoadedModel) -> None:
         for block in blocks:
             block.get_submodule("mlp").register_forward_pre_hook(count)
         context: Any = RecordingContext(Path())
-        with ExitStack() as stack:
-            _Pass(student, tiny.model, DATA, [[0]], settings, context, stack).run([[0]])
+        task = Distillation(student, tiny.model, DATA, settings)
+        with _passes(task, [[0]], context) as passes:
+            passes.run([[0]])
         assert len(calls) == times * len(blocks)
 
 
@@ -334,10 +334,10 @@ def test_a_teacher_whose_states_are_kept_leaves_its_blocks_out_of_the_way(
     settings = config(teacher="cached")
     context: Any = RecordingContext(tmp_path)
     trainables(student, settings)
-    with ExitStack() as stack:
-        one = _Pass(student, teacher, DATA, [[0, 1], [2]], settings, context, stack)
+    plan = [[0, 1], [2]]
+    with _passes(Distillation(student, teacher, DATA, settings), plan, context) as passes:
         decoder_blocks(teacher)[1].to("meta")
-        loss, _ = one.run([[0, 1], [2]])
+        loss, _ = passes.run(plan)
         decoder_blocks(teacher)[1].to_empty(device="cpu")
     assert loss > 0
 
@@ -346,8 +346,8 @@ def test_next_token_loss_is_the_mean_surprise_of_the_text(tiny: LoadedModel) -> 
     student, settings = student_of(tiny.model), config(loss="next_token")
     trainables(student, settings)
     context: Any = RecordingContext(Path())
-    with ExitStack() as stack:
-        loss, _ = _Pass(student, tiny.model, DATA, [[0, 1]], settings, context, stack).run([[0, 1]])
+    with _passes(Distillation(student, tiny.model, DATA, settings), [[0, 1]], context) as passes:
+        loss, _ = passes.run([[0, 1]])
     mine = {n: one.grad for n, one in student.named_parameters() if one.grad is not None}
     batch = collate(DATA[:2])
     hidden = last_hidden(student, batch.ids)[batch.counts]
@@ -374,9 +374,7 @@ def learned(teacher: Any, folder: Path, settings: DistillConfig) -> set[str]:
     """Names of what a training changes in the student."""
     student = student_of(teacher)
     before = copy.deepcopy(student.state_dict())
-    distill(
-        student, teacher, DATA, settings, 0, RecordingContext(folder), lambda *_: None, lambda: None
-    )
+    distill(Distillation(student, teacher, DATA, settings), RecordingContext(folder))
     assert before.keys() == student.state_dict().keys()
     return {name for name, one in student.state_dict().items() if not before[name].equal(one)}
 

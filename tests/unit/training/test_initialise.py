@@ -16,9 +16,9 @@ from upq.models.structure import block_linears
 from upq.training.initialise import (
     MEASURED_BATCHES,
     Hessian,
-    SharedInputs,
+    InputStatistics,
     initial_latents,
-    shared_inputs,
+    input_statistics,
 )
 from upq.training.streams import Streams
 
@@ -44,10 +44,10 @@ def entered(model: Any, data: list[Batch], folder: Path) -> Streams:
 
 def statistics(
     tiny: LoadedModel, folder: Path, count: int, hessian: Hessian | None
-) -> list[SharedInputs]:
+) -> list[InputStatistics]:
     block = decoder_blocks(tiny.model)[1][0]
     streams = list(entered(tiny.model, batches(count), folder))
-    return shared_inputs(block, list(block_linears(block)), streams, 0, hessian)
+    return input_statistics(block, list(block_linears(block)), streams, 0, hessian)
 
 
 def naive_inputs(model: Any, name: str, data: list[Batch]) -> torch.Tensor:
@@ -118,7 +118,7 @@ def test_before_rounding_a_surrounded_layer_gives_its_own_outputs(
     linears = block_linears(decoder_blocks(tiny.model)[1][0])
     weights = {name: linear.weight.detach() for name, linear in linears.items()}
     shared = [
-        SharedInputs(names, hessian=torch.eye(weights[names[0]].shape[1])) for names in READERS
+        InputStatistics(names, hessian=torch.eye(weights[names[0]].shape[1])) for names in READERS
     ]
     latents = initial_latents(weights, shared, INT4, config, seed=3)
     for name, latent in latents.items():
@@ -135,7 +135,7 @@ def test_layers_that_read_one_tensor_share_its_signs_and_others_do_not(
 ) -> None:
     block = decoder_blocks(tiny.model)[1][0]
     weights = {name: linear.weight.detach() for name, linear in block_linears(block).items()}
-    shared = [SharedInputs(names) for names in READERS]
+    shared = [InputStatistics(names) for names in READERS]
     config = Int2Config(group_size=16, rotation="both", blockwise=BlockwiseConfig(tokens=0))
     latents = initial_latents(weights, shared, INT2, config, seed=0)
     signs = {name: one.transform.scale_in for name, one in latents.items() if one.transform}
@@ -156,8 +156,8 @@ def test_without_data_each_layer_is_on_its_own_and_scales_come_from_the_weights(
 ) -> None:
     block = decoder_blocks(tiny.model)[1][0]
     weights = {name: linear.weight.detach() for name, linear in block_linears(block).items()}
-    shared = shared_inputs(block, list(weights), [], 0, None)
-    assert shared == [SharedInputs([name]) for name in weights]
+    shared = input_statistics(block, list(weights), [], 0, None)
+    assert shared == [InputStatistics([name]) for name in weights]
     config = Int2Config(group_size=16, blockwise=BlockwiseConfig(tokens=0))
     for name, latent in initial_latents(weights, shared, INT4, config, seed=0).items():
         assert torch.equal(latent.weight, weights[name])
