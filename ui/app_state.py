@@ -15,7 +15,7 @@ import gradio as gr
 import torch
 
 from upq.errors import UserError
-from upq.jobs import Models, Supervisor
+from upq.jobs import ModelKey, Models, Supervisor
 from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -56,7 +56,7 @@ class App:
     models: Models
     supervisor: Supervisor
     export_dir: Path
-    badges: dict[tuple[object, ...], Badge] = field(default_factory=dict)
+    badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -117,14 +117,6 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}
 
 
-def speed_key(run_id: int | None, precision: str, source: str) -> str:
-    """The note that holds the last fair timing of a model, tokens per second."""
-    return speed_note(model_key(run_id, precision, source))
-
-
-def model_key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
-    return (precision, source) if precision == "FP16" else (precision, run_id)
-
-
-def speed_note(key: tuple[object, ...]) -> str:
-    return "chat speed " + " ".join(map(str, key))
+def speed_note(key: ModelKey) -> str:
+    """The name of the store's note that holds the last fair timing of a model, tokens per second."""
+    return "chat speed " + " ".join(str(part) for part in key if part not in (None, ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App
-from ui.app_state import speed_key
+from ui.app_state import speed_note
 from ui.chat import column
 from ui.chat.tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
-from ui.chat.turn import TIMED_TOKENS, Turn
+from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
-from upq.jobs import Models, Supervisor
-from upq.models import LoadedModel
+from upq.jobs import ModelKey, Models, Supervisor, model_key, served
+from upq.models import LoadedModel, load
 from upq.store import Store
 
 BODIES = slice(
@@ -103,19 +103,62 @@ def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, 
 
 
 def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:
+    fp16, other = ModelKey("FP16", source="bundled"), ModelKey("FP16", source="other")
     turn = Turn(
         message="hi",
         system="",
         decoding=Decoding(),
         one_at_a_time=False,
         run_id=None,
-        models={"FP16": ("FP16", "bundled")},
+        models={"FP16": fp16},
     )
-    packed: dict[Precision, Hashable] = {"INT4": ("INT4", 1), "INT2": ("INT2", 1)}
-    assert turn.goes_on_with({"FP16": ("FP16", "bundled"), **packed})
-    assert not turn.goes_on_with({"FP16": ("FP16", "other"), **packed})
+    packed: dict[Precision, ModelKey] = {"INT4": ModelKey("INT4", 1), "INT2": ModelKey("INT2", 1)}
+    assert turn.goes_on_with({"FP16": fp16, **packed})
+    assert not turn.goes_on_with({"FP16": other, **packed})
     assert turn.occupies("FP16")
     assert not turn.occupies("INT4")
+
+
+@pytest.fixture
+def revisions(
+    app: App, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str | None, int]:
+    """A run of each of two revisions of one source, and one of its default revision."""
+    monkeypatch.setattr(served.loading, "load", lambda source, *, revision=None: load(source))
+    return {
+        name: app.store.enqueue(tiny_config(tiny_model_dir, model__revision=name))
+        for name in ("v1", "v2", None)
+    }
+
+
+def test_fp16_of_two_revisions_shares_no_badge(app: App, revisions: dict[str | None, int]) -> None:
+    answered(app, send(app, None, revisions["v1"], "hello", IN_TURN))
+    assert "backend" in column(app, "FP16", revisions["v1"]).badge
+    assert column(app, "FP16", revisions["v2"]).badge == {}
+    assert column(app, "FP16", revisions[None]).badge == {}
+
+
+def test_fp16_of_two_revisions_shares_no_conversation(
+    app: App, revisions: dict[str | None, int]
+) -> None:
+    first, second = revisions["v1"], revisions["v2"]
+    turn = answered(app, send(app, None, first, "one"))
+    assert turn.goes_on_with(models_behind(app, first))
+    assert not turn.goes_on_with(models_behind(app, second))
+    new = answered(app, send(app, turn, second, "two"))
+    assert [message["content"] for message in new.histories["FP16"]][:1] == ["two"]
+
+
+def test_speeds_stored_before_revisions_counted_are_still_found(
+    app: App, revisions: dict[str | None, int]
+) -> None:
+    def name(run_id: int | None, precision: str) -> str:
+        return speed_note(model_key(app.store, run_id, precision, "bundled"))
+
+    run_id = revisions[None]
+    assert name(run_id, "FP16") == "chat speed FP16 bundled"
+    assert name(None, "FP16") == "chat speed FP16 bundled"
+    assert name(run_id, "INT4") == f"chat speed INT4 {run_id}"
 
 
 def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[int, int]) -> None:
@@ -125,7 +168,7 @@ def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[i
     assert "fair" in first.badge
     assert "shared" not in first.badge
     told = alone.histories["INT2"][-1]
-    note = app.store.note(speed_key(run_id, "INT2", first.source))
+    note = app.store.note(speed_note(first.key))
     assert (note is not None) == (told.get("tokens", 0) >= TIMED_TOKENS)
     answered(app, send(app, alone, run_id, "again", AT_ONCE))
     then = column(app, "INT2", run_id)

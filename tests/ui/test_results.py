@@ -16,6 +16,7 @@ import pytest
 from tests.ui.lab import Lab, chunks, marks, verdicts
 from tests.ui.test_render import HOSTILE, Structure
 from ui import report as report_command
+from ui.app_state import speed_note
 from ui.html import Html
 from ui.results import MAX_RUNS, comparison, gather, render, render_compare, report
 from ui.results.comparison import ResultRow, Score, Subject
@@ -23,6 +24,7 @@ from ui.theme import STYLE_SHEET
 from upq.cli.commands import config_of
 from upq.cli.parser import parser
 from upq.config import RunConfig, preset, with_settings
+from upq.jobs import model_key
 
 
 @pytest.fixture
@@ -89,6 +91,13 @@ def test_scores_come_from_the_newest_finished_check_of_each_suite(lab: Lab) -> N
     assert scores["wikitext2"].count == 3 * 2047
     assert only(subjects, "INT4").scores["ifeval"].value == 0.5
     assert only(subjects, "RTN INT2").scores == {}, "a baseline was not checked"
+
+
+def test_a_speed_of_fp16_belongs_to_one_revision(lab: Lab) -> None:
+    first, second = lab.done(quick(model__revision="v1")), lab.done(quick(model__revision="v2"))
+    lab.store.set_note(speed_note(model_key(lab.store, first, "FP16", "bundled")), 42.0)
+    fp16, other = (only(gather(lab.store, [run_id]), "FP16") for run_id in (first, second))
+    assert (fp16.tokens_per_s, other.tokens_per_s) == (42.0, None)
 
 
 def test_at_first_the_newest_finished_runs_of_one_model_are_compared(lab: Lab) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.app_state import App, Badge, Timing, model_key, speed_note
+from ui.app_state import App, Badge, Timing, speed_note
 from ui.chat.render import Message
 from ui.html import PRECISIONS, Precision, percent, stage_name
 from upq.decode import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.jobs import Served
+from upq.jobs import ModelKey, Served, model_key
 
 MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2
@@ -36,7 +36,7 @@ class Turn:
     decoding: Decoding
     one_at_a_time: bool
     run_id: int | None
-    models: Mapping[Precision, Hashable] = field(default_factory=dict)
+    models: Mapping[Precision, ModelKey] = field(default_factory=dict)
     histories: dict[Precision, list[Message]] = field(default_factory=dict)
     stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
@@ -64,7 +64,7 @@ class Turn:
         self.abandoned = True
         self.stop_all()
 
-    def goes_on_with(self, models: Mapping[Precision, Hashable]) -> bool:
+    def goes_on_with(self, models: Mapping[Precision, ModelKey]) -> bool:
         """Whether every column that answers in this turn still has its model in `models`."""
         return all(models.get(precision) == model for precision, model in self.models.items())
 
@@ -88,6 +88,7 @@ class Column:
 
     run_id: int | None
     source: str
+    key: ModelKey
     training: str  # what the live run does about it, or ""
     badge: Badge
 
@@ -107,15 +108,16 @@ def column(app: App, precision: Precision, chosen: int | None) -> Column:
     source = run.model if run else "bundled"
     run_id = run.id if run else None
     sizes = app.precisions(run_id) if run_id else {}
+    key = model_key(app.store, run_id, precision, source)
     if precision == "FP16" or precision in sizes:
-        badge = app.badges.get(model_key(run_id, precision, source))
-        return Column(run_id, source, "", badge or _stored_badge(app, run_id, precision))
+        badge = app.badges.get(key) or _stored_badge(app, run_id, precision)
+        return Column(run_id, source, key, "", badge)
     training = ""
     if run and run.state == "running" and run.kind == "quantize":
         training = _training(precision, run.stage, run.stage_step, run.stage_total)
     elif run and run.state == "queued":
         training = f"Run #{run.id} is queued; {precision} comes with it."
-    return Column(run_id, "", training, {})
+    return Column(run_id, "", key, training, {})
 
 
 def _training(precision: str, stage: str, step: int, total: int) -> str:
@@ -132,14 +134,10 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
     return {}
 
 
-def models_behind(app: App, chosen: int | None) -> dict[Precision, tuple[object, ...]]:
+def models_behind(app: App, chosen: int | None) -> dict[Precision, ModelKey]:
     """Which model answers in each column that can answer now, for the chosen run or none."""
     columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
-    return {
-        precision: model_key(where.run_id, precision, where.source)
-        for precision, where in columns.items()
-        if where.source
-    }
+    return {precision: where.key for precision, where in columns.items() if where.source}
 
 
 def badge_of(served: Served) -> Badge:
@@ -205,8 +203,7 @@ def _answer(
         yield Progress(asked, "Waits for the columns before it.")
     yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
     served = app.models.get(where.run_id, precision, where.source)
-    key = model_key(where.run_id, precision, where.source)
-    _keep_badge(app, key, served)
+    _keep_badge(app, where.key, served)
     alone = False
     if turn.one_at_a_time:
         while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
@@ -215,21 +212,21 @@ def _answer(
         fair = alone
         for piece in _pieces(served, turn, precision, asked):
             fair = fair and app.store.live_run() is None
-            _keep_timing(app, key, piece, fair)
+            _keep_timing(app, where.key, piece, fair)
             yield Progress([*asked, _reply(piece)], "", over=piece.done)
     finally:
         if alone:
             app.timing_lock.release()
 
 
-def _keep_badge(app: App, key: tuple[object, ...], served: Served) -> None:
+def _keep_badge(app: App, key: ModelKey, served: Served) -> None:
     """What is known of a loaded model; timings stay as long as the same backend computes."""
     known: Badge = app.badges.get(key, {})
     timings: Badge = known if known.get("backend") == served.backend else {}
     app.badges[key] = {**timings, **badge_of(served)}
 
 
-def _keep_timing(app: App, key: tuple[object, ...], piece: Piece, fair: bool) -> None:
+def _keep_timing(app: App, key: ModelKey, piece: Piece, fair: bool) -> None:
     """The speed so far, for the badge; a fair one of a whole answer for the results too.
 
     A short answer replaces no earlier figure.

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.app_state import speed_key
+from ui.app_state import speed_note
 from ui.html import METHOD_NAMES, Point, model_name, size
 from upq.config import RunConfig, as_text, command, preset, settings
 from upq.context import training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
+from upq.jobs import model_key
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
@@ -183,7 +184,9 @@ def _row(
     origin: dict[str, Any],
 ) -> ResultRow:
     label, precision, extra = measured["label"], measured["precision"], measured["extra"]
-    speed = store.note(speed_key(run.id, precision, run.model)) if label == precision else None
+    speed = None
+    if label == precision:
+        speed = store.note(speed_note(model_key(store, run.id, precision, run.model)))
     same = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
     added = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(
