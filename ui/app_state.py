@@ -6,7 +6,7 @@ import html
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypedDict, TypeVar
@@ -77,6 +77,27 @@ class App:
             return self.store.run(run_id)
         except UserError:
             return None  # deleted meanwhile
+
+
+@dataclass
+class Outputs:
+    """Components that a handler fills; a dataclass of them names each and sets their order."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components, for `outputs` of an event."""
+        return list(vars(self).values())
+
+    @classmethod
+    def fill(cls, **values: Any) -> list[Any]:
+        """What a handler returns for `outputs`: the values of the named components; all others stay as they are.
+
+        Raises TypeError for a name that is not a component's.
+        """
+        names = [component.name for component in fields(cls)]
+        if strangers := values.keys() - set(names):
+            raise TypeError(f"{cls.__name__} has no {', '.join(sorted(strangers))}")
+        return [values[name] if name in values else gr.skip() for name in names]
 
 
 def device_line() -> str:

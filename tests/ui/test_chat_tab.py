@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,18 @@ from tests.unit.jobs.test_served import stored_run
 from ui import App
 from ui.app_state import speed_note
 from ui.chat import column
-from ui.chat.tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
+from ui.chat.tab import (
+    AT_ONCE,
+    IN_TURN,
+    Change,
+    Pane,
+    Sent,
+    _answer,
+    _everything,
+    _send,
+    _settle,
+    _show,
+)
 from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
@@ -22,9 +34,6 @@ from upq.jobs import ModelKey, Models, Supervisor, model_key, served
 from upq.models import LoadedModel, load
 from upq.store import Store
 
-BODIES = slice(
-    1, 9, 3
-)  # of the outputs of _show: head, body and button of each column, Send, the turn
 LONGEST = 40
 
 
@@ -63,6 +72,23 @@ def questions(turn: Turn) -> list[list[str]]:
     ]
 
 
+def test_a_change_reaches_the_components_that_it_names_and_no_other() -> None:
+    components = ("head", "body", "stop")
+    panes: Any = {
+        name: SimpleNamespace(outputs=[f"{name} {component}" for component in components])
+        for name in PRECISIONS
+    }
+    controls: Any = SimpleNamespace(send="send")
+    turn: Any = "turn"
+    everything = _everything(panes, controls, turn)
+    change = Change({"INT4": {"body": "new"}}, turn=None)
+    found = dict(zip(everything, change.values, strict=True))
+    assert {name for name, value in found.items() if value != gr.skip()} == {"INT4 body", "turn"}
+    assert (found["INT4 body"], found["turn"]) == ("new", None)
+    with pytest.raises(TypeError, match="Pane has no boddy"):
+        Pane.fill(boddy="new")
+
+
 def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_columns(
     app: App, runs: tuple[int, int]
 ) -> None:
@@ -70,9 +96,7 @@ def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_col
     old = send(app, None, first, "one")
     new = send(app, old, second, "two")
     assert old.abandoned
-    *columns, button, kept = _show(app, new, second)
-    assert columns == [gr.skip()] * 9
-    assert button == kept == gr.skip()
+    assert _show(app, new, second) == Change()
     assert not new.abandoned
     assert questions(answered(app, new)) == [["two"]] * 3
 
@@ -81,16 +105,16 @@ def test_columns_start_over_when_another_run_is_chosen(app: App, runs: tuple[int
     first, second = runs
     old = answered(app, send(app, None, first, "one"))
     assert questions(answered(app, send(app, old, first, "two"))) == [["one", "two"]] * 3
-    *columns, button, kept = _show(app, old, second)
-    assert all("Ask something." in body for body in columns[BODIES])
-    assert button == gr.update(interactive=True)
-    assert kept is None
+    change = _show(app, old, second)
+    assert ["Ask something." in column["body"] for column in change.columns.values()] == [True] * 3
+    assert change.send == gr.update(interactive=True)
+    assert change.turn is None
     assert old.abandoned
 
 
 def test_a_second_message_waits_for_the_first(app: App, runs: tuple[int, int]) -> None:
     turn = send(app, None, runs[0], "one")
-    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == (gr.skip(),) * 4
+    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == Sent.fill()
 
 
 def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, int]) -> None:
@@ -98,8 +122,8 @@ def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, 
     turn.abandon()
     list(_answer(app, "INT4", turn))
     assert "INT4" not in turn.histories
-    bodies: list[Any] = _settle(app, None, runs[0])[BODIES]
-    assert all("Ask something." in body for body in bodies)
+    columns = _settle(app, None, runs[0]).columns
+    assert ["Ask something." in column["body"] for column in columns.values()] == [True] * 3
 
 
 def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:

@@ -93,11 +93,13 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
 
     def fit(name: str) -> Any:
         one = AMOUNTS[name]
+        has_answers = name in ("builtin", "ifeval")
         return (
             render.hint(one.hint),
             gr.update(visible=name != "builtin", value=""),
             gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
-            *[gr.update(visible=name in ("builtin", "ifeval"))] * 2,
+            gr.update(visible=has_answers),
+            gr.update(visible=has_answers),
         )
 
     suite.change(fit, suite, [hint, path, amount, tokens, types], **PRIVATE)

@@ -59,7 +59,7 @@ SECTIONS = {
 
 @dataclass
 class RunForm:
-    """The form's components. `inputs` in the order that `config_of` takes their values."""
+    """The form's components. fields: path of a setting -> its component."""
 
     model_kind: gr.Radio
     model_text: gr.Textbox
@@ -70,14 +70,35 @@ class RunForm:
     fields: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def named(self) -> dict[str, Any]:
+        """Name of each component that holds a value -> the component; those of `fields` by their paths."""
+        return {
+            "model_kind": self.model_kind,
+            "model_text": self.model_text,
+            "method": self.method,
+            "preset": self.preset,
+            "data_source": self.data_source,
+            **self.fields,
+        }
+
+    @property
     def inputs(self) -> list[Any]:
-        plain = [self.model_kind, self.model_text, self.method, self.preset, self.data_source]
-        return [*plain, *self.fields.values()]
+        """The components whose values `read` takes."""
+        return list(self.named.values())
 
     @property
     def outputs(self) -> list[Any]:
-        """What `values_of` fills, in its order."""
+        """The components that `fill` has values for."""
         return [*self.inputs, self.data_fields]
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The values of `inputs` by name."""
+        return dict(zip(self.named, values, strict=True))
+
+    def fill(self, values: dict[str, Any]) -> list[Any]:
+        """Named values in the order of `outputs`; what the data are read by shows where data come from elsewhere."""
+        shows_data = gr.update(visible=values["data_source"] != "builtin")
+        return [*(values[name] for name in self.named), shows_data]
 
 
 def build() -> RunForm:
@@ -161,32 +182,51 @@ def _info(spec: dict[str, Any]) -> str:
 
 def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
     """The form's values as a config. Raises UserError("bad_config")."""
-    model_kind, model_text, method, preset_name, data_source, *rest = values
-    source = "bundled" if model_kind == "bundled" else (model_text or "").strip()
+    chosen = form.read(values)
+    source = (chosen["model_text"] or "").strip()
+    if chosen["model_kind"] == "bundled":
+        source = "bundled"
     if not source:
-        what = "hub id, e.g. owner/name" if model_kind == "hub" else "folder or GGUF file"
+        is_hub = chosen["model_kind"] == "hub"
+        what = "hub id, e.g. owner/name" if is_hub else "folder or GGUF file"
         raise UserError("bad_config", f"The model is empty; expected a {what}.")
-    changes = {"method": method, "model.source": source, "data.source": data_source}
-    changes |= dict(zip(form.fields, rest, strict=True))
-    return with_settings(preset(preset_name, method), changes)
+    changes = {
+        "method": chosen["method"],
+        "model.source": source,
+        "data.source": chosen["data_source"],
+        **{path: chosen[path] for path in form.fields},
+    }
+    return with_settings(preset(chosen["preset"], chosen["method"]), changes)
 
 
 def values_of(form: RunForm, config: RunConfig) -> list[Any]:
     """What to show for a config: values for `form.outputs`."""
+    return form.fill(_shown(form, config))
+
+
+def _shown(form: RunForm, config: RunConfig) -> dict[str, Any]:
+    """What each component shows for a config, by name."""
     known = {path: spec["value"] for path, spec in settings(config)}
     source = config.model.source
     looks_local = source.startswith(("/", ".", "~")) or source.endswith(".gguf")
     kind = "bundled" if source == "bundled" else "path" if looks_local else "hub"
     text = gr.update(value="" if kind == "bundled" else source, visible=kind != "bundled")
-    plain = [kind, text, config.method, config.preset, config.data.source]
-    fields = [known[path] if known[path] is not None else "" for path in form.fields]
-    return [*plain, *fields, gr.update(visible=config.data.source != "builtin")]
+    return {
+        "model_kind": kind,
+        "model_text": text,
+        "method": config.method,
+        "preset": config.preset,
+        "data_source": config.data.source,
+        **{path: "" if known[path] is None else known[path] for path in form.fields},
+    }
 
 
-def preset_values(form: RunForm, name: str, model_kind: str, model_text: str, method: str) -> Any:
+def preset_values(
+    form: RunForm, name: str, model_kind: str, model_text: str, method: str
+) -> list[Any]:
     """The settings that a preset and a method stand for; the chosen model stays."""
-    _, _, _, _, *rest = values_of(form, preset(name, method))
-    return [model_kind, model_text, method, name, *rest]
+    model = {"model_kind": model_kind, "model_text": model_text}
+    return form.fill(_shown(form, preset(name, method)) | model)
 
 
 def config_of_run(values: dict[str, Any]) -> RunConfig:

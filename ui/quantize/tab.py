@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import CLICKS, Header, clicked_run
 from ui.html import parts, run_panel
 from ui.quantize import form as run_form
@@ -26,8 +26,8 @@ NEWEST = 0
 
 
 @dataclass
-class Panel:
-    """The live panel: what `_panel` fills, in its order."""
+class Panel(Outputs):
+    """The live panel, filled by `_panel`. seen: what it shows, so that the same is not drawn twice."""
 
     summary: gr.HTML
     charts: gr.HTML
@@ -36,10 +36,6 @@ class Panel:
     resume: gr.Button
     chat: gr.Button
     seen: gr.State
-
-    @property
-    def outputs(self) -> list[Any]:
-        return list(vars(self).values())
 
 
 def build(app: App, header: Header, tabs: gr.Tabs) -> None:
@@ -165,23 +161,23 @@ def _chosen(app: App, run_id: int) -> Run | None:
     return next(iter(app.store.runs(limit=1, kind="quantize")), None)
 
 
-def _panel(app: App, run_id: int, seen: tuple[str, int]) -> Any:
+def _panel(app: App, run_id: int, seen: tuple[str, int]) -> list[Any]:
     run = _chosen(app, run_id)
     position = app.store.queue_position(run.id) if run else 0
     now_seen = (f"{run.id} {position}", run.revision) if run else ("none", 0)
     if now_seen == tuple(seen):
-        return [gr.skip()] * 7
+        return Panel.fill()
     state = run.state if run else ""
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
-    return (
-        run_panel.run_panel(run, position, time.time()),
-        render.run_charts(run, app.store.metrics(run.id) if run else []),
-        render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
-        gr.update(visible=stoppable),
-        gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        gr.update(visible=has_artifacts),
-        now_seen,
+    return Panel.fill(
+        summary=run_panel.run_panel(run, position, time.time()),
+        charts=render.run_charts(run, app.store.metrics(run.id) if run else []),
+        log=render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
+        cancel=gr.update(visible=stoppable),
+        resume=gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        chat=gr.update(visible=has_artifacts),
+        seen=now_seen,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import Header
 from ui.html import Html, parts
 from ui.results import comparison, render, render_compare, render_report
@@ -44,8 +44,8 @@ MEASURE_CHOICES = [
 
 
 @dataclass
-class Page:
-    """What the chosen runs fill, in the order of `_show`; the controls among them keep their values where they can."""
+class Page(Outputs):
+    """What the chosen runs fill; the controls among them keep their values where they can."""
 
     note: gr.HTML
     scatter: gr.HTML
@@ -60,10 +60,6 @@ class Page:
     table: gr.HTML
     csv: gr.DownloadButton
     report: gr.DownloadButton
-
-    @property
-    def outputs(self) -> list[Any]:
-        return list(vars(self).values())
 
 
 def build(app: App, header: Header) -> None:
@@ -100,9 +96,20 @@ def build(app: App, header: Header) -> None:
         gr.HTML(parts.panel_title("Runs and artifacts"))
         table = gr.HTML(js_on_load=SORT, elem_id="results-table")
     page = Page(
-        note, scatter, minutes, blocks, series, overlay, first, second, differences, origins, table,
-        csv, report,
-    )  # fmt: skip
+        note=note,
+        scatter=scatter,
+        minutes=minutes,
+        blocks=blocks,
+        series=series,
+        overlay=overlay,
+        first=first,
+        second=second,
+        differences=differences,
+        origins=origins,
+        table=table,
+        csv=csv,
+        report=report,
+    )
     _wire(app, header, chosen, selector, measure, page)
 
 
@@ -151,7 +158,7 @@ def _show(
     series: str | None,
     first: int | None,
     second: int | None,
-) -> Any:
+) -> list[Any]:
     subjects = _subjects(app, chosen)
     rows = [row for subject in subjects for row in subject.rows]
     curves = render_compare.series_choices(subjects)
@@ -160,20 +167,20 @@ def _show(
     ids = [subject.run.id for subject in subjects]
     pair = (_kept(first, ids, 0), _kept(second, ids, -1))
     names = [(parts.run_name(subject.run), subject.run.id) for subject in subjects]
-    return (
-        render_compare.remarks(subjects),
-        render.size_against_quality(rows, measure),
-        render_compare.kl_over_minutes(subjects),
-        render_compare.all_block_errors(subjects),
-        gr.update(choices=curves, value=curve, visible=bool(curves)),
-        render_compare.overlay(subjects, curve or ""),
-        gr.update(choices=names, value=pair[0], visible=len(ids) > 1),
-        gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
-        _differences(app, *pair),
-        render_compare.origins(subjects),
-        render.results_table(rows),
-        _download(app, "csv", ids, render.csv_text(rows), bool(rows)),
-        _download(app, "html", ids, render_report.report(subjects), bool(rows)),
+    return Page.fill(
+        note=render_compare.remarks(subjects),
+        scatter=render.size_against_quality(rows, measure),
+        minutes=render_compare.kl_over_minutes(subjects),
+        blocks=render_compare.all_block_errors(subjects),
+        series=gr.update(choices=curves, value=curve, visible=bool(curves)),
+        overlay=render_compare.overlay(subjects, curve or ""),
+        first=gr.update(choices=names, value=pair[0], visible=len(ids) > 1),
+        second=gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
+        differences=_differences(app, *pair),
+        origins=render_compare.origins(subjects),
+        table=render.results_table(rows),
+        csv=_download(app, "csv", ids, render.csv_text(rows), bool(rows)),
+        report=_download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
 
