@@ -165,6 +165,18 @@ def test_markup_is_not_escaped_twice_and_text_never_passes_for_markup() -> None:
     assert escape("<b>") == "&lt;b&gt;"
 
 
+def test_text_that_is_added_to_markup_is_escaped_however_it_gets_there() -> None:
+    bold, hostile = Html("<b>{}</b>"), "<i>\u202e"
+    shown = "&lt;i&gt;⟨U+202E⟩"
+    assert bold + hostile == f"<b>{{}}</b>{shown}"
+    assert hostile + bold == f"{shown}<b>{{}}</b>"
+    assert bold.format(hostile) == f"<b>{shown}</b>"
+    assert Html("<b>%s</b>") % hostile == f"<b>{shown}</b>"
+    assert Html("<br>").join([hostile, bold]) == f"{shown}<br><b>{{}}</b>"
+    assert tag("p", title=Html('"<b>')) == '<p title="&#34;&lt;b&gt;"></p>'
+    assert type(bold.strip() + hostile) is Html
+
+
 def test_hidden_characters_become_visible_but_scripts_and_emoji_stay() -> None:
     assert visible("a\u202eb\u0000c\ud800\u2028") == "a⟨U+202E⟩b⟨U+0000⟩c⟨U+D800⟩⟨U+2028⟩"
     family = "👨\u200d👩\u200d👧 naïve 漢字\tx\ny"
