@@ -29,7 +29,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
-from upq.config import DistillConfig, PrecisionConfig, preset
+from upq.config import DistillConfig, Precision, preset
 from upq.context import SilentContext
 from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
@@ -64,10 +64,10 @@ PUBLISHED = {
 }
 #: Block-wise stages: label, method whose preset `paper` has the settings, precision.
 STAGES = (
-    ("INT4 stage of UPQ", "upq", "int4"),
-    ("Block-AP, INT2", "efficientqat", "int2"),
-    ("LDLQ, INT2", "gptq", "int2"),
-    ("rotated UPQ, INT2", "rotated_upq", "int2"),
+    ("INT4 stage of UPQ", "upq", Precision.INT4),
+    ("Block-AP, INT2", "efficientqat", Precision.INT2),
+    ("LDLQ, INT2", "gptq", Precision.INT2),
+    ("rotated UPQ, INT2", "rotated_upq", Precision.INT2),
 )
 #: End-to-end stages of an 8B model: label, settings. All with recomputed blocks and 8-bit moments.
 SAVING: dict[str, Any] = {"checkpointing": True, "optimizer_bits": 8, "checkpoint_seconds": 86_400}
@@ -136,20 +136,24 @@ def main() -> None:
 
 
 def stage_row(
-    name: str, shape: LlamaConfig, stage: tuple[str, str, str], size: Size, device: torch.device
+    name: str,
+    shape: LlamaConfig,
+    stage: tuple[str, str, Precision],
+    size: Size,
+    device: torch.device,
 ) -> dict[str, Any]:
     """A block-wise stage: measured block, whole run."""
     label, method, precision = stage
-    config: PrecisionConfig = getattr(preset("paper", method), precision)
+    config = preset("paper", method).of(precision)
     rows = max(1, config.blockwise.batch_tokens // FULL.sequence)
     model = _model(resized(shape, 1, vocabulary=1024), device).to("cpu")
-    grid = Grid(4 if precision == "int4" else 2, config.grid == "integer_zero")
+    grid = Grid(precision.bits, config.grid == "integer_zero")
     start = {
         one.name: model.get_submodule(one.name).weight
         for one in plan_layers(model, config.group_size)
         if one.quantize
     }
-    task = Task(precision, grid, config, start)
+    task = Task(precision.key, grid, config, start)
     few, many = size.batches
     _reconstruct(model, task, few, rows, size, device)  # compiles and tunes
     (short, _), (long, peak) = (

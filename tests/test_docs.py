@@ -12,7 +12,7 @@ import pytest
 from scripts.make_settings_doc import settings_doc
 from ui.report import command_line
 from upq.cli.parser import parser
-from upq.config import settings
+from upq.config import PRESET_WORDS, PRESETS, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -114,6 +114,13 @@ def test_every_command_and_flag_is_on_the_command_line_page_and_no_other() -> No
 def test_the_readme_names_the_flags_of_the_app() -> None:
     named = set(re.findall(r"--[\w-]+", read("README.md")))
     assert command_flags()["python app.py"] - {"--help"} <= named
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
+def test_every_preset_is_described_in_the_words_of_the_program(page: str) -> None:
+    assert PRESET_WORDS.keys() == set(PRESETS)
+    for name, words in PRESET_WORDS.items():
+        assert re.search(rf"`{name}`( \(default\):|:| \|) {re.escape(words)}", read(page)), name
 
 
 def tree_entries() -> list[str]:

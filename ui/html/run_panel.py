@@ -8,7 +8,7 @@ from typing import Any
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_label, stage_share, time_left
 from ui.html.words import NO_VALUE, duration, number, peak_memory, stage_name
-from upq.config import RunConfig
+from upq.config import QUANTIZED, RunConfig
 from upq.context import STAGES
 from upq.store import Run
 
@@ -57,9 +57,9 @@ def _stages(run: Run) -> list[str]:
     """STAGES without the end-to-end trainings that the run does not have."""
     config = RunConfig.from_values(run.config)
     absent = {
-        f"{name}_distill"
-        for name, one in (("int4", config.int4), ("int2", config.int2))
-        if not one.distill.tokens
+        f"{precision.key}_distill"
+        for precision in QUANTIZED
+        if not config.of(precision).distill.tokens
     }
     return [name for name in STAGES if name not in absent]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-Precision = Literal["FP16", "INT4", "INT2"]
-PRECISIONS: tuple[Precision, ...] = ("FP16", "INT4", "INT2")
+from upq import config
+
+Precision = config.PrecisionName
+PRECISIONS = config.PRECISIONS
 NO_VALUE = "\u2013"
 STAGE_NAMES = {
     "load": "Load",

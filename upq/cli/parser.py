@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from upq.cli import commands
-from upq.config import DEFAULT_METHOD, METHODS, PRESETS
+from upq.config import DEFAULT_METHOD, METHODS, PRESET_WORDS, PRESETS
 from upq.evaluation import SUITES
 
 
@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
     )
     run.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
-    run.add_argument("--preset", default="quick", choices=PRESETS)
+    words = "; ".join(f"{name}: {meaning}" for name, meaning in PRESET_WORDS.items())
+    run.add_argument("--preset", default="quick", choices=PRESETS, help=words)
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from upq.config import PRECISIONS, Precision
 from upq.evaluation import mmlu, wikitext
 from upq.evaluation.ifeval import PromptResult
 from upq.evaluation.intervals import Paired, Share, paired
@@ -19,8 +20,7 @@ KINDS: dict[str, type[PromptResult] | type[Marked] | type[Chunk]] = {
     "mmlu": Marked,
     "wikitext2": Chunk,
 }
-PRECISIONS = ("FP16", "INT4", "INT2")
-BASE = PRECISIONS[0]
+BASE = Precision.FP16.name
 RULES = ("strict", "loose")
 
 

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import torch
 
 from upq.artifact import Artifact, assembly
+from upq.config import Precision
 from upq.decode import Engine, engine_for
 from upq.errors import UserError
 from upq.models import compute_dtype, keep_freed_memory, loading, to_compute_dtype
 from upq.store import Store
 
+FP16 = Precision.FP16.name
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
 KEPT = 4
 
@@ -66,7 +68,7 @@ def model_key(store: Store, run_id: int | None, precision: str, source: str) -> 
 
     Raises UserError("run_not_found") where that run is gone.
     """
-    if precision != "FP16":
+    if precision != FP16:
         return ModelKey(precision, run_id)
     run = store.run(run_id) if run_id else None
     model = run.config.get("model", {}) if run and run.kind == "quantize" else {}
@@ -92,7 +94,7 @@ class Models:
                 while len(self._kept) >= KEPT:
                     self._kept.popitem(last=False)
                 started = time.monotonic()
-                served = self._fp16(key) if precision == "FP16" else self._packed(key)
+                served = self._fp16(key) if precision == FP16 else self._packed(key)
                 self._kept[key] = replace(served, load_s=time.monotonic() - started)
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -109,7 +111,7 @@ class Models:
             return self._whole[1:]
 
     def _load_whole(self, key: ModelKey) -> tuple[Any, Any]:
-        if key.precision == "FP16":
+        if key.precision == FP16:
             loaded = loading.load(key.source, revision=key.revision)
             return to_compute_dtype(loaded.model, self.device), loaded.tokenizer
         kept = self._artifact(key)
@@ -120,11 +122,11 @@ class Models:
         return Served(
             engine=engine_for(loaded.model, self.device),
             tokenizer=loaded.tokenizer,
-            precision="FP16",
-            label="FP16 reference",
+            precision=FP16,
+            label=f"{FP16} reference",
             note=loaded.info.reference_note,
             size_bytes=2 * loaded.info.parameters,
-            bits_per_weight=16.0,
+            bits_per_weight=float(Precision.FP16.bits),
             load_s=0.0,
         )
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upq.config import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
+from upq.config import (
+    QUANTIZED,
+    BlockwiseConfig,
+    DistillConfig,
+    Precision,
+    PrecisionConfig,
+    RunConfig,
+)
 from upq.errors import UserError
 from upq.files import RESOURCES
 from upq.models import Shape, inspect
@@ -103,8 +110,8 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         seconds_high=seconds * HIGH,
         memory_bytes=_memory(config, shape),
         fp16_bytes=fp16,
-        int4_bytes=rest - _saved_bytes(shape.int4, 4, config.int4),
-        int2_bytes=rest - _saved_bytes(shape.int2, 2, config.int2),
+        int4_bytes=rest - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
+        int2_bytes=rest - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
         skipped=skipped,
         notes=notes,
     )
@@ -124,11 +131,12 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
         "data": everything * (answers * sequence + own * OWN_PROMPT_TOKENS + held_out),
         "measure": everything * held_out * (5 if config.measure.baselines else 3),
     }
-    for stage, one in (("int4", config.int4), ("int2", config.int2)):
-        amounts[stage] = _blockwise_work(one, shape)
-        tokens = one.distill.tokens
-        unique = min(answers * sequence, tokens) if one.distill.loss == "jsd" else 0
-        amounts[f"{stage}_distill"] = 3.0 * everything * tokens + shape.quantized * unique
+    for precision in QUANTIZED:
+        settings = config.of(precision)
+        amounts[precision.key] = _blockwise_work(settings, shape)
+        tokens = settings.distill.tokens
+        unique = min(answers * sequence, tokens) if settings.distill.loss == "jsd" else 0
+        amounts[f"{precision.key}_distill"] = 3.0 * everything * tokens + shape.quantized * unique
     return {stage: amount for stage, amount in amounts.items() if amount}
 
 
@@ -216,7 +224,7 @@ def _memory(config: RunConfig, shape: Shape) -> int:
     weights are files that are mapped, which give way where memory is short.
     """
     held = shape.parameters * (shape.stored_bytes + 2 + 2)
-    trained = max(_distill_memory(one.distill, shape) for one in (config.int4, config.int2))
+    trained = max(_distill_memory(one.distill, shape) for one in map(config.of, QUANTIZED))
     return held + trained + TORCH_BYTES
 
 
