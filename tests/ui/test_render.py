@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import app_state
+from ui import api, app_state
 from ui.chat import render as render_chat
 from ui.checks import render as render_checks
 from ui.html import Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
 from ui.quantize import form, render
-from upq.config import METHODS, PRESETS, preset, settings
+from upq.config import METHODS, PRESET_WORDS, PRESETS, preset, settings
 from upq.context import STAGES
 from upq.evaluation import PromptResult, Verdict
 from upq.quantize.estimate import Estimate
@@ -245,7 +245,13 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
     assert {path.rpartition(".")[0] for path, _ in settings()} == set(form.SECTIONS)
     assert form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
-    assert words.PRESET_LINES.keys() == set(PRESETS)
+    assert PRESET_WORDS.keys() == set(PRESETS)
+
+
+def test_the_interface_for_programs_names_every_method_and_preset() -> None:
+    start_run, *_ = api._run_endpoints(cast(app_state.App, None))
+    named = set(re.findall(r"`(\w+)`", start_run.__doc__ or ""))
+    assert named == {*METHODS, *PRESETS, "bundled"}
 
 
 def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:

@@ -27,13 +27,6 @@ METHOD_NAMES = {
     "gptq": "GPTQ",
     "rtn": "RTN",
 }
-PRESET_LINES = {
-    "smoke": "under a minute on two cores; proves that everything works, the answers stay poor",
-    "quick": "about twelve minutes on two cores for the bundled model",
-    "overnight": "up to two hours on two cores for the bundled model",
-    "standard": "about an hour on one GPU for a 1B model",
-    "paper": "the published budget: 30B tokens, for a GPU cluster",
-}
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 

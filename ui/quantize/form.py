@@ -14,9 +14,18 @@ from typing import Any, Literal
 import gradio as gr
 
 from ui.app_state import App
-from ui.html import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES, Html, parts
+from ui.html import BUNDLED_NAME, METHOD_NAMES, Html, parts
 from ui.quantize import render
-from upq.config import DEFAULT_METHOD, METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.config import (
+    DEFAULT_METHOD,
+    METHODS,
+    PRESET_WORDS,
+    PRESETS,
+    RunConfig,
+    preset,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 from upq.quantize.estimate import estimate, measured_rates
 
@@ -120,7 +129,7 @@ def build() -> RunForm:
         elem_id="method",
     )
     preset_choice = gr.Radio(
-        [(f"{name}: {PRESET_LINES[name]}", name) for name in PRESETS],
+        [(f"{name}: {PRESET_WORDS[name]}", name) for name in PRESETS],
         value="quick",
         label="Preset",
         elem_classes="stacked",
