@@ -26,8 +26,13 @@ FAST = json.dumps({"data.held_out": 2, "data.max_rows": 4, "measure.baselines": 
 SLOW = json.dumps({"data.held_out": 2, "data.max_rows": 4, "int2.distill.tokens": 5_000_000})
 WAIT_S = 120
 ENDPOINTS = {
-    *("/start_run", "/run_status", "/cancel_run", "/resume_run"),
-    *("/list_runs", "/chat", "/run_checks"),
+    "/start_run",
+    "/run_status",
+    "/cancel_run",
+    "/resume_run",
+    "/list_runs",
+    "/chat",
+    "/run_checks",
 }
 
 
