@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ui.app_state import App
+from ui.app_state import PRIVATE, App
 from ui.html import BUNDLED_NAME, METHOD_NAMES, Html, parts
 from ui.quantize import render
 from upq.config import (
@@ -155,15 +155,13 @@ def build() -> RunForm:
         lambda kind: gr.update(visible=kind != "bundled"),
         model_kind,
         model_text,
-        api_visibility="private",
-        show_progress="hidden",
+        **PRIVATE,
     )
     data_source.change(
         lambda source: gr.update(visible=source != "builtin"),
         data_source,
         data_fields,
-        api_visibility="private",
-        show_progress="hidden",
+        **PRIVATE,
     )
     return form
 
