@@ -118,7 +118,7 @@ def as_gradio_error(error: UserError) -> gr.Error:
     return gr.Error(text, print_exception=False)
 
 
-def speaks_plainly(function: Callable[P, R]) -> Callable[P, R]:
+def with_plain_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Turn a UserError of an API function into one sentence for the client."""
 
     @wraps(function)

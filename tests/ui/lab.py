@@ -51,7 +51,7 @@ class Lab:
         for step in range(12):
             self.now += 10
             names = ("held_out_kl_int2", "jsd", "int2_block_before", "int2_block_after")
-            lease.metrics((one, step, scale / (step + 1), 0.0) for one in names)
+            lease.metrics((series, step, scale / (step + 1), 0.0) for series in names)
         lease.metrics([("int2_tokens", 0, 8000.0, 0.0), ("int2_distill_tokens", 0, 512.0, 0.0)])
         lease.progress(2, 99.0, 0.0, "", 2_000_000_000, None)
         lease.save_measurements(measurement(label, kl * scale) for label, kl in KL.items())
@@ -66,8 +66,8 @@ class Lab:
         assert check is not None
         lease = self.store.lease(check)
         for precision, found in results.items():
-            for position, one in enumerate(found):
-                lease.save_check_result(precision, position, one)
+            for position, outcome in enumerate(found):
+                lease.save_check_result(precision, position, outcome)
         lease.finish("done")
 
 
@@ -91,8 +91,10 @@ def measurement(label: str, kl: float) -> dict[str, Any]:
 def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any]]:
     """The outcomes of a suite with one instruction a prompt."""
     found = []
-    for key, one in enumerate(followed):
-        verdict = Verdict(instruction_id="length:words", strict=one, loose=one, reason="found 3")
+    for key, is_followed in enumerate(followed):
+        verdict = Verdict(
+            instruction_id="length:words", strict=is_followed, loose=is_followed, reason="found 3"
+        )
         found.append(PromptResult(key=key, response=response, verdicts=(verdict,)).to_json())
     return found
 
@@ -104,11 +106,11 @@ def marks(*right: bool) -> list[dict[str, Any]]:
         return (0.0, -1.0, -2.0, -3.0) if is_right else (-9.0, 0.0, -1.0, -2.0)
 
     return [
-        Marked(key=key, subject="anatomy", answer=0, scores=scores(one)).to_json()
-        for key, one in enumerate(right)
+        Marked(key=key, subject="anatomy", answer=0, scores=scores(is_right)).to_json()
+        for key, is_right in enumerate(right)
     ]
 
 
 def chunks(*nll_per_token: float) -> list[dict[str, Any]]:
     """The outcomes of WikiText-2."""
-    return [Chunk(nll=one * 2047, tokens=2047).to_json() for one in nll_per_token]
+    return [Chunk(nll=nll * 2047, tokens=2047).to_json() for nll in nll_per_token]

@@ -21,8 +21,8 @@ TABS = ("Quantize", "Chat", "Checks", "Results")
 expect.set_options(timeout=20_000)  # the machine may be busy
 
 
-def note_stranger(requested: str, home: str, strangers: list[str]) -> None:
-    if not requested.startswith((home, "data:", "blob:")):
+def note_stranger(requested: str, own_url: str, strangers: list[str]) -> None:
+    if not requested.startswith((own_url, "data:", "blob:")):
         strangers.append(requested)
 
 

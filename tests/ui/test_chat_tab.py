@@ -67,7 +67,7 @@ def answered(app: App, turn: Turn) -> Turn:
 def questions(turn: Turn) -> list[list[str]]:
     """What each column was asked."""
     return [
-        [one["content"] for one in turn.histories[precision] if one["role"] == "user"]
+        [message["content"] for message in turn.histories[precision] if message["role"] == "user"]
         for precision in PRECISIONS
     ]
 
@@ -191,9 +191,9 @@ def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[i
     first = column(app, "INT2", run_id)
     assert "fair" in first.badge
     assert "shared" not in first.badge
-    told = alone.histories["INT2"][-1]
+    last_answer = alone.histories["INT2"][-1]
     note = app.store.note(speed_note(first.key))
-    assert (note is not None) == (told.get("tokens", 0) >= TIMED_TOKENS)
+    assert (note is not None) == (last_answer.get("tokens", 0) >= TIMED_TOKENS)
     answered(app, send(app, alone, run_id, "again", AT_ONCE))
     then = column(app, "INT2", run_id)
     assert then.badge.get("fair") == first.badge.get("fair")

@@ -239,7 +239,7 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
     }
     assert names["efficientqat"] == [words.STAGE_NAMES[name] for name in STAGES]
     left_out = {words.STAGE_NAMES["int4_distill"], words.STAGE_NAMES["int2_distill"]}
-    assert names["unisvq"] == [one for one in names["efficientqat"] if one not in left_out]
+    assert names["unisvq"] == [stage for stage in names["efficientqat"] if stage not in left_out]
 
 
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:

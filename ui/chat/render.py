@@ -29,12 +29,12 @@ View = Literal["text", "word difference"]
 NOT_LOADED = "not loaded yet"
 
 
-class _Said(TypedDict):
+class _RoleAndContent(TypedDict):
     role: Literal["user", "assistant"]
     content: str
 
 
-class Message(_Said, total=False):
+class Message(_RoleAndContent, total=False):
     """One message of a column. finish is "", "stop", "length", "cancelled" or "failed"."""
 
     finish: str
@@ -103,7 +103,7 @@ def conversation(
     """
     if not messages:
         return notice("empty", "Ask something.", "The same message goes to every column.")
-    partners = [one for one in reference if one["role"] == "assistant"]
+    partners = [message for message in reference if message["role"] == "assistant"]
     blocks: list[Html] = []
     turn = 0
     for message in messages:

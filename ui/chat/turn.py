@@ -137,7 +137,7 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
 def models_behind(app: App, chosen: int | None) -> dict[Precision, ModelKey]:
     """Which model answers in each column that can answer now, for the chosen run or none."""
     columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
-    return {precision: where.key for precision, where in columns.items() if where.source}
+    return {precision: state.key for precision, state in columns.items() if state.source}
 
 
 def badge_of(served: Served) -> Badge:
@@ -172,9 +172,9 @@ def answer(
     """
     asked: list[Message] = [*history, {"role": "user", "content": turn.message}]
     try:
-        where = column(app, precision, chosen)
-        if where.source:
-            yield from _answer(app, turn, precision, where, asked)
+        state = column(app, precision, chosen)
+        if state.source:
+            yield from _answer(app, turn, precision, state, asked)
     except Exception as error:  # a column is a boundary: what fails here is said here
         yield Progress([*asked, _failure(error)], "", over=True)
     finally:
@@ -196,14 +196,14 @@ def _failure(error: Exception) -> Message:
 
 
 def _answer(
-    app: App, turn: Turn, precision: Precision, where: Column, asked: list[Message]
+    app: App, turn: Turn, precision: Precision, state: Column, asked: list[Message]
 ) -> Iterator[Progress]:
     stop = turn.stop[precision]
     while not turn.may_start(precision) and not stop.wait(WAIT_S):
         yield Progress(asked, "Waits for the columns before it.")
-    yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
-    served = app.models.get(where.run_id, precision, where.source)
-    _keep_badge(app, where.key, served)
+    yield Progress(asked, "Loading the model." if not state.badge.get("backend") else "Reading.")
+    served = app.models.get(state.run_id, precision, state.source)
+    _keep_badge(app, state.key, served)
     alone = False
     if turn.one_at_a_time:
         while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
@@ -212,7 +212,7 @@ def _answer(
         fair = alone
         for piece in _pieces(served, turn, precision, asked):
             fair = fair and app.store.live_run() is None
-            _keep_timing(app, where.key, piece, fair)
+            _keep_timing(app, state.key, piece, fair)
             yield Progress([*asked, _reply(piece)], "", over=piece.done)
     finally:
         if alone:
@@ -266,13 +266,15 @@ def _reply(piece: Piece) -> Message:
 
 def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:
     """What the model reads: roles and texts; a failed answer and its question are left out."""
-    told: list[dict[str, str]] = [{"role": "system", "content": system}] if system.strip() else []
+    conversation: list[dict[str, str]] = (
+        [{"role": "system", "content": system}] if system.strip() else []
+    )
     for message in messages:
         if message.get("finish") == "failed":
-            told.pop()
+            conversation.pop()
             continue
-        told.append({"role": message["role"], "content": message["content"]})
-    return told
+        conversation.append({"role": message["role"], "content": message["content"]})
+    return conversation
 
 
 def decoding_of(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> Decoding:

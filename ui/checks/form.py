@@ -92,12 +92,14 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
     types = gr.HTML(render.unavailable_types(instruction_types()))
 
     def fit(name: str) -> Any:
-        one = AMOUNTS[name]
+        chosen = AMOUNTS[name]
         has_answers = name in ("builtin", "ifeval")
         return (
-            render.hint(one.hint),
+            render.hint(chosen.hint),
             gr.update(visible=name != "builtin", value=""),
-            gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
+            gr.update(
+                maximum=chosen.most or count, value=chosen.usual or count, label=chosen.label
+            ),
             gr.update(visible=has_answers),
             gr.update(visible=has_answers),
         )
@@ -116,7 +118,7 @@ def wire(
 ) -> None:
     """Let the button queue a check and show the newest, by setting the components `newest`."""
 
-    def begin(run_id: int | None, *values: Any) -> Any:
+    def queue_check(run_id: int | None, *values: Any) -> Any:
         try:
             check_id = enqueue(app, run_id, *values)
         except UserError as error:
@@ -126,7 +128,7 @@ def wire(
         state = f"queued #{position}" if busy else "started"
         return parts.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
 
-    start.click(begin, [header.chosen, *form], [started, *newest], **PRIVATE)
+    start.click(queue_check, [header.chosen, *form], [started, *newest], **PRIVATE)
 
 
 def enqueue(
@@ -171,7 +173,9 @@ def texts(suite: str, path: str | None) -> dict[Hashable, str | mmlu.Question]:
     """What names an item -> what was asked; nothing for WikiText-2. Raises UserError where the suite is unsound."""
     where = Path(path) if path else None
     if suite == "mmlu":
-        return {(one.subject, one.key): one for one in mmlu.exam(where).questions}
+        return {
+            (question.subject, question.key): question for question in mmlu.exam(where).questions
+        }
     if suite == "wikitext2":
         wikitext.joined_text(where)
         return {}

@@ -64,7 +64,7 @@ def bars(suite: str, results: Results) -> Html:
     if suite == "wikitext2":
         return hint("A perplexity is of the whole text; there is nothing to list.")
     counts = {precision: _groups(suite, results[precision]) for precision in _order(results)}
-    names = list(dict.fromkeys(name for one in counts.values() for name in one))
+    names = list(dict.fromkeys(name for shares in counts.values() for name in shares))
     groups = [
         tag(
             "div",
@@ -110,21 +110,22 @@ def flip_line(suite: str, results: Results) -> Html:
     return join(lines)
 
 
-def _item(one: PromptResult | Marked) -> tuple[Hashable, bool | None]:
+def _item(outcome: PromptResult | Marked) -> tuple[Hashable, bool | None]:
     """(what names an item within its suite, whether it was passed)."""
-    return (
-        ((one.subject, one.key), one.correct) if isinstance(one, Marked) else (one.key, one.strict)
-    )
+    if isinstance(outcome, Marked):
+        return (outcome.subject, outcome.key), outcome.correct
+    return outcome.key, outcome.strict
 
 
 def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
     """Names of the prompts or questions to list, in suite order."""
     passed = {name: dict(map(_item, results[name])) for name in _order(results)}
-    keys = list(dict.fromkeys(key for one in passed.values() for key in one))
+    keys = list(dict.fromkeys(key for outcomes in passed.values() for key in outcomes))
+    verdicts = {key: {outcomes.get(key) for outcomes in passed.values()} for key in keys}
     if choice == "flipped":
-        return [key for key in keys if len({one.get(key) for one in passed.values()} - {None}) > 1]
+        return [key for key in keys if len(verdicts[key] - {None}) > 1]
     if choice == "failed":
-        return [key for key in keys if any(one.get(key) is False for one in passed.values())]
+        return [key for key in keys if False in verdicts[key]]
     return keys
 
 
@@ -137,7 +138,9 @@ def prompt_list(
     keys = chosen_keys(results, choice)
     if not keys:
         return notice("empty", f"No {choice} prompts.", "Choose another filter.")
-    by_key = {name: {_item(one)[0]: one for one in results[name]} for name in _order(results)}
+    by_key = {
+        name: {_item(outcome)[0]: outcome for outcome in results[name]} for name in _order(results)
+    }
     rows = []
     for key in keys[:limit]:
         found = {name: own[key] for name, own in by_key.items() if key in own}
@@ -150,7 +153,11 @@ def prompt_list(
 
 
 def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
-    answers = [_answer(name, one) for name, one in found.items() if isinstance(one, PromptResult)]
+    answers = [
+        _answer(name, outcome)
+        for name, outcome in found.items()
+        if isinstance(outcome, PromptResult)
+    ]
     body = tag("div", *answers, class_="answers")
     return tag("details", _summary(prompt, found), tag("p", prompt, class_="prompt-full"), body)
 
@@ -158,7 +165,7 @@ def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
 def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
     """A question of MMLU: the choices, the right one marked, and who took which."""
     takers = {
-        index: [_model(name) for name, one in found.items() if one.choice == index]
+        index: [_model(name) for name, marked in found.items() if marked.choice == index]
         for index in range(len(asked.choices))
     }
     choices = [
@@ -166,7 +173,7 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
             "li",
             tag("b", f"{'✓ ' if index == asked.answer else ''}{LETTERS[index]}"),
             f" {text} ",
-            *(join([" ", one]) for one in takers[index]),
+            *(join([" ", taker]) for taker in takers[index]),
             class_="passed" if index == asked.answer else None,
         )
         for index, text in enumerate(asked.choices)
@@ -180,7 +187,9 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
 
 def _summary(text: str, found: Mapping[str, Any]) -> Html:
     sides = tag(
-        "span", *(_outcome(name, _item(one)[1]) for name, one in found.items()), class_="sides"
+        "span",
+        *(_outcome(name, _item(outcome)[1]) for name, outcome in found.items()),
+        class_="sides",
     )
     return tag("summary", tag("span", text, class_="prompt-text"), sides)
 

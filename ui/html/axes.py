@@ -142,6 +142,6 @@ def _fits(box: Box, others: Sequence[Box]) -> bool:
     return inside and all(_apart(box, other) for other in others)
 
 
-def _apart(one: Box, other: Box) -> bool:
-    beside = one[2] <= other[0] or other[2] <= one[0]
-    return beside or one[3] <= other[1] or other[3] <= one[1]
+def _apart(box: Box, other: Box) -> bool:
+    beside = box[2] <= other[0] or other[2] <= box[0]
+    return beside or box[3] <= other[1] or other[3] <= box[1]

@@ -53,35 +53,39 @@ def line_chart(
     y_scale: Scale = linear_axis,
 ) -> Html:
     """Curves over a common axis with a legend that carries the latest values."""
-    drawn = [replace(one, points=thin(sorted(one.points))) for one in series if one.points]
+    drawn = [replace(curve, points=thin(sorted(curve.points))) for curve in series if curve.points]
     if not drawn:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
-    x_axis = x_scale([x for one in drawn for x, _ in one.points])
-    y_axis = y_scale([y for one in drawn for _, y in one.points])
-    curves = join(_curve(one, x_axis, y_axis) for one in drawn)
-    loud = [one for one in drawn if not one.quiet]
+    x_axis = x_scale([x for curve in drawn for x, _ in curve.points])
+    y_axis = y_scale([y for curve in drawn for _, y in curve.points])
+    curves = join(_curve(curve, x_axis, y_axis) for curve in drawn)
+    labelled = [curve for curve in drawn if not curve.quiet]
     legend = [
-        (one.name, f"{one.kind}{' dashed' if one.dashed else ''}", number(one.points[-1][1]))
-        for one in loud
+        (
+            curve.name,
+            f"{curve.kind}{' dashed' if curve.dashed else ''}",
+            number(curve.points[-1][1]),
+        )
+        for curve in labelled
     ]
-    ends = join(_end_mark(one, x_axis, y_axis) for one in loud)
+    ends = join(_end_mark(curve, x_axis, y_axis) for curve in labelled)
     return _frame(title, legend, _plot(title, x_axis, y_axis, curves, ends, x_name))
 
 
-def _curve(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
+def _curve(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
     points = " ".join(
-        f"{100 * x_axis.place(x):.2f},{100 - 100 * y_axis.place(y):.2f}" for x, y in one.points
+        f"{100 * x_axis.place(x):.2f},{100 - 100 * y_axis.place(y):.2f}" for x, y in curve.points
     )
     return tag(
-        "polyline", points=points, class_=f"curve {one.kind}{' dashed' if one.dashed else ''}"
+        "polyline", points=points, class_=f"curve {curve.kind}{' dashed' if curve.dashed else ''}"
     )
 
 
-def _end_mark(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
-    x, y = one.points[-1]
-    hint = f"{one.name}: {number(y)}"
-    label = tag("b", one.label, class_="right") if one.label else None
-    return _mark(x_axis.place(x), y_axis.place(y), f"mark {one.kind}", hint, label)
+def _end_mark(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
+    x, y = curve.points[-1]
+    hint = f"{curve.name}: {number(y)}"
+    label = tag("b", curve.label, class_="right") if curve.label else None
+    return _mark(x_axis.place(x), y_axis.place(y), f"mark {curve.kind}", hint, label)
 
 
 def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html:

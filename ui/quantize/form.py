@@ -183,7 +183,7 @@ def _info(spec: dict[str, Any]) -> str:
     if spec["low"] is None:
         return spec["help"]
     bounds = (spec["low"], spec["high"])
-    low, high = (f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in bounds)
+    low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in bounds)
     return f"{spec['help']} ({low} to {high})"
 
 

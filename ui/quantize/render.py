@@ -73,7 +73,7 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
         return block_chart(title, precision, before, after, blocks=count)
 
     held_out = [curve(f"held_out_kl_{kind}", kind.upper(), kind) for kind in ("int4", "int2")]
-    has_held_out = any(one.points for one in held_out)
+    has_held_out = any(kl_curve.points for kl_curve in held_out)
     waiting = "Starts with the end-to-end training."
     losses = [
         curve(f"{prefix}{name}", f"{name.replace('_', ' ')}, {kind.upper()}", kind)

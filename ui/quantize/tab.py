@@ -86,10 +86,10 @@ def _wire_form(
     started: gr.HTML,
     shown: gr.State,
 ) -> None:
-    def guess(*values: Any) -> Any:
+    def estimate(*values: Any) -> Any:
         return run_form.estimate_html(app, form, values)
 
-    def begin(*values: Any) -> Any:
+    def queue_run(*values: Any) -> Any:
         try:
             run_id = app.store.enqueue(run_form.config_of(form, values))
         except UserError as error:
@@ -104,12 +104,12 @@ def _wire_form(
     changes = [component.change for component in plain]
     changes += [getattr(component, _settled(component)) for component in typed]
     changes.append(header.catalog.change)  # a page was opened, or a run ended and taught us speeds
-    gr.on(changes, guess, form.inputs, expected, trigger_mode="always_last", **PRIVATE)
-    start.click(begin, form.inputs, [started, shown], **PRIVATE)
+    gr.on(changes, estimate, form.inputs, expected, trigger_mode="always_last", **PRIVATE)
+    start.click(queue_run, form.inputs, [started, shown], **PRIVATE)
     chosen = [form.preset, form.model_kind, form.model_text, form.method]
     gr.on(
         [form.preset.input, form.method.input], take_preset, chosen, form.outputs, **PRIVATE
-    ).then(guess, form.inputs, expected, **PRIVATE)
+    ).then(estimate, form.inputs, expected, **PRIVATE)
 
 
 def _settled(component: Any) -> str:

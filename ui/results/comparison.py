@@ -133,10 +133,10 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
     config = config_of(run)
     curves: dict[str, list[Point]] = {}
     minutes: dict[str, list[Point]] = {}
-    for one in points:
-        curves.setdefault(one["series"], []).append((one["step"], one["value"]))
-        if one["at_s"] is not None:
-            minutes.setdefault(one["series"], []).append((one["at_s"] / 60, one["value"]))
+    for point in points:
+        curves.setdefault(point["series"], []).append((point["step"], point["value"]))
+        if point["at_s"] is not None:
+            minutes.setdefault(point["series"], []).append((point["at_s"] / 60, point["value"]))
     tokens = training_tokens(points)
     origin = {
         "machine": machine_words(run),
@@ -144,7 +144,7 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
         "command": command(config) if config else "",
     }
     scores = {
-        (suite, name): one for suite in checks for name, one in scores_of(suite, checks[suite])
+        (suite, name): score for suite in checks for name, score in scores_of(suite, checks[suite])
     }
     return Subject(
         run=run,
@@ -153,11 +153,11 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
             _row(
                 store,
                 run,
-                one,
+                measured,
                 scores,
-                origin | {"training_tokens": _tokens_of(one["label"], tokens, config)},
+                origin | {"training_tokens": _tokens_of(measured["label"], tokens, config)},
             )
-            for one in store.measurements(run.id)
+            for measured in store.measurements(run.id)
         ],
         curves=curves,
         minutes=minutes,
@@ -187,8 +187,8 @@ def _row(
     speed = None
     if label == precision:
         speed = store.note(speed_note(model_key(store, run.id, precision, run.model)))
-    same = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
-    added = ("kl_low", "kl_high", "agreed_median")
+    stored = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
+    extras = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(
         run=run.id,
         model=model_name(run.model),
@@ -196,15 +196,15 @@ def _row(
         preset=run.preset,
         label=label,
         precision=precision,
-        **{name: measured[name] for name in same},
-        **{name: extra.get(name) for name in added},
+        **{name: measured[name] for name in stored},
+        **{name: extra.get(name) for name in extras},
         tokens_per_s=speed,
         run_seconds=run.worked_s,
         peak_bytes=run.peak_bytes,
         gpu_peak_bytes=run.gpu_peak_bytes,
         seed=run.config["seed"],
         **origin,
-        scores={suite: score for (suite, whose), score in scores.items() if whose == label},
+        scores={suite: score for (suite, checked), score in scores.items() if checked == label},
     )
 
 
@@ -216,8 +216,10 @@ def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
             continue
         suite = check.config["suite"]
         own = found.setdefault(check.parent_id, {}).setdefault(suite, {})
-        for precision, one in check_report.outcomes(suite, store.check_results(check.id)).items():
-            own.setdefault(precision, one)
+        for precision, outcomes in check_report.outcomes(
+            suite, store.check_results(check.id)
+        ).items():
+            own.setdefault(precision, outcomes)
     return found
 
 
@@ -241,10 +243,10 @@ def config_of(run: Run) -> RunConfig | None:
 
 def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
     """The settings in which two configs differ, in the order of the settings."""
-    usual = [dict(settings(preset(one.preset, one.method))) for one in (first, second)]
+    usual = [dict(settings(preset(config.preset, config.method))) for config in (first, second)]
     found = []
-    for (path, one), (_, other) in zip(settings(first), settings(second), strict=True):
-        values = (one["value"], other["value"])
+    for (path, spec), (_, other) in zip(settings(first), settings(second), strict=True):
+        values = (spec["value"], other["value"])
         if values[0] != values[1]:
             texts = (as_text(values[0]), as_text(values[1]))
             marks = (values[0] == usual[0][path]["value"], values[1] == usual[1][path]["value"])

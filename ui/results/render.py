@@ -83,7 +83,7 @@ def _artifact(row: ResultRow) -> Html:
 
 def _kl(row: ResultRow) -> Html:
     text = fixed(row.kl, 3)
-    return with_interval(text, row.kl_low, row.kl_high, lambda one: fixed(one, 3))
+    return with_interval(text, row.kl_low, row.kl_high, lambda value: fixed(value, 3))
 
 
 def _agreed(row: ResultRow) -> Html | str:
@@ -141,16 +141,16 @@ def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
             "empty", "No results yet.", "They appear here when a run has packed its first artifact."
         )
     chosen = [
-        one
-        for one in COLUMNS
-        if not brief or (not one.origin and any(one.key(row) is not None for row in rows))
+        column
+        for column in COLUMNS
+        if not brief or (not column.origin and any(column.key(row) is not None for row in rows))
     ]
     return table(
-        [one.name for one in chosen],
-        [[one.cell(row) for one in chosen] for row in rows],
-        numeric=[place for place, one in enumerate(chosen) if one.numeric],
+        [column.name for column in chosen],
+        [[column.cell(row) for column in chosen] for row in rows],
+        numeric=[place for place, column in enumerate(chosen) if column.numeric],
         class_="results",
-        keys=() if brief else [[one.key(row) for one in chosen] for row in rows],
+        keys=() if brief else [[column.key(row) for column in chosen] for row in rows],
     )
 
 
@@ -203,8 +203,8 @@ def csv_text(rows: Sequence[ResultRow]) -> str:
     """The rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    plain = [one.name for one in fields(ResultRow) if one.name != "scores"]
-    parts = [one.name for one in fields(Score)]
+    plain = [field.name for field in fields(ResultRow) if field.name != "scores"]
+    parts = [field.name for field in fields(Score)]
     writer.writerow([*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)])
     for row in rows:
         scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]

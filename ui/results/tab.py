@@ -25,8 +25,8 @@ SORT = """element.addEventListener('click', (event) => {
   const body = head.closest('table').tBodies[0];
   const key = (row) => row.cells[head.cellIndex].dataset.key ?? '';
   const compare = (a, b) => isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
-  const rows = [...body.rows].sort((one, other) => {
-    const [a, b] = [key(one), key(other)];
+  const rows = [...body.rows].sort((row, other) => {
+    const [a, b] = [key(row), key(other)];
     if (a === '' || b === '') return (a === '') - (b === '');
     return rising ? compare(a, b) : compare(b, a);
   });
@@ -145,8 +145,12 @@ def _subjects(app: App, chosen: Sequence[int] | None) -> list[Subject]:
 
 def _choices(app: App, chosen: Sequence[int] | None) -> Any:
     runs = comparison.comparable(app.store)
-    there = {run.id for run in runs}
-    kept = comparison.newest(runs) if chosen is None else [one for one in chosen if one in there]
+    comparable_ids = {run.id for run in runs}
+    kept = (
+        comparison.newest(runs)
+        if chosen is None
+        else [run_id for run_id in chosen if run_id in comparable_ids]
+    )
     choices = [(f"{parts.run_name(run)} {run.name}".strip(), run.id) for run in runs]
     return gr.update(choices=choices, value=kept)
 
@@ -162,7 +166,7 @@ def _show(
     subjects = _subjects(app, chosen)
     rows = [row for subject in subjects for row in subject.rows]
     curves = render_compare.series_choices(subjects)
-    known = [one for _, one in curves]
+    known = [name for _, name in curves]
     curve = series if series in known else next(iter(known), None)
     ids = [subject.run.id for subject in subjects]
     pair = (_kept(first, ids, 0), _kept(second, ids, -1))
@@ -207,5 +211,5 @@ def _overlay(app: App, chosen: Sequence[int] | None, series: str) -> Html:
 def _differences(app: App, first: int | None, second: int | None) -> Html:
     if first is None or second is None or first == second:
         return render_compare.one_run_only()
-    pair = {one.run.id: one for one in comparison.gather(app.store, [first, second])}
+    pair = {subject.run.id: subject for subject in comparison.gather(app.store, [first, second])}
     return render_compare.differences(pair[first], pair[second]) if len(pair) == 2 else Html()
