@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.evaluation import Marked, PromptResult, Verdict
 from upq.evaluation.wikitext import Chunk
 from upq.store import Store
@@ -60,8 +60,8 @@ class Lab:
 
     def checked(self, run_id: int, suite: str, results: dict[str, list[dict[str, Any]]]) -> None:
         """A finished check of a run. results: precision -> outcomes as JSON."""
-        config = {"suite": suite, "model": "bundled", "precisions": list(results), "limit": 0}
-        self.store.enqueue_check(config, run_id)
+        config = CheckConfig(suite=suite, precisions=tuple(results), run_id=run_id, model="bundled")
+        self.store.enqueue_check(config)
         check = self.store.claim("cpu@here:1", 1, 30.0)
         assert check is not None
         lease = self.store.lease(check)

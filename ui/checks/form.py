@@ -14,10 +14,10 @@ from ui.app_state import PRIVATE, App
 from ui.checks import render
 from ui.header import Header
 from ui.html import PRECISIONS, parts
+from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import (
     builtin_suite,
-    check_config,
     ifeval_suite,
     instruction_types,
     local_copy,
@@ -152,20 +152,19 @@ def enqueue(
     if not wanted:
         have = ", ".join(name for name in PRECISIONS if name in there)
         raise UserError("no_precision", f"No precision to check is chosen; there is {have}.")
-    model = parent.model if parent else "bundled"
-    config = check_config(
-        suite,
-        wanted,
-        parent.id if parent else None,
-        model,
+    config = CheckConfig(
+        suite=suite,
+        precisions=tuple(wanted),
+        run_id=parent.id if parent else None,
+        model=parent.model if parent else "bundled",
         path=str(Path(path).absolute()) if path else local_copy(suite),
         max_tokens=int(max_tokens),
         seed=int(seed),
         **{"per_subject" if suite == "mmlu" else "limit": int(amount)},
     )
     if path:
-        texts(suite, config["path"])  # say now what is wrong with it
-    return app.store.enqueue_check(config, parent.id if parent else None)
+        texts(suite, config.path)  # say now what is wrong with it
+    return app.store.enqueue_check(config)
 
 
 @lru_cache(maxsize=8)

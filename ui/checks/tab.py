@@ -20,6 +20,7 @@ from ui.checks.form import NAMES, NEWEST, texts
 from ui.checks.render import Filter
 from ui.header import Header
 from ui.html import parts, run_panel
+from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
 from upq.store import Run
@@ -135,14 +136,13 @@ def _chosen(app: App, run_id: int | None, check_id: int) -> Run | None:
 
 
 def _check_name(run: Run) -> str:
-    config = run.config
-    file = f" {Path(config['path']).name}" if config["path"] else ""
-    count, suite = config["limit"], config["suite"]
-    amount = f"first {count:,}" if count else "whole"
-    if suite == "mmlu":
-        amount = f"{config['per_subject']} per subject" if config["per_subject"] else "whole"
-    precisions = " ".join(config["precisions"])
-    return f"#{run.id} {NAMES[suite]}{file} · {amount} · {precisions} · {run.state}"
+    config = CheckConfig.from_values(run.config)
+    file = f" {Path(config.path).name}" if config.path else ""
+    amount = f"first {config.limit:,}" if config.limit else "whole"
+    if config.suite == "mmlu":
+        amount = f"{config.per_subject} per subject" if config.per_subject else "whole"
+    precisions = " ".join(config.precisions)
+    return f"#{run.id} {NAMES[config.suite]}{file} · {amount} · {precisions} · {run.state}"
 
 
 def _report(
@@ -153,7 +153,7 @@ def _report(
     now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
     if now_seen == seen:
         return Report.fill()
-    suite = run.config["suite"] if run else "builtin"
+    suite = CheckConfig.from_values(run.config).suite if run else "builtin"
     results = scores.outcomes(suite, app.store.check_results(run.id)) if run else {}
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
@@ -173,7 +173,8 @@ def _report(
 
 
 def _prompts(run: Run) -> dict[Hashable, str | mmlu.Question]:
+    config = CheckConfig.from_values(run.config)
     try:
-        return texts(run.config["suite"], run.config["path"])
+        return texts(config.suite, config.path)
     except UserError:
         return {}  # the suite cannot be read any more

@@ -9,7 +9,7 @@ from typing import Any
 
 from ui.app_state import speed_note
 from ui.html import METHOD_NAMES, Point, model_name, size
-from upq.config import RunConfig, as_text, command, preset, settings
+from upq.config import CheckConfig, RunConfig, as_text, command, preset, settings
 from upq.context import training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
@@ -214,7 +214,7 @@ def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
     for check in store.runs(limit=sys.maxsize, kind="check"):
         if check.state != "done" or check.parent_id not in run_ids:
             continue
-        suite = check.config["suite"]
+        suite = CheckConfig.from_values(check.config).suite
         own = found.setdefault(check.parent_id, {}).setdefault(suite, {})
         for precision, outcomes in check_report.outcomes(
             suite, store.check_results(check.id)

@@ -12,9 +12,9 @@ from tabulate import tabulate
 from upq.cli import chat as chatting
 from upq.cli import demo as demonstration
 from upq.cli import evaluate as eval_command
-from upq.config import RunConfig, preset, settings, with_settings
+from upq.config import CheckConfig, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
-from upq.evaluation import check_config, scores
+from upq.evaluation import scores
 from upq.jobs import follow, worker_main
 from upq.store import data_dir, open_store
 
@@ -132,11 +132,16 @@ def check(options: Any) -> int:
     """Put a suite to a run's models and print the scores."""
     folder = data_dir(options.data_dir)
     precisions = _precisions(options.precision)
-    model = open_store(folder).run(options.run).model
-    path = str(Path(options.path).absolute()) if options.path else None
-    values = {"max_tokens": options.max_tokens, "path": path, **_suite_options(options)}
-    config = check_config(options.suite, precisions, options.run, model, **values)
-    run, rows = follow.check(folder, options.run, config, print)
+    config = CheckConfig(
+        suite=options.suite,
+        precisions=tuple(precisions),
+        run_id=options.run,
+        model=open_store(folder).run(options.run).model,
+        path=str(Path(options.path).absolute()) if options.path else None,
+        max_tokens=options.max_tokens,
+        **_suite_options(options),
+    )
+    run, rows = follow.check(folder, config, print)
     _print_scores(options.suite, rows)
     _write(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1

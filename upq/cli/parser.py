@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from upq.cli import commands
-from upq.config import DEFAULT_METHOD, METHODS, PRESET_WORDS, PRESETS
-from upq.evaluation import SUITES
+from upq.config import DEFAULT_METHOD, METHODS, PRESET_WORDS, PRESETS, SUITES
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
-"""What a run may be asked for: every setting with its type, range and help, and the presets of the methods."""
+"""What a run may be asked for: every setting with its type, range and help, the presets, and what is checked."""
 
+from upq.config.checks import SUITES, TASKS, CheckConfig
 from upq.config.precision import PRECISIONS, QUANTIZED, Precision, PrecisionName
 from upq.config.presets import PRESET_WORDS, as_text, command, preset
 from upq.config.schema import (
@@ -24,7 +25,10 @@ __all__ = [
     "PRESETS",
     "PRESET_WORDS",
     "QUANTIZED",
+    "SUITES",
+    "TASKS",
     "BlockwiseConfig",
+    "CheckConfig",
     "DataConfig",
     "DistillConfig",
     "Int2Config",
