@@ -178,6 +178,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _public(run: Run) -> dict[str, Any]:
-    """A run without its worker. The config is JSON text: Gradio takes any {"path": ...} for a file."""
+    """Return what a program may know of a run: all but its worker.
+
+    The config is JSON text, because Gradio takes any {"path": ...} for a file.
+    """
     values = {key: value for key, value in dataclasses.asdict(run).items() if key not in HIDDEN}
     return values | {"config": json.dumps(run.config)}

@@ -102,12 +102,15 @@ class SecurityHeaders:
 
 
 def head() -> str:
-    """The style sheet for the page's head. Gradio's own `css` option rewrites selectors wrongly."""
+    """Return the style sheet for the page's head. Gradio's own `css` option rewrites selectors wrongly."""
     return tag("style", Html(STYLE_SHEET.read_text(encoding="utf-8")))
 
 
 def theme() -> Base:
-    """Flat, one accent, system fonts (so that no font is fetched); colours come from theme.css."""
+    """Return a flat theme with one accent and with system fonts, so that no font is fetched.
+
+    The colours come from theme.css.
+    """
     base = Base(
         primary_hue=colors.teal,
         neutral_hue=colors.slate,

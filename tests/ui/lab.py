@@ -36,7 +36,7 @@ class Lab:
         self.store = Store(folder / "upq.db", clock=lambda: self.now)
 
     def begun(self, config: RunConfig, name: str = "") -> tuple[int, Lease]:
-        """A run that a worker has just claimed."""
+        """Return the id and the lease of a run that a worker has just claimed."""
         run_id = self.store.enqueue(config, name=name)
         run = self.store.claim("cpu@here:1", 1, 30.0)
         assert run is not None
@@ -45,7 +45,7 @@ class Lab:
         return run_id, lease
 
     def done(self, config: RunConfig, name: str = "", scale: float = 1.0) -> int:
-        """A finished run of two minutes with curves and measurements; scale: of its KL."""
+        """Store a finished run of two minutes with curves and measurements, its KL times `scale`; return its id."""
         run_id, lease = self.begun(config, name)
         lease.stage("int2", 2)
         for step in range(12):
@@ -59,7 +59,7 @@ class Lab:
         return run_id
 
     def checked(self, run_id: int, suite: str, results: dict[str, list[dict[str, Any]]]) -> None:
-        """A finished check of a run. results: precision -> outcomes as JSON."""
+        """Store a finished check of a run. results holds the outcomes of each precision as JSON."""
         config = CheckConfig(suite=suite, precisions=tuple(results), run_id=run_id, model="bundled")
         self.store.enqueue_check(config)
         check = self.store.claim("cpu@here:1", 1, 30.0)
@@ -72,7 +72,7 @@ class Lab:
 
 
 def measurement(label: str, kl: float) -> dict[str, Any]:
-    """One measured model; the held-out answers are the same for all."""
+    """Return one measured model; the held-out answers are the same for all."""
     precision = label.removeprefix("RTN ")
     fidelity = {"kl": kl, "kl_low": 0.9 * kl, "kl_high": 1.1 * kl, "kl_p95": 3 * kl}
     return fidelity | {
@@ -89,7 +89,7 @@ def measurement(label: str, kl: float) -> dict[str, Any]:
 
 
 def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any]]:
-    """The outcomes of a suite with one instruction a prompt."""
+    """Return the outcomes of a suite with one instruction a prompt."""
     found = []
     for key, is_followed in enumerate(followed):
         verdict = Verdict(
@@ -100,7 +100,7 @@ def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any
 
 
 def marks(*right: bool) -> list[dict[str, Any]]:
-    """The outcomes of MMLU."""
+    """Return the outcomes of MMLU."""
 
     def scores(is_right: bool) -> tuple[float, ...]:
         return (0.0, -1.0, -2.0, -3.0) if is_right else (-9.0, 0.0, -1.0, -2.0)
@@ -112,5 +112,5 @@ def marks(*right: bool) -> list[dict[str, Any]]:
 
 
 def chunks(*nll_per_token: float) -> list[dict[str, Any]]:
-    """The outcomes of WikiText-2."""
+    """Return the outcomes of WikiText-2."""
     return [Chunk(nll=nll * 2047, tokens=2047).to_json() for nll in nll_per_token]

@@ -46,7 +46,7 @@ def app(tmp_path: Path) -> Iterator[App]:
 
 @pytest.fixture
 def runs(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> tuple[int, int]:
-    """Two runs of the tiny model, each with both artifacts."""
+    """Store two runs of the tiny model, each with both artifacts."""
     return stored_run(app.store, tiny, tiny_model_dir), stored_run(app.store, tiny, tiny_model_dir)
 
 
@@ -65,7 +65,7 @@ def answered(app: App, turn: Turn) -> Turn:
 
 
 def questions(turn: Turn) -> list[list[str]]:
-    """What each column was asked."""
+    """Return what each column was asked."""
     return [
         [message["content"] for message in turn.histories[precision] if message["role"] == "user"]
         for precision in PRECISIONS
@@ -147,7 +147,7 @@ def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> No
 def revisions(
     app: App, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str | None, int]:
-    """A run of each of two revisions of one source, and one of its default revision."""
+    """Queue a run of each of two revisions of one source, and one of its default revision."""
     monkeypatch.setattr(served.loading, "load", lambda source, *, revision=None: load(source))
     return {
         name: app.store.enqueue(tiny_config(tiny_model_dir, model__revision=name))

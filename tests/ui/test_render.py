@@ -27,7 +27,7 @@ HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp
 
 
 class Structure(HTMLParser):
-    """Collects the tags and attributes that a browser would see, and checks that they nest."""
+    """The tags and attributes that a browser would see; they are checked to nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def a_result(key: int, strict: bool | None, response: str = "answer") -> PromptR
 
 
 def everything_with(text: str) -> list[Html]:
-    """Every renderer, fed with one text wherever a text can come from outside."""
+    """Call every renderer with one text wherever a text can come from outside."""
     run = a_run(
         state="failed",
         model=text,

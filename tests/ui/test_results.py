@@ -45,7 +45,7 @@ def only(subjects: list[Subject], label: str) -> ResultRow:
 
 
 def renderings(subjects: list[Subject]) -> list[Html]:
-    """Everything that shows the runs."""
+    """Return everything that shows the runs."""
     rows = [row for subject in subjects for row in subject.rows]
     return [
         render.results_table(rows),

@@ -34,7 +34,7 @@ VIEWS = ("text", "word difference")
 
 @dataclass
 class Pane(Outputs):
-    """One column's components."""
+    """The components of one column."""
 
     head: gr.HTML
     body: gr.HTML
@@ -46,7 +46,7 @@ Panes = dict[Precision, Pane]
 
 @dataclass
 class Sent(Outputs):
-    """What sending a message changes at once."""
+    """The components that change as soon as a message is sent."""
 
     turn: gr.State
     message: gr.Textbox
@@ -58,7 +58,7 @@ class Sent(Outputs):
 class Change:
     """What a handler changes of the whole tab; the rest stays as it is.
 
-    columns: what changes in the panes, by the names of a Pane's components.
+    columns holds what changes in each pane, by the names of a Pane's components.
     """
 
     columns: dict[Precision, dict[str, Any]] = field(default_factory=dict)
@@ -182,7 +182,7 @@ def _wire_send(app: App, header: Header, panes: Panes, controls: Controls, turn:
 
 
 def _everything(panes: Panes, controls: Controls, turn: gr.State) -> list[Any]:
-    """The components that a Change has values for."""
+    """Return the components that a Change has values for."""
     columns = [panes[precision].outputs for precision in PRECISIONS]
     return [*chain.from_iterable(columns), controls.send, turn]
 
@@ -196,9 +196,9 @@ def _send(
     system: str,
     *decoding: Any,
 ) -> list[Any]:
-    """Start a turn: for Sent the turn, the emptied box and Send disabled, or what was wrong with the message.
+    """Start a turn; return values for Sent: the turn, the emptied box and Send disabled, or what was wrong.
 
-    It goes on where the turn before ended, unless other models answer now: then the columns start over.
+    The turn goes on where the one before ended, unless other models answer now: then the columns start over.
     """
     run = app.context_run(chosen)
     run_id = run.id if run else None
@@ -224,7 +224,7 @@ def _send(
 
 
 def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
-    """Stream one column: head, body and its Stop button; its messages are kept in the turn."""
+    """Stream one column: its head, its body and its Stop button. The turn keeps the messages."""
     yield Pane.fill()  # a listener that yields nothing would empty its column
     if turn is None or not turn.claim(precision):
         return
@@ -240,7 +240,7 @@ def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
 
 
 def _settle(app: App, turn: Turn | None, chosen: int | None) -> Change:
-    """After a column's answer: wipe what an abandoned one drew last; enable Send when all are done."""
+    """After a column's answer, wipe what an abandoned one drew last, and enable Send when all are done."""
     change = _show(app, turn, chosen)
     if turn and turn.is_over and not turn.abandoned:
         change.send = gr.update(interactive=True)
@@ -248,7 +248,7 @@ def _settle(app: App, turn: Turn | None, chosen: int | None) -> Change:
 
 
 def _bodies(turn: Turn | None, view: View) -> list[Any]:
-    """All columns in a view; a column without messages, or while one answers, keeps what it shows."""
+    """Draw all columns in a view. A column without messages, or while one answers, keeps what it shows."""
     if turn is None or not turn.is_over:
         return [gr.skip() for _ in PRECISIONS]
     reference = turn.histories.get("FP16", [])
@@ -302,7 +302,7 @@ def _start_over(app: App, turn: Turn | None, chosen: int | None) -> Change:
 
 
 def _show(app: App, turn: Turn | None, chosen: int | None) -> Change:
-    """Columns, Send and the turn after a change: all start over if a column's model is another one now."""
+    """Return columns, Send and turn after a change: all start over if another model answers in a column now."""
     if turn and not turn.goes_on_with(models_behind(app, chosen)):
         return _start_over(app, turn, chosen)
     return Change(_open_columns(app, turn, chosen))
@@ -311,7 +311,7 @@ def _show(app: App, turn: Turn | None, chosen: int | None) -> Change:
 def _open_columns(
     app: App, turn: Turn | None, chosen: int | None
 ) -> dict[Precision, dict[str, Any]]:
-    """Columns without a conversation: open, waiting for their artifact, or in training."""
+    """Draw the columns without a conversation: they are open, wait for their artifact, or it is in training."""
     columns: dict[Precision, dict[str, Any]] = {}
     for precision in PRECISIONS:
         if turn and turn.occupies(precision):

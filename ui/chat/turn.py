@@ -25,10 +25,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Turn:
-    """One message on its way to the columns: what they need, how they are told to stop, what they said.
+    """One message on its way to the columns: what they need, how they are told to stop, what they answered.
 
-    run_id: the run whose models answer, None for the bundled FP16 model; models: which model stands behind each
-    column that answers; histories: the messages of each column, those of earlier turns included.
+    run_id is the run whose models answer, None for the bundled FP16 model; models tells which model stands behind each
+    column that answers; histories holds the messages of each column, those of earlier turns included.
     """
 
     message: str
@@ -44,13 +44,13 @@ class Turn:
     _claimed: set[Precision] = field(default_factory=set)
 
     def claim(self, precision: Precision) -> bool:
-        """Whether this column still has to answer; true only once."""
+        """Tell whether this column still has to answer; that is true only once."""
         is_new = precision not in self._claimed
         self._claimed.add(precision)
         return is_new
 
     def may_start(self, precision: Precision) -> bool:
-        """One at a time: whether all columns to the left are done."""
+        """Tell whether a column may answer now: one at a time, all columns to its left have to be done."""
         before = PRECISIONS[: PRECISIONS.index(precision)]
         return not self.one_at_a_time or all(self.done[name].is_set() for name in before)
 
@@ -65,11 +65,11 @@ class Turn:
         self.stop_all()
 
     def goes_on_with(self, models: Mapping[Precision, ModelKey]) -> bool:
-        """Whether every column that answers in this turn still has its model in `models`."""
+        """Tell whether every column that answers in this turn still has its model in `models`."""
         return all(models.get(precision) == model for precision, model in self.models.items())
 
     def occupies(self, precision: Precision) -> bool:
-        """Whether the column shows this conversation: it spoke, or is about to."""
+        """Tell whether the column shows this conversation: it spoke, or is about to."""
         answering = precision in self.models and not self.done[precision].is_set()
         return answering or bool(self.histories.get(precision))
 
@@ -95,7 +95,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Progress:
-    """One picture of a column that is answering."""
+    """What a column shows at one moment of its answer."""
 
     messages: list[Message]
     busy: str
@@ -103,7 +103,7 @@ class Progress:
 
 
 def column(app: App, precision: Precision, chosen: int | None) -> Column:
-    """Whether and from where a column can answer, for the chosen run or none."""
+    """Tell whether and from where a column can answer, for the chosen run or none."""
     run = app.context_run(chosen)
     source = run.model if run else "bundled"
     run_id = run.id if run else None
@@ -135,13 +135,13 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
 
 
 def models_behind(app: App, chosen: int | None) -> dict[Precision, ModelKey]:
-    """Which model answers in each column that can answer now, for the chosen run or none."""
+    """Tell which model answers in each column that can answer now, for the chosen run or none."""
     columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
     return {precision: state.key for precision, state in columns.items() if state.source}
 
 
 def badge_of(served: Served) -> Badge:
-    """The measured numbers of a loaded model."""
+    """Return the measured numbers of a loaded model."""
     return {
         "size_bytes": served.size_bytes,
         "memory_bytes": served.memory_bytes,
@@ -153,7 +153,7 @@ def badge_of(served: Served) -> Badge:
 
 
 def checked_message(text: str) -> str:
-    """The message without outer blanks. Raises UserError for an empty or oversized one."""
+    """Return the message without outer blanks. Raises UserError for an empty or oversized one."""
     text = text.strip()
     if not text:
         raise UserError("empty_message", "The message is empty.", "Write something to answer.")
@@ -166,9 +166,9 @@ def checked_message(text: str) -> str:
 def answer(
     app: App, turn: Turn, precision: Precision, chosen: int | None, history: Sequence[Message]
 ) -> Iterator[Progress]:
-    """Pictures of the column until its answer is complete; the last one has over=True.
+    """Yield what the column shows until its answer is complete; the last one has over=True.
 
-    Always ends the column's part of the turn, also if the page is closed in the middle.
+    The column's part of the turn always ends, also if the page is closed in the middle.
     """
     asked: list[Message] = [*history, {"role": "user", "content": turn.message}]
     try:
@@ -182,7 +182,7 @@ def answer(
 
 
 def _failure(error: Exception) -> Message:
-    """The error as a message of the column; details of an unexpected one go to the log."""
+    """Return the error as a message of the column; details of an unexpected one go to the log."""
     if not isinstance(error, UserError):
         _logger.error("a chat column failed", exc_info=error)
         what = f"This column stopped at an unexpected error ({type(error).__name__})."
@@ -220,14 +220,14 @@ def _answer(
 
 
 def _keep_badge(app: App, key: ModelKey, served: Served) -> None:
-    """What is known of a loaded model; timings stay as long as the same backend computes."""
+    """Keep what is known of a loaded model; timings stay as long as the same backend computes."""
     known: Badge = app.badges.get(key, {})
     timings: Badge = known if known.get("backend") == served.backend else {}
     app.badges[key] = {**timings, **badge_of(served)}
 
 
 def _keep_timing(app: App, key: ModelKey, piece: Piece, fair: bool) -> None:
-    """The speed so far, for the badge; a fair one of a whole answer for the results too.
+    """Keep the speed so far for the badge, and a fair one of a whole answer for the results too.
 
     A short answer replaces no earlier figure.
     """
@@ -265,7 +265,7 @@ def _reply(piece: Piece) -> Message:
 
 
 def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:
-    """What the model reads: roles and texts; a failed answer and its question are left out."""
+    """Return what the model reads: roles and texts. A failed answer and its question are left out."""
     conversation: list[dict[str, str]] = (
         [{"role": "system", "content": system}] if system.strip() else []
     )
@@ -278,5 +278,5 @@ def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, 
 
 
 def decoding_of(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> Decoding:
-    """Settings of the form as a Decoding. Raises UserError("bad_decoding")."""
+    """Return settings of the form as a Decoding. Raises UserError("bad_decoding")."""
     return Decoding(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)

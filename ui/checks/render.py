@@ -25,12 +25,12 @@ Results = Mapping[str, Sequence[Any]]
 
 
 def hint(text: str) -> Html:
-    """A line in small grey letters."""
+    """Draw a line in small grey letters."""
     return tag("p", text, class_="hint")
 
 
 def scores_table(suite: str, results: Results) -> Html:
-    """A row of scores a precision: 95 % intervals below each score, and the test against FP16."""
+    """Draw a row of scores for each precision: 95 % intervals below each score, and the test against FP16."""
     if not results:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
     rows = [scores.readable(suite, row) for row in scores.rows(suite, results)]
@@ -60,7 +60,7 @@ def _order(results: Results) -> list[str]:
 
 
 def bars(suite: str, results: Results) -> Html:
-    """Share of items passed, one group of bars for each instruction type or subject."""
+    """Draw the share of items passed, one group of bars for each instruction type or subject."""
     if suite == "wikitext2":
         return hint("A perplexity is of the whole text; there is nothing to list.")
     counts = {precision: _groups(suite, results[precision]) for precision in _order(results)}
@@ -90,7 +90,7 @@ def _bar(precision: str, share: Share | None) -> Html:
 
 
 def flip_line(suite: str, results: Results) -> Html:
-    """How many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
+    """Tell how many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
     if suite == "wikitext2":
         return Html()
     rows = [row for row in scores.rows(suite, results) if "p" in row]
@@ -111,14 +111,14 @@ def flip_line(suite: str, results: Results) -> Html:
 
 
 def _item(outcome: PromptResult | Marked) -> tuple[Hashable, bool | None]:
-    """(what names an item within its suite, whether it was passed)."""
+    """Return what names an item within its suite, and whether it was passed."""
     if isinstance(outcome, Marked):
         return (outcome.subject, outcome.key), outcome.correct
     return outcome.key, outcome.strict
 
 
 def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
-    """Names of the prompts or questions to list, in suite order."""
+    """Return the names of the prompts or questions to list, in suite order."""
     passed = {name: dict(map(_item, results[name])) for name in _order(results)}
     keys = list(dict.fromkeys(key for outcomes in passed.values() for key in outcomes))
     verdicts = {key: {outcomes.get(key) for outcomes in passed.values()} for key in keys}
@@ -132,7 +132,7 @@ def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
 def prompt_list(
     results: Results, prompts: Mapping[Hashable, str | Question], choice: Filter, limit: int
 ) -> Html:
-    """The chosen prompts or questions with a mark for each precision; what the models answered folds out."""
+    """Draw the chosen prompts or questions with a mark for each precision; what the models answered folds out."""
     if not results:
         return Html()
     keys = chosen_keys(results, choice)
@@ -163,7 +163,7 @@ def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
 
 
 def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
-    """A question of MMLU: the choices, the right one marked, and who took which."""
+    """Draw a question of MMLU: the choices, the right one marked, and who took which."""
     takers = {
         index: [_model(name) for name, marked in found.items() if marked.choice == index]
         for index in range(len(asked.choices))
@@ -218,7 +218,7 @@ def _chip(verdict: Verdict) -> Html:
 
 
 def unavailable_types(types: Mapping[str, str | None]) -> Html:
-    """Instruction types that this machine cannot judge, and why."""
+    """List the instruction types that this machine cannot judge, and why."""
     missing = {name: reason for name, reason in types.items() if reason}
     if not missing:
         return tag("p", f"All {len(types)} instruction types can be judged here.", class_="hint")

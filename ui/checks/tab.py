@@ -31,7 +31,7 @@ PAGE = 25
 
 @dataclass
 class Choice(Outputs):
-    """Which check is shown; `chosen` is apart from the selector for the reason that ui.header gives."""
+    """Which check is shown. `chosen` is apart from the selector for the reason that ui.header gives."""
 
     chosen: gr.State
     selector: gr.Dropdown
@@ -39,7 +39,7 @@ class Choice(Outputs):
 
 @dataclass
 class Report(Outputs):
-    """What a check run shows, filled by `_report`. seen: what it shows, so that the same is not drawn twice."""
+    """What a check run shows, filled by `_report`. seen holds what is shown, so that the same is not drawn twice."""
 
     summary: gr.HTML
     cancel: gr.Button

@@ -18,9 +18,9 @@ Scale = Callable[[Sequence[float]], Axis]
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve: points are (x, y); kind is a colour class such as "int4".
+    """A named curve. points are (x, y); kind is a colour class such as "int4".
 
-    label: what stands at its end; quiet: no end mark and no place in the legend.
+    label stands at its end; a quiet curve has no end mark and no place in the legend.
     """
 
     name: str
@@ -52,7 +52,7 @@ def line_chart(
     x_scale: Scale = ends_axis,
     y_scale: Scale = linear_axis,
 ) -> Html:
-    """Curves over a common axis with a legend that carries the latest values."""
+    """Draw curves over a common axis with a legend that carries the latest values."""
     drawn = [replace(curve, points=thin(sorted(curve.points))) for curve in series if curve.points]
     if not drawn:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
@@ -96,9 +96,9 @@ def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html
 def block_chart(
     title: str, kind: str, before: dict[int, float], after: dict[int, float], *, blocks: int = 0
 ) -> Html:
-    """Reconstruction error of each decoder block before and after training, on a log scale.
+    """Draw the reconstruction error of each decoder block before and after training, on a log scale.
 
-    blocks: how many decoder blocks the model has, so that the bars stand still while they appear.
+    blocks is how many decoder blocks the model has, so that the bars stand still while they appear.
     """
     if not before and not after:
         return _frame(
@@ -150,7 +150,7 @@ def scatter(
     higher_is_better: bool = False,
     empty: str,
 ) -> Html:
-    """Named points, less x is better. The Pareto front is drawn and its points are named below.
+    """Draw named points, less x is better. The Pareto front is drawn and its points are named below.
 
     A y where less is better has a logarithmic axis, with 0 at its lower end.
     """

@@ -25,7 +25,7 @@ class Html(markupsafe.Markup):
 
     @classmethod
     def escape(cls, value: object, /) -> Html:
-        """The value as markup: Html stays, everything else is shown as plain text."""
+        """Return the value as markup: Html stays, everything else is shown as plain text."""
         return value if isinstance(value, Html) else cls(markupsafe.escape(visible(str(value))))
 
 
@@ -41,17 +41,17 @@ def _visible_character(character: str) -> str:
 
 
 def escape(value: object) -> Html:
-    """The value as markup: Html stays, everything else is shown as plain text."""
+    """Return the value as markup: Html stays, everything else is shown as plain text."""
     return Html.escape(value)
 
 
 def join(children: Iterable[object], separator: object = "") -> Html:
-    """Children one after another; None is left out."""
+    """Put children one after another; None is left out."""
     return escape(separator).join(escape(child) for child in children if child is not None)
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. `class_` becomes class, `data_run` data-run; None and False leave one out."""
+    """Build an element. `class_` becomes class, `data_run` data-run; None and False leave one out."""
     rendered = "".join(
         _attribute(key, value)
         for key, value in attributes.items()
@@ -62,6 +62,6 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def _attribute(key: str, value: object) -> str:
-    """An attribute; markup is no value of one, so Html is escaped as well."""
+    """Write an attribute. Markup is no value of one, so Html is escaped as well."""
     name = key.rstrip("_").replace("_", "-")
     return f" {name}" if value is True else f' {name}="{escape(str(value))}"'

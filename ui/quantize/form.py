@@ -68,7 +68,7 @@ SECTIONS = {
 
 @dataclass
 class RunForm:
-    """The form's components. fields: path of a setting -> its component."""
+    """The form's components. fields holds the component of each setting by the setting's path."""
 
     model_kind: gr.Radio
     model_text: gr.Textbox
@@ -80,7 +80,7 @@ class RunForm:
 
     @property
     def named(self) -> dict[str, Any]:
-        """Name of each component that holds a value -> the component; those of `fields` by their paths."""
+        """The components that hold a value, by name; those of `fields` by their paths."""
         return {
             "model_kind": self.model_kind,
             "model_text": self.model_text,
@@ -101,11 +101,14 @@ class RunForm:
         return [*self.inputs, self.data_fields]
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
-        """The values of `inputs` by name."""
+        """Return the values of `inputs` by name."""
         return dict(zip(self.named, values, strict=True))
 
     def fill(self, values: dict[str, Any]) -> list[Any]:
-        """Named values in the order of `outputs`; what the data are read by shows where data come from elsewhere."""
+        """Return named values in the order of `outputs`.
+
+        The fields that describe the data are shown where the data are not the built-in prompts.
+        """
         shows_data = gr.update(visible=values["data_source"] != "builtin")
         return [*(values[name] for name in self.named), shows_data]
 
@@ -188,7 +191,7 @@ def _info(spec: dict[str, Any]) -> str:
 
 
 def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
-    """The form's values as a config. Raises UserError("bad_config")."""
+    """Return the form's values as a config. Raises UserError("bad_config")."""
     chosen = form.read(values)
     source = (chosen["model_text"] or "").strip()
     if chosen["model_kind"] == "bundled":
@@ -207,12 +210,12 @@ def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
 
 
 def values_of(form: RunForm, config: RunConfig) -> list[Any]:
-    """What to show for a config: values for `form.outputs`."""
+    """Return what to show for a config: values for `form.outputs`."""
     return form.fill(_shown(form, config))
 
 
 def _shown(form: RunForm, config: RunConfig) -> dict[str, Any]:
-    """What each component shows for a config, by name."""
+    """Return what each component shows for a config, by name."""
     known = {path: spec["value"] for path, spec in settings(config)}
     source = config.model.source
     looks_local = source.startswith(("/", ".", "~")) or source.endswith(".gguf")
@@ -231,18 +234,18 @@ def _shown(form: RunForm, config: RunConfig) -> dict[str, Any]:
 def preset_values(
     form: RunForm, name: str, model_kind: str, model_text: str, method: str
 ) -> list[Any]:
-    """The settings that a preset and a method stand for; the chosen model stays."""
+    """Return values for the settings that a preset and a method stand for; the chosen model stays."""
     model = {"model_kind": model_kind, "model_text": model_text}
     return form.fill(_shown(form, preset(name, method)) | model)
 
 
 def config_of_run(values: dict[str, Any]) -> RunConfig:
-    """The config that a run was started with."""
+    """Return the config that a run was started with."""
     return RunConfig.from_values(values)
 
 
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
-    """Time, memory and sizes of the run that the form describes, or what is wrong with it."""
+    """Draw time, memory and sizes of the run that the form describes, or what is wrong with it."""
     try:
         config = config_of(form, values)
         runs = app.store.runs(kind="quantize")  # a model of another size would mislead
@@ -253,7 +256,7 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 
 
 def start_words(app: App, run_id: int) -> str:
-    """ "Run 4 started." or "Run 4 is queued as number 2."."""
+    """Tell that a run has started, or its place in the queue."""
     position = app.store.queue_position(run_id)
     busy = app.store.live_run() is not None
     method = METHOD_NAMES[app.store.run(run_id).method]

@@ -27,7 +27,7 @@ NEWEST = 0
 
 @dataclass
 class Panel(Outputs):
-    """The live panel, filled by `_panel`. seen: what it shows, so that the same is not drawn twice."""
+    """The live panel, filled by `_panel`. seen holds what is shown, so that the same is not drawn twice."""
 
     summary: gr.HTML
     charts: gr.HTML
@@ -113,7 +113,7 @@ def _wire_form(
 
 
 def _settled(component: Any) -> str:
-    """The event that says a person is done with a field: text is judged when it is left."""
+    """Name the event that tells that a person is done with a field: text is judged when it is left."""
     return "blur" if isinstance(component, gr.Textbox | gr.Number) else "input"
 
 
@@ -149,7 +149,7 @@ def _wire_panel(
 
 
 def _chosen(app: App, run_id: int) -> Run | None:
-    """The run to show: the opened one, else the live one, else the newest quantization."""
+    """Return the run to show: the opened one, else the live one, else the newest quantization."""
     if run_id != NEWEST:
         try:
             return app.store.run(run_id)
@@ -207,7 +207,7 @@ def _wire_history(
 
 
 def _act(app: App, action: str, run_id: int) -> tuple[Any, Any, Any]:
-    """Carry out a button of the history: what to say, which run to show, which to start from."""
+    """Carry out a button of the history; return a message, the run to show and the run to start from."""
     run = app.store.run(run_id)
     if action == "resume":
         return parts.notice("done", app.store.resume(run.id)), run.id, gr.skip()
@@ -231,7 +231,7 @@ def _history(app: App) -> Any:
 
 
 def _open_live(app: App, event: gr.EventData) -> Any:
-    """Where the header's link to the live run leads."""
+    """Follow the header's link to the live run: return the tab to open and the run to show."""
     _, run_id = clicked_run(event)
     try:
         run = app.store.run(run_id)

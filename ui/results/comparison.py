@@ -31,7 +31,7 @@ Checks = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and of how many trials."""
+    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and the number of trials."""
 
     value: float
     low: float
@@ -41,7 +41,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One artifact or baseline of one run; None is "not measured". scores: suite -> outcome of its newest check."""
+    """One artifact or baseline of one run; None means that something was not measured.
+
+    scores holds the outcome of the newest check of each suite.
+    """
 
     run: int
     model: str
@@ -78,8 +81,10 @@ class ResultRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One compared run. slot: its colour class; curves: series -> (step, value); minutes: series -> (minutes that the
-    run had been worked on, value), without the points of which that is not known; config: None if unreadable.
+    """One compared run.
+
+    slot is its colour class. curves holds (step, value) for each series, minutes holds (minutes that the run had been
+    worked on, value), without the points of which that is not known. config is None if it cannot be read.
     """
 
     run: Run
@@ -94,13 +99,13 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """E.g. "#4 UPQ"; short enough for a legend."""
+        """A name short enough for a legend, such as "#4 UPQ"."""
         return f"#{self.run.id} {METHOD_NAMES.get(self.run.method, self.run.method)}"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that two runs differ in, as text; usual: whether it is the value of the run's preset."""
+    """A setting that two runs differ in, as text. usual tells whether it is the value of the run's preset."""
 
     path: str
     values: tuple[str, str]
@@ -108,18 +113,18 @@ class Setting:
 
 
 def comparable(store: Store) -> list[Run]:
-    """The quantization runs that have begun, newest first."""
+    """Return the quantization runs that have begun, newest first."""
     return [run for run in store.runs(limit=sys.maxsize, kind="quantize") if run.started_at]
 
 
 def newest(runs: Sequence[Run]) -> list[int]:
-    """Ids of the newest finished runs of the model that was finished last, newest first."""
+    """Return the ids of the newest finished runs of the model that was finished last, newest first."""
     done = [run for run in runs if run.state == "done"]
     return [run.id for run in done if run.model == done[0].model][:MAX_RUNS]
 
 
 def gather(store: Store, run_ids: Sequence[int]) -> list[Subject]:
-    """The chosen runs in the order of their numbers; ones that are gone are left out."""
+    """Return the chosen runs in the order of their numbers; ones that are gone are left out."""
     checks = _newest_checks(store, set(run_ids))
     runs = {run.id: run for run in comparable(store) if run.id in set(run_ids)}
     return [
@@ -169,7 +174,10 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
 
 
 def _tokens_of(label: str, tokens: Mapping[str, int], config: RunConfig | None) -> int | None:
-    """Tokens that an artifact was calibrated with and trained on; INT2 that starts from INT4 has had INT4's too."""
+    """Count the tokens that an artifact was calibrated with and trained on.
+
+    INT2 that starts from INT4 has had INT4's too.
+    """
     names = {"INT4": ["int4"], "INT2": ["int2"]}.get(label, [])
     if label == "INT2" and config and config.int2.start == "int4":
         names.append("int4")
@@ -209,7 +217,10 @@ def _row(
 
 
 def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
-    """Run id -> what was checked; a precision that the newest check of a suite left out comes from an older one."""
+    """Return what was checked of each run.
+
+    A precision that the newest check of a suite left out comes from an older one.
+    """
     found: dict[int, Checks] = {}
     for check in store.runs(limit=sys.maxsize, kind="check"):
         if check.state != "done" or check.parent_id not in run_ids:
@@ -224,7 +235,7 @@ def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
 
 
 def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Score]]:
-    """(precision, its score) of a suite's outcomes."""
+    """Yield each precision with its score, of a suite's outcomes."""
     name, count = FIGURES[suite]
     for row in check_report.rows(suite, found):
         yield (
@@ -234,7 +245,7 @@ def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[
 
 
 def config_of(run: Run) -> RunConfig | None:
-    """The run's config as this version understands it; None if it does not."""
+    """Return the run's config as this version understands it; None if it does not."""
     try:
         return RunConfig.from_values(run.config)
     except UserError:
@@ -242,7 +253,7 @@ def config_of(run: Run) -> RunConfig | None:
 
 
 def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
-    """The settings in which two configs differ, in the order of the settings."""
+    """Return the settings in which two configs differ, in the order of the settings."""
     usual = [dict(settings(preset(config.preset, config.method))) for config in (first, second)]
     found = []
     for (path, spec), (_, other) in zip(settings(first), settings(second), strict=True):
@@ -255,13 +266,13 @@ def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
 
 
 def same_yardstick(subjects: Sequence[Subject]) -> bool:
-    """Whether all runs were measured on the same held-out answers: FP16's own perplexity of them tells."""
+    """Tell whether all runs were measured on the same held-out answers, by FP16's own perplexity of them."""
     reference = (row for subject in subjects for row in subject.rows if row.label == "FP16")
     return len({(row.model, row.tokens, round(row.ppl or 0.0, 6)) for row in reference}) < 2
 
 
 def machine_words(run: Run) -> str:
-    """The machine that the run was last executed on, "" for runs of before this was kept."""
+    """Describe the machine that the run was last executed on; "" for runs of before this was kept."""
     if not run.environments:
         return ""
     machine = run.environments[-1]["machine"]
@@ -273,7 +284,7 @@ def machine_words(run: Run) -> str:
 
 
 def commit_words(run: Run) -> str:
-    """The commit that the run was last executed at, else the version; "" if that was not kept."""
+    """Return the commit that the run was last executed at, else the version; "" if that was not kept."""
     if not run.environments:
         return ""
     last = run.environments[-1]

@@ -29,7 +29,10 @@ from ui.results.comparison import ResultRow, Score
 
 @dataclass(frozen=True)
 class Measure:
-    """Something to set against size. value: of a row, None where it was not measured; how to get it, if it was not."""
+    """Something to set against size.
+
+    value returns the measure of a row, None where it was not measured; missing tells how to get it then.
+    """
 
     title: str
     value: Callable[[ResultRow], float | None]
@@ -59,8 +62,10 @@ SUITES = {"wikitext2": "WikiText-2", "mmlu": "MMLU", "ifeval": "IFEval", "builti
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. key: what it is sorted by, None where there is no value; origin: about where a row comes
-    from, which a report says elsewhere.
+    """A column of the table.
+
+    key returns what a row is sorted by, None where there is no value. origin marks a column about where a row comes
+    from, which a report tells elsewhere.
     """
 
     name: str
@@ -132,9 +137,9 @@ COLUMNS = (
 
 
 def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
-    """Every artifact and baseline side by side; a click on a column's head sorts by it.
+    """Draw every artifact and baseline side by side; a click on a column's head sorts by it.
 
-    brief: for paper, without the columns that are empty or about where the rows come from, and without sorting.
+    brief is for paper: without the columns that are empty or about where the rows come from, and without sorting.
     """
     if not rows:
         return notice(
@@ -155,7 +160,7 @@ def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
 
 
 def score_cell(suite: str, score: Score | None) -> Html:
-    """A suite's figure with its interval and the number of trials; a dash where it was not measured."""
+    """Draw a suite's figure with its interval and the number of trials; a dash where it was not measured."""
     if score is None:
         return Html(NO_VALUE)
     measure = MEASURES[suite]
@@ -166,7 +171,7 @@ def score_cell(suite: str, score: Score | None) -> Html:
 def with_interval(
     text: str, low: float | None, high: float | None, write: Callable[[float], str]
 ) -> Html:
-    """A figure and, where it is known and not a point, its 95 % interval."""
+    """Draw a figure and, where it is known and not a point, its 95 % interval."""
     if low is None or high is None or low == high:
         return join([text])
     ends = f" {write(low).removesuffix(' %')}\u2013{write(high)}"
@@ -174,7 +179,7 @@ def with_interval(
 
 
 def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
-    """Size on disk against one of MEASURES, FP16 once for each model."""
+    """Draw size on disk against one of MEASURES, FP16 once for each model."""
     chosen = MEASURES[measure]
     models = {row.model for row in rows}
     dots: dict[str, Dot] = {}
@@ -200,7 +205,7 @@ def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
 
 
 def csv_text(rows: Sequence[ResultRow]) -> str:
-    """The rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
+    """Return the rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     plain = [field.name for field in fields(ResultRow) if field.name != "scores"]
@@ -213,6 +218,6 @@ def csv_text(rows: Sequence[ResultRow]) -> str:
 
 
 def _csv_cell(value: object) -> object:
-    """A spreadsheet must not take text for a formula."""
+    """Mark text that a spreadsheet would take for a formula."""
     starts_formula = isinstance(value, str) and value[:1] in "=+-@\t\r" and value != ""
     return f"'{value}" if starts_formula else value

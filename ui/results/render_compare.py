@@ -40,7 +40,7 @@ LOG_MINUTES = 12.0
 
 
 def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
-    """Held-out KL while the runs were worked on; a run without a curve is a point at its end."""
+    """Draw held-out KL while the runs were worked on; a run without a curve is a point at its end."""
     series = [
         curve
         for precision in PRECISIONS
@@ -72,7 +72,7 @@ def _kl_series(subject: Subject, precision: str) -> Series:
 
 
 def block_errors(subjects: Sequence[Subject], precision: str) -> Html:
-    """Error of each decoder block's output, before its training (dashed) and after."""
+    """Draw the error of each decoder block's output, before its training (dashed) and after."""
     series = []
     for subject in subjects:
         before, after = (
@@ -91,7 +91,7 @@ def block_errors(subjects: Sequence[Subject], precision: str) -> Html:
 
 
 def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
-    """(label, series) of the curves over steps that any of the runs has, the loss first."""
+    """Return label and name of the curves over steps that any of the runs has, the loss first."""
     existing = {name for subject in subjects for name in subject.curves}
     over_steps = {name for name in existing if "_block_" not in name and not name.endswith(TOKENS)}
     known = [name for name in SERIES_NAMES if name in over_steps]
@@ -99,14 +99,14 @@ def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
 
 
 def series_name(series: str) -> str:
-    """A curve's name as shown."""
+    """Return a curve's name as shown."""
     if series.startswith("int4_"):
         return f"{series_name(series.removeprefix('int4_'))}, INT4"
     return SERIES_NAMES.get(series) or series.replace("_", " ").capitalize()
 
 
 def overlay(subjects: Sequence[Subject], series: str) -> Html:
-    """One curve of each run over its steps."""
+    """Draw one curve of each run over its steps."""
     curves = [
         Series(
             subject.name, subject.slot, subject.curves.get(series, ()), label=f"#{subject.run.id}"
@@ -118,7 +118,7 @@ def overlay(subjects: Sequence[Subject], series: str) -> Html:
 
 
 def differences(first: Subject, second: Subject) -> Html:
-    """The settings in which two runs differ; what their presets say is marked."""
+    """Draw the settings in which two runs differ, with those marked that are the preset's."""
     if first.config is None or second.config is None:
         return notice("empty", "This version cannot read the settings of one of these runs.")
     found = differing(first.config, second.config)
@@ -138,7 +138,7 @@ def differences(first: Subject, second: Subject) -> Html:
 
 
 def origins(subjects: Sequence[Subject], *, opened: bool = False) -> Html:
-    """For each run: the line that repeats it, where it was executed, and what its stages took."""
+    """Draw for each run the line that repeats it, where it was executed, and what its stages took."""
     return tag("div", *(_origin(subject, opened) for subject in subjects), class_="origins")
 
 
@@ -191,7 +191,7 @@ def _stages(subject: Subject) -> Html | None:
 
 
 def remarks(subjects: Sequence[Subject]) -> Html:
-    """What a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
+    """Tell what a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
     if not subjects:
         return notice(
             "empty",
@@ -208,12 +208,12 @@ def remarks(subjects: Sequence[Subject]) -> Html:
 
 
 def one_run_only() -> Html:
-    """What stands in the place of differences where there are no two runs."""
+    """Tell why there are no differences where there are no two runs."""
     return notice("empty", "Choose two different runs to see what sets them apart.")
 
 
 def all_block_errors(subjects: Sequence[Subject]) -> Html:
-    """The block errors of both precisions beside each other."""
+    """Draw the block errors of both precisions beside each other."""
     return tag(
         "div", *(block_errors(subjects, precision) for precision in PRECISIONS), class_="charts"
     )

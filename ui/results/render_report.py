@@ -21,7 +21,7 @@ EXAMPLES, EXAMPLE_CHARACTERS = 3, 700
 
 
 def report(subjects: Sequence[Subject]) -> str:
-    """The whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
+    """Return the whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
     title = "UPQ Studio: " + (", ".join(subject.name for subject in subjects) or "no run")
     head = tag(
         "head",
@@ -36,8 +36,9 @@ def report(subjects: Sequence[Subject]) -> str:
 
 @cache
 def _style() -> Html:
-    """The page's own look and the app's, so that charts and tables look as they do there. Dark where the reader's
-    system is, but not on paper.
+    """Return the page's own look and the app's, so that charts and tables look as they do there.
+
+    It is dark where the reader's system is, but not on paper.
     """
     app, own = (
         (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in STYLE_SHEETS
@@ -92,7 +93,7 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
 
 
 def _differences(subjects: Sequence[Subject]) -> list[Html]:
-    """How each further run is set up differently from the first one."""
+    """Draw how each further run is set up differently from the first one."""
     first, *others = subjects
     return [
         _section(
@@ -107,7 +108,7 @@ def _section(title: str, *children: Html) -> Html:
 
 
 def _measured(rows: Sequence[ResultRow]) -> list[str]:
-    """The measures that at least one quantized model has; KL always."""
+    """Return the measures that at least one quantized model has, and KL always."""
     quantized = [row for row in rows if row.label != "FP16"]
     return [
         name
@@ -117,7 +118,7 @@ def _measured(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def _headline(rows: Sequence[ResultRow]) -> Html:
-    """The smallest set of figures that says what was won and lost: each artifact's size and fidelity."""
+    """Draw the few figures that tell what was won and lost: each artifact's size and fidelity."""
     facts = []
     for row in rows:
         if row.baseline or row.label == "FP16":
@@ -146,7 +147,7 @@ def _training(subjects: Sequence[Subject]) -> list[Html]:
 
 
 def _checks(subject: Subject) -> list[Html]:
-    """Scores, and shares of instruction types or subjects, of each suite that was put to the run."""
+    """Draw the scores, and the shares of instruction types or subjects, of each suite that was put to the run."""
     parts = []
     for suite, found in subject.checks.items():
         parts += [tag("h4", SUITES[suite]), render_checks.scores_table(suite, found)]
@@ -155,7 +156,7 @@ def _checks(subject: Subject) -> list[Html]:
 
 
 def _examples(subject: Subject) -> Html | None:
-    """What the precisions answered to the first prompts of a check, beside each other."""
+    """Draw what the precisions answered to the first prompts of a check, beside each other."""
     for suite in ("builtin", "ifeval"):
         found = subject.checks.get(suite, {})
         answers = {name: {result.key: result.response for result in found[name]} for name in found}

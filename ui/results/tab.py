@@ -45,7 +45,7 @@ MEASURE_CHOICES = [
 
 @dataclass
 class Page(Outputs):
-    """What the chosen runs fill; the controls among them keep their values where they can."""
+    """What the chosen runs fill. The controls among these keep their values where they can."""
 
     note: gr.HTML
     scatter: gr.HTML
@@ -189,7 +189,7 @@ def _show(
 
 
 def _kept(chosen: int | None, ids: Sequence[int], place: int) -> int | None:
-    """The run that was chosen, if it still takes part, else the one at this place."""
+    """Return the run that was chosen, if it still takes part, else the one at this place."""
     return chosen if chosen in ids else next(iter(ids[place:]), None)
 
 
