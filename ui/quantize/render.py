@@ -38,7 +38,7 @@ STATE_MARKS = {
 
 
 def estimate_panel(estimate: Estimate) -> Html:
-    """Time, memory and sizes before Start, and what will not be quantized."""
+    """Draw time, memory and sizes before Start, and what will not be quantized."""
     sizes = [
         fact("time", span(estimate.seconds_low, estimate.seconds_high)),
         fact("memory", size(estimate.memory_bytes)),
@@ -52,7 +52,7 @@ def estimate_panel(estimate: Estimate) -> Html:
 
 
 def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
-    """Curves of the run: block errors of both precisions, distillation loss, held-out KL."""
+    """Draw the curves of the run: block errors of both precisions, distillation loss, held-out KL."""
     if run is None or run.kind != "quantize" or run.state == "queued" or not points:
         return Html()
     series: dict[str, dict[float, float]] = {}
@@ -77,7 +77,7 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
     held_out = [
         curve(names[precision].held_out_kl, precision.name, precision) for precision in QUANTIZED
     ]
-    has_held_out = any(one.points for one in held_out)
+    has_held_out = any(kl_curve.points for kl_curve in held_out)
     waiting = "Starts with the end-to-end training."
     losses = [
         curve(
@@ -100,7 +100,7 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def log_view(lines: Sequence[tuple[float, str]]) -> Html:
-    """The last lines of the log with the local time of each."""
+    """Draw the last lines of the log with the local time of each."""
     if not lines:
         return notice("empty", "Nothing logged yet.")
     rows = [
@@ -111,7 +111,7 @@ def log_view(lines: Sequence[tuple[float, str]]) -> Html:
 
 
 def history_table(runs: Sequence[Run], fidelity: Mapping[tuple[int, str], float]) -> Html:
-    """All quantize runs with their actions. fidelity: (run id, precision) -> mean KL."""
+    """Draw all quantize runs with their actions. fidelity holds the mean KL of each (run id, precision)."""
     if not runs:
         return notice("empty", "Finished runs are listed here.")
     head = ("run", "state", "KL INT4", "KL INT2", "time", "")

@@ -42,14 +42,14 @@ LOG_MINUTES = 12.0
 
 
 def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
-    """Held-out KL while the runs were worked on; a run without a curve is a point at its end."""
+    """Draw held-out KL while the runs were worked on; a run without a curve is a point at its end."""
     series = [
-        one
+        curve
         for precision in QUANTIZED
         for subject in subjects
-        if (one := _kl_series(subject, precision)).points
+        if (curve := _kl_series(subject, precision)).points
     ]
-    ends = [max(x for x, _ in one.points) for one in series]
+    ends = [max(x for x, _ in curve.points) for curve in series]
     spread = max(ends, default=1.0) / max(min(ends, default=1.0), 1e-9)
     logarithmic = spread > LOG_MINUTES
     return line_chart(
@@ -74,7 +74,7 @@ def _kl_series(subject: Subject, precision: Precision) -> Series:
 
 
 def block_errors(subjects: Sequence[Subject], precision: Precision) -> Html:
-    """Error of each decoder block's output, before its training (dashed) and after."""
+    """Draw the error of each decoder block's output, before its training (dashed) and after."""
     series, names = [], SeriesNames(precision.key)
     for subject in subjects:
         before = subject.curves.get(names.block_before, ())
@@ -91,32 +91,34 @@ def block_errors(subjects: Sequence[Subject], precision: Precision) -> Html:
 
 
 def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
-    """(label, series) of the curves over steps that any of the runs has, the loss first."""
-    there = {name for subject in subjects for name in subject.curves}
-    over_steps = set(filter(is_over_steps, there))
+    """Return label and name of the curves over steps that any of the runs has, the loss first."""
+    existing = {name for subject in subjects for name in subject.curves}
+    over_steps = set(filter(is_over_steps, existing))
     known = [name for name in SERIES_NAMES if name in over_steps]
     return [(series_name(name), name) for name in [*known, *sorted(over_steps - {*known})]]
 
 
 def series_name(series: str) -> str:
-    """A curve's name as shown."""
+    """Return a curve's name as shown."""
     key, curve = curve_of(series)
     words = SERIES_NAMES.get(curve) or curve.replace("_", " ").capitalize()
     return words if key == UNNAMED else f"{words}, {key.upper()}"
 
 
 def overlay(subjects: Sequence[Subject], series: str) -> Html:
-    """One curve of each run over its steps."""
+    """Draw one curve of each run over its steps."""
     curves = [
-        Series(one.name, one.slot, one.curves.get(series, ()), label=f"#{one.run.id}")
-        for one in subjects
+        Series(
+            subject.name, subject.slot, subject.curves.get(series, ()), label=f"#{subject.run.id}"
+        )
+        for subject in subjects
     ]
     empty = "None of these runs has this curve."
     return line_chart(series_name(series), curves, x_name="step", empty=empty)
 
 
 def differences(first: Subject, second: Subject) -> Html:
-    """The settings in which two runs differ; what their presets say is marked."""
+    """Draw the settings in which two runs differ, with those marked that are the preset's."""
     if first.config is None or second.config is None:
         return notice("empty", "This version cannot read the settings of one of these runs.")
     found = differing(first.config, second.config)
@@ -127,14 +129,17 @@ def differences(first: Subject, second: Subject) -> Html:
         mark = tag("small", " preset") if usual else None
         return tag("span", text or NO_VALUE, mark, class_="usual" if usual else "changed")
 
-    rows = [[tag("code", one.path), *(map(cell, one.values, one.usual))] for one in found]
+    rows = [
+        [tag("code", setting.path), *(map(cell, setting.values, setting.usual))]
+        for setting in found
+    ]
     head = ("setting", run_name(first.run), run_name(second.run))
     return table(head, rows, class_="differences")
 
 
 def origins(subjects: Sequence[Subject], *, opened: bool = False) -> Html:
-    """For each run: the line that repeats it, where it was executed, and what its stages took."""
-    return tag("div", *(_origin(one, opened) for one in subjects), class_="origins")
+    """Draw for each run the line that repeats it, where it was executed, and what its stages took."""
+    return tag("div", *(_origin(subject, opened) for subject in subjects), class_="origins")
 
 
 def _origin(subject: Subject, opened: bool) -> Html:
@@ -157,7 +162,7 @@ def _origin(subject: Subject, opened: bool) -> Html:
 def _facts(subject: Subject) -> list[Html]:
     run = subject.run
     last: dict[str, Any] = run.environments[-1] if run.environments else {}
-    versions = ", ".join(f"{name} {one}" for name, one in last.get("versions", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in last.get("versions", {}).items())
     facts = [
         ("state", run.state),
         ("seed", run.config.get("seed")),
@@ -176,7 +181,7 @@ def _stages(subject: Subject) -> Html | None:
     stages = subject.run.stages
     if not stages:
         return None
-    times = [duration(stage_seconds(one, one["started"])) for one in stages.values()]
+    times = [duration(stage_seconds(stage, stage["started"])) for stage in stages.values()]
     tokens = [
         f"{subject.tokens[name]:,}" if name in subject.tokens else NO_VALUE for name in stages
     ]
@@ -186,7 +191,7 @@ def _stages(subject: Subject) -> Html | None:
 
 
 def remarks(subjects: Sequence[Subject]) -> Html:
-    """What a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
+    """Tell what a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
     if not subjects:
         return notice(
             "empty",
@@ -203,12 +208,12 @@ def remarks(subjects: Sequence[Subject]) -> Html:
 
 
 def one_run_only() -> Html:
-    """What stands in the place of differences where there are no two runs."""
+    """Tell why there are no differences where there are no two runs."""
     return notice("empty", "Choose two different runs to see what sets them apart.")
 
 
 def all_block_errors(subjects: Sequence[Subject]) -> Html:
-    """The block errors of both precisions beside each other."""
+    """Draw the block errors of both precisions beside each other."""
     return tag(
         "div", *(block_errors(subjects, precision) for precision in QUANTIZED), class_="charts"
     )
