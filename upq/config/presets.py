@@ -51,9 +51,9 @@ def changes(config: RunConfig) -> dict[str, str]:
     start = dict(settings(preset(config.preset, config.method)))
     named = {"model.source", "method", "preset"}
     return {
-        path: as_text(one["value"])
-        for path, one in settings(config)
-        if path not in named and one["value"] != start[path]["value"]
+        path: as_text(setting["value"])
+        for path, setting in settings(config)
+        if path not in named and setting["value"] != start[path]["value"]
     }
 
 

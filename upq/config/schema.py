@@ -333,7 +333,7 @@ def _upgraded(values: Any) -> Any:
         return values
     values = {**values, "version": CONFIG_VERSION}
     if "warm_start" in (int2 := values.get("int2", {})):
-        values["int2"] = {name: one for name, one in int2.items() if name != "warm_start"}
+        values["int2"] = {name: value for name, value in int2.items() if name != "warm_start"}
         values["int2"]["blockwise"] = int2["warm_start"]
     if values.get("method") == "rtn":  # trained nothing, whatever its settings said
         nothing = {"blockwise": {"tokens": 0}, "distill": {"tokens": 0}}

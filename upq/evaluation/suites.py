@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
 
-class Answered:
+class Instructions:
     """IFEval-style prompts, answered greedily and many side by side, judged by programs."""
 
     def __init__(self, config: CheckConfig, models: Source) -> None:
@@ -71,7 +71,7 @@ class Answered:
             yield at, ifeval.judge(self.items[at], text, self.config.seed).to_json()
 
 
-class Lettered:
+class MultipleChoice:
     """MMLU, scored by letter."""
 
     def __init__(self, config: CheckConfig, models: Source) -> None:
@@ -85,11 +85,11 @@ class Lettered:
     def outcomes(self, precision: str, wanted: Sequence[int], step: Step) -> Outcomes:
         served = self.models.get(*_model(self.config, precision))
         engine, tokenizer = served.engine, served.tokenizer
-        for at, one in mmlu.marks(engine, tokenizer, self.exam, self.items, wanted, step):
-            yield at, one.to_json()
+        for at, marked in mmlu.marks(engine, tokenizer, self.exam, self.items, wanted, step):
+            yield at, marked.to_json()
 
 
-class Chunked:
+class WikiText:
     """WikiText-2, chunk by chunk."""
 
     def __init__(self, config: CheckConfig, models: Source) -> None:
@@ -111,18 +111,18 @@ class Chunked:
 
 
 #: What puts each of upq.config.SUITES to a model.
-KINDS: dict[str, type[Answered] | type[Lettered] | type[Chunked]] = {
-    "builtin": Answered,
-    "ifeval": Answered,
-    "mmlu": Lettered,
-    "wikitext2": Chunked,
+KINDS: dict[str, type[Instructions] | type[MultipleChoice] | type[WikiText]] = {
+    "builtin": Instructions,
+    "ifeval": Instructions,
+    "mmlu": MultipleChoice,
+    "wikitext2": WikiText,
 }
 
 
 def run_check(config: CheckConfig, context: CheckContext, models: Source) -> None:
     """Put a suite to each precision of the config."""
     suite = KINDS[config.suite](config, models)
-    done = {(one["precision"], one["position"]) for one in context.check_results()}
+    done = {(row["precision"], row["position"]) for row in context.check_results()}
     total = len(suite.items) * len(config.precisions)
     context.stage("check", total)
     context.progress(len(done))

@@ -50,7 +50,7 @@ class Served:
 
     @property
     def device(self) -> str:
-        """cpu or cuda:0, say."""
+        """The device that computes, such as cpu or cuda:0."""
         return str(self.engine.device)
 
 

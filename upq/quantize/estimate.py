@@ -171,7 +171,7 @@ def _measured_models(config: RunConfig) -> int:
 
 
 def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
-    """Of one precision: training passes and the streams' own, Hessians, and LDLQ with its descent passes."""
+    """Multiplications of a block-wise stage: training, forward passes beside it, Hessians, LDLQ and its descent."""
     blockwise = config.blockwise
     epochs = blockwise.epochs if _trains(blockwise) else 0
     total = shape.quantized * blockwise.tokens * (TRAINING * epochs + STREAM_PASSES)
@@ -256,7 +256,7 @@ def _memory(config: RunConfig, shape: Shape) -> int:
     weights are files that are mapped, which give way where memory is short.
     """
     held = shape.parameters * (shape.stored_bytes + HALF + HALF)
-    trained = max(_distill_memory(one.distill, shape) for one in map(config.of, QUANTIZED))
+    trained = max(_distill_memory(config.of(precision).distill, shape) for precision in QUANTIZED)
     return held + trained + TORCH_BYTES
 
 

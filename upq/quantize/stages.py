@@ -48,6 +48,8 @@ from upq.training.distill import Distillation, distill
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8
+#: Before the name of a norm's weight in a checkpoint.
+PLAIN = "plain:"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
         work.dataset.train, config.tokens, config.batch_tokens, work.config.seed + 1
     )
     return [
-        collate([work.dataset.train[one] for one in rows], work.teacher.device) for rows in plan
+        collate([work.dataset.train[row] for row in rows], work.teacher.device) for rows in plan
     ]
 
 
@@ -223,7 +225,7 @@ def _teacher(
 
 
 def _flat(result: BlockResult) -> dict[str, torch.Tensor]:
-    tensors = {f"plain:{name}": weight for name, weight in result.plain.items()}
+    tensors = {f"{PLAIN}{name}": weight for name, weight in result.plain.items()}
     for name, latent in result.layers.items():
         tensors |= {f"{name}:{part}": tensor for part, tensor in latent.tensors().items()}
     return tensors
@@ -232,8 +234,11 @@ def _flat(result: BlockResult) -> dict[str, torch.Tensor]:
 def _unflattened(tensors: dict[str, torch.Tensor]) -> BlockResult:
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        if not key.startswith("plain:"):
+        if not key.startswith(PLAIN):
             name, _, part = key.rpartition(":")
             parts.setdefault(name, {})[part] = tensor
-    plain = {key.removeprefix("plain:"): one for key, one in tensors.items() if key[:6] == "plain:"}
-    return BlockResult({name: Latent.of_tensors(one) for name, one in parts.items()}, plain)
+    plain = {
+        key.removeprefix(PLAIN): tensor for key, tensor in tensors.items() if key.startswith(PLAIN)
+    }
+    latents = {name: Latent.of_tensors(own) for name, own in parts.items()}
+    return BlockResult(latents, plain)

@@ -2,7 +2,7 @@
 
 Every process has one Store. The app reads and enqueues; a worker claims a run and writes through
 its Lease. Changes happen in short transactions that take the write lock first. All SQL of the
-product is in the modules named store*.
+product is in this package.
 """
 
 from __future__ import annotations
