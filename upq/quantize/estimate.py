@@ -113,9 +113,10 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         stage: amount / rates.get(stage, defaults[stage])
         for stage, amount in work(config, shape).items()
     }
-    for stage, one in (("int4_distill", config.int4), ("int2_distill", config.int2)):
-        if one.distill.seconds and stage in times:
-            times[stage] = min(times[stage], one.distill.seconds)
+    for precision in QUANTIZED:
+        stage, most = SeriesNames(precision.key).distill_stage, config.of(precision).distill.seconds
+        if most and stage in times:
+            times[stage] = min(times[stage], most)
     seconds = FIXED_SECONDS + sum(times.values())
     if sum(times[stage] for stage in times.keys() - rates.keys()) > GUESSED_SHARE * seconds:
         notes.append("The time is a first guess; it becomes exact after one run on this machine.")
