@@ -14,6 +14,7 @@ from upq.config.schema import (
     settings,
     with_settings,
 )
+from upq.config.seeds import derived_seed
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -28,6 +29,7 @@ __all__ = [
     "RunConfig",
     "as_text",
     "command",
+    "derived_seed",
     "preset",
     "settings",
     "with_settings",

@@ -22,6 +22,7 @@ from upq.config import (
     Int4Config,
     PrecisionConfig,
     RunConfig,
+    derived_seed,
 )
 from upq.context import RunContext
 from upq.data import Batch, Dataset, collate, plan_batches
@@ -115,7 +116,8 @@ def _precision(
     """One precision from weights and norms to start from. name: "int4" or "int2"; int4: what may teach INT2."""
     grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
     work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
-    result = _reconstructed(work, Task(name, grid, config, start, work.config.seed, norms))
+    seed = derived_seed(work.config.seed, "rotations")
+    result = _reconstructed(work, Task(name, grid, config, start, seed, norms))
     if config.distill.tokens:
         result = _distilled(work, name, grid, config, result, int4)
     packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
@@ -157,9 +159,8 @@ def _reconstructed(work: Work, task: Task) -> BlockResult:
 
 def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
     """Batches of training examples with about config.tokens tokens in all."""
-    plan = plan_batches(
-        work.dataset.train, config.tokens, config.batch_tokens, work.config.seed + 1
-    )
+    seed = derived_seed(work.config.seed, "calibration")
+    plan = plan_batches(work.dataset.train, config.tokens, config.batch_tokens, seed)
     return [
         collate([work.dataset.train[one] for one in rows], work.teacher.device) for rows in plan
     ]
@@ -192,9 +193,8 @@ def _distilled(
 
     steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
     with parallel.together(*settings), _teacher(work, name, config.distill, int4) as teacher:
-        task = Distillation(
-            student, teacher, work.dataset.train, config.distill, work.config.seed + 2, name
-        )
+        seed = derived_seed(work.config.seed, "distillation")
+        task = Distillation(student, teacher, work.dataset.train, config.distill, seed, name)
         distill(task, work.context, steps, probe)
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
     plain = norm_weights(student) if config.distill.norm_lr else start.plain

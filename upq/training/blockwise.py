@@ -18,7 +18,7 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
-from upq.config import BlockwiseConfig, PrecisionConfig
+from upq.config import BlockwiseConfig, PrecisionConfig, derived_seed
 from upq.context import RunContext
 from upq.data import Batch
 from upq.errors import UserError
@@ -140,7 +140,7 @@ def _student(
     searched = task.config.scale_init == "search" or hessian
     measured = list(streams) if searched else []
     statistics = input_statistics(student, names, measured, index, hessian)
-    seed = task.seed * 4096 + index
+    seed = derived_seed(task.seed, f"block {index}")
     latents = initial_latents(weights, statistics, task.grid, task.config, seed)
     swap_linears(
         student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)

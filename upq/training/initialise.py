@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
-from upq.config import PrecisionConfig
+from upq.config import PrecisionConfig, derived_seed
 from upq.errors import UserError
 from upq.layers import Grid, Latent
 from upq.training.ldlq import ldlq
@@ -113,7 +113,7 @@ def initial_latents(
     """Latent of every layer of a block: name -> weight (out, in) that it starts from. seed: of the rotations' signs."""
     found: dict[str, Latent] = {}
     for number, inputs in enumerate(statistics):
-        source = torch.Generator().manual_seed(seed * 64 + number)
+        source = torch.Generator().manual_seed(derived_seed(seed, f"inputs {number}"))
         signs = _signs(weights[inputs.names[0]].shape[1], source)
         around = {name: _transform(weights[name], signs, config, source) for name in inputs.names}
         rotated = {name: one.rotate(weights[name]) for name, one in around.items()}
