@@ -42,7 +42,7 @@ def twin(model: Any, replaced: Iterable[str]) -> Any:
     """
     linears = [model.get_submodule(name) for name in replaced]
     shared = [*linears, model.get_input_embeddings(), model.get_output_embeddings()]
-    return copy.deepcopy(model, {id(one.weight): one.weight for one in shared})
+    return copy.deepcopy(model, {id(module.weight): module.weight for module in shared})
 
 
 @contextmanager
@@ -62,7 +62,8 @@ def is_large(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(one.numel() for one in model.parameters()) * dtype.itemsize > LARGEST_SHARE * free
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return weights * dtype.itemsize > LARGEST_SHARE * free
 
 
 def lend_blocks(model: Any, device: torch.device) -> None:
@@ -82,15 +83,15 @@ def is_lent(model: Any) -> bool:
 
 def _lend(device: torch.device, module: nn.Module, _: Any) -> None:
     parameters = module.named_parameters(recurse=False)
-    lent = {name: one for name, one in parameters if one.device != device}
+    lent = {name: parameter for name, parameter in parameters if parameter.device != device}
     vars(module)["at_home"] = lent
-    for name, one in lent.items():
-        setattr(module, name, nn.Parameter(one.to(device), requires_grad=False))
+    for name, parameter in lent.items():
+        setattr(module, name, nn.Parameter(parameter.to(device), requires_grad=False))
 
 
 def _take_back(module: nn.Module, *_: Any) -> None:
-    for name, one in vars(module).pop("at_home", {}).items():
-        setattr(module, name, one)
+    for name, parameter in vars(module).pop("at_home", {}).items():
+        setattr(module, name, parameter)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -29,7 +29,7 @@ class Yardstick:
     def fp16_row(self) -> dict[str, Any]:
         """The FP16 model as a row for RunContext.save_measurements; its seconds are those of reading the answers."""
         found = self.reference.measure(self.teacher, self.check)
-        size = 2 * sum(one.numel() for one in self.teacher.parameters())
+        size = 2 * sum(parameter.numel() for parameter in self.teacher.parameters())
         fidelity = replace(found, seconds=found.seconds + self._reading_s)
         return fidelity.row("FP16", "FP16", bits_per_weight=16.0, size_bytes=size)
 

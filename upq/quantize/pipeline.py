@@ -91,20 +91,20 @@ def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
         ("INT2", config.int2.group_size),
     ):
         planned = plan_layers(model, group_size)
-        chosen.append({one.name for one in planned if one.quantize})
-        for one in planned:
-            if not one.quantize:
-                context.log(f"{precision} skips {one.name} {one.shape}: {one.reason}")
-    for one in plan_embeddings(model) if config.embedding_bits == 8 else []:
-        if not one.quantize:
-            context.log(f"{one.name} {one.shape} stays in 16 bits: {one.reason}")
+        chosen.append({layer.name for layer in planned if layer.quantize})
+        for layer in planned:
+            if not layer.quantize:
+                context.log(f"{precision} skips {layer.name} {layer.shape}: {layer.reason}")
+    for layer in plan_embeddings(model) if config.embedding_bits == 8 else []:
+        if not layer.quantize:
+            context.log(f"{layer.name} {layer.shape} stays in 16 bits: {layer.reason}")
     both = chosen[0] & chosen[1]
-    return [one.name for one in planned if one.name in both]
+    return [layer.name for layer in planned if layer.name in both]
 
 
 def _measure(work: Work, made: dict[str, Artifact]) -> None:
     config, context = work.config, work.context
-    labels = [("FP16", None), *((precision, one) for precision, one in made.items())]
+    labels = [("FP16", None), *((precision, artifact) for precision, artifact in made.items())]
     if config.measure.baselines and config.method != "rtn":
         labels += [(f"RTN {name}", None) for name in made]
     context.stage("measure", len(labels))

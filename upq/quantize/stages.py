@@ -162,7 +162,7 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
     seed = derived_seed(work.config.seed, "calibration")
     plan = plan_batches(work.dataset.train, config.tokens, config.batch_tokens, seed)
     return [
-        collate([work.dataset.train[one] for one in rows], work.teacher.device) for rows in plan
+        collate([work.dataset.train[row] for row in rows], work.teacher.device) for rows in plan
     ]
 
 
@@ -234,5 +234,7 @@ def _unflattened(tensors: dict[str, torch.Tensor]) -> BlockResult:
         if not key.startswith("plain:"):
             name, _, part = key.rpartition(":")
             parts.setdefault(name, {})[part] = tensor
-    plain = {key.removeprefix("plain:"): one for key, one in tensors.items() if key[:6] == "plain:"}
-    return BlockResult({name: Latent.of_tensors(one) for name, one in parts.items()}, plain)
+    plain = {
+        key.removeprefix("plain:"): tensor for key, tensor in tensors.items() if key[:6] == "plain:"
+    }
+    return BlockResult({name: Latent.of_tensors(latent) for name, latent in parts.items()}, plain)

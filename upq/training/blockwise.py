@@ -116,7 +116,9 @@ def reconstruct(
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Those whose names begin with the prefix, under what follows it."""
     return {
-        name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix)
     }
 
 
@@ -133,8 +135,8 @@ def _student(
     set_parameters(student, plain)
     device = next(block.parameters()).device
     weights = {
-        name: (weight_of(one) if isinstance(one, PackedWeight) else one).to(device).float()
-        for name, one in start.items()
+        name: (weight_of(weight) if isinstance(weight, PackedWeight) else weight).to(device).float()
+        for name, weight in start.items()
     }
     hessian = task.config.hessian if task.config.rounding == "ldlq" else None
     searched = task.config.scale_init == "search" or hessian

@@ -241,7 +241,7 @@ class _Passes:
     def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
         """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
         everything = [self.task.examples[row] for rows in indices for row in rows]
-        counted = sum(one.counted for one in everything)
+        counted = sum(example.counted for example in everything)
         total = torch.zeros((), dtype=torch.float64, device=self.student.device)
         for rows in map(parallel.share, indices):
             parallel.check(self.context)
@@ -249,13 +249,14 @@ class _Passes:
                 loss = self._loss(rows)
                 (loss / counted).backward()
                 total += loss.detach()
-        trained = [one for one in self.student.parameters() if one.requires_grad]
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         if parallel.size() > 1:
-            for one in trained:
-                if one.grad is None:
-                    one.grad = torch.zeros_like(one, dtype=one.grad_dtype)
-            parallel.add_up([total, *(one.grad for one in trained if one.grad is not None)])
-        return total / counted, sum(len(one.ids) for one in everything)
+            for parameter in trained:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            parallel.add_up([total, *gradients])
+        return total / counted, sum(len(example.ids) for example in everything)
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         """Loss summed over the counted tokens of the examples `rows`."""
@@ -277,5 +278,5 @@ def _schedule(step: int, steps: int, warmup_share: float) -> float:
 
 def _clip(student: Any, clip_norm: float) -> torch.Tensor:
     """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before, ()."""
-    parameters = [one for one in student.parameters() if one.grad is not None]
+    parameters = [parameter for parameter in student.parameters() if parameter.grad is not None]
     return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)
