@@ -33,7 +33,7 @@ from upq.config import DistillConfig, PrecisionConfig, preset
 from upq.context import SilentContext
 from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
-from upq.models import blocks_away, place, plan_layers, twin
+from upq.models import blocks_away, copy_to_quantize, place, plan_layers
 from upq.training import Task, packed_teacher, reconstruct
 from upq.training.distill import Distillation, distill
 
@@ -239,7 +239,7 @@ def _distill(
     """(median seconds of a step, peak bytes on the GPU) of a shallow model."""
     teacher = _model(shape, device)
     names = [one.name for one in plan_layers(teacher, 64) if one.quantize]
-    student = twin(teacher, names)
+    student = copy_to_quantize(teacher, names)
 
     def make(_: str, linear: nn.Linear) -> nn.Module:
         latent = Latent(linear.weight.float(), *INT2.fit(linear.weight, 64, "absmax"))

@@ -36,7 +36,7 @@ from upq.layers import (
     set_parameters,
     swap_linears,
 )
-from upq.models import LoadedModel, blocks_away, decoder_blocks, twin
+from upq.models import LoadedModel, blocks_away, copy_to_quantize, decoder_blocks
 from upq.quantize import checkpoint
 from upq.training import (
     BlockResult,
@@ -177,7 +177,7 @@ def _distilled(
     folder = work.context.checkpoint_dir / f"{name}-distill"
     if (kept := checkpoint.load(folder / "done")) is not None:
         return _unflattened(kept[0])
-    student, device = twin(work.teacher, start.layers), work.teacher.device
+    student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
 
     def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
         return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(device)
@@ -192,7 +192,7 @@ def _distilled(
         work.context.metric(f"held_out_kl_{name}", step, kl)
 
     steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
-    with parallel.together(*settings), _teacher(work, name, config.distill, int4) as teacher:
+    with parallel.joint_work(*settings), _teacher(work, name, config.distill, int4) as teacher:
         seed = derived_seed(work.config.seed, "distillation")
         task = Distillation(student, teacher, work.dataset.train, config.distill, seed, name)
         distill(task, work.context, steps, probe)

@@ -239,10 +239,10 @@ def _advance(
         for stream in streams:
             stream.inputs = stream.reference
         return
-    twin = copy.deepcopy(block)
+    quantized = copy.deepcopy(block)
     for name, latent in result.layers.items():
-        stored = twin.get_parameter(f"{name}.weight")
+        stored = quantized.get_parameter(f"{name}.weight")
         stored.copy_(weight_of(latent.pack(task.grid)))
-    set_parameters(twin, result.plain)
+    set_parameters(quantized, result.plain)
     for stream in streams:
-        stream.inputs = stream.calls[index].run(twin, stream.inputs)
+        stream.inputs = stream.calls[index].run(quantized, stream.inputs)

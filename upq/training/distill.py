@@ -174,7 +174,7 @@ class _Clock:
     def steps_from(self, first: int) -> Iterator[int]:
         """The steps from `first` on that there is time for."""
         for step in range(first, self.steps):
-            if self.seconds and parallel.say(self._progress(step) >= 1):
+            if self.seconds and parallel.from_main(self._progress(step) >= 1):
                 return
             yield step
 
@@ -182,7 +182,7 @@ class _Clock:
         """The learning rates of this step, as a share of their peaks."""
         if not self.seconds:
             return _schedule(step, self.steps, self.warmup_share)
-        progress = parallel.say(self._progress(step))
+        progress = parallel.from_main(self._progress(step))
         if progress < self.warmup_share:
             return max(progress / self.warmup_share, 1 / self.steps)
         falling = (progress - self.warmup_share) / (1 - self.warmup_share)
