@@ -26,7 +26,7 @@ ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """temperature 0 is greedy; top_p 1 keeps every token."""
+    """How an answer is drawn: temperature 0 takes the likeliest token, top_p 1 lets every token be drawn."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -189,7 +189,7 @@ class _Row:
         return self.source.random() if self.read + 1 >= len(self.prompt) else 0.5
 
     def take(self, token: int) -> bool:
-        """Note the step that the row has made, which gave `token`; whether a token of the answer came of it."""
+        """Note that the row has made a step, which gave `token`; returns whether that is a token of the answer."""
         self.read += 1
         if self.read < len(self.prompt):
             return False

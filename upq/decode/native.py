@@ -87,7 +87,8 @@ class NativeEngine:
     """A model whose decoding is C (`upq.decode.engine.Engine`); the transformers model is not kept.
 
     instruction_set: one of kernels.cpu.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
-    activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: for the compiler.
+    activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: more flags for
+    the compiler.
     """
 
     def __init__(

@@ -63,8 +63,10 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Work:
-    """What every stage works on. loaded: the exact FP16 model on the CPU; teacher: the same in compute dtype, on
-    the run's device; layers: names of the linears to quantize.
+    """What every stage works on.
+
+    loaded: the exact FP16 model on the CPU. teacher: the same model in compute dtype on the run's device. layers: the
+    names of the linears to quantize.
     """
 
     config: RunConfig
@@ -113,7 +115,10 @@ def _precision(
     norms: dict[str, torch.Tensor],
     int4: Quantized | None = None,
 ) -> Quantized:
-    """One precision from weights and norms to start from. name: "int4" or "int2"; int4: what may teach INT2."""
+    """Make one precision from the weights and norms that it starts from.
+
+    name: "int4" or "int2". int4: the INT4 model, which may teach INT2.
+    """
     grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
     work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")

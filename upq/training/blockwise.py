@@ -58,10 +58,11 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Task:
-    """What to reconstruct. name: of its metrics; seed: of rotations.
+    """What to reconstruct.
 
-    start: full layer name -> (out, in) weight to start from, of any type or packed; its keys are the layers to
-    quantize. norms: full parameter name -> weight that a norm starts from, where it is not the model's.
+    name: "int4" or "int2", with which the names of the metrics begin. start: full layer name -> (out, in) weight to
+    start from, of any type or packed; its keys are the layers to quantize. seed: decides the signs of rotations.
+    norms: full parameter name -> weight that a norm starts from, where it is not the model's.
     """
 
     name: str
@@ -114,7 +115,7 @@ def reconstruct(
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Those whose names begin with the prefix, under what follows it."""
+    """The values whose names begin with the prefix, by the rest of their names."""
     return {
         name.removeprefix(prefix): value
         for name, value in values.items()
@@ -152,7 +153,7 @@ def _student(
 
 @torch.no_grad()
 def _reach_targets(block: nn.Module, streams: Streams, index: int) -> None:
-    """Move the FP16 stream behind the block: it is what the student has to give."""
+    """Move the FP16 stream behind the block, where it is the target of the student."""
     for stream in streams:
         stream.reference = stream.calls[index].run(block, stream.reference)
 
@@ -200,7 +201,7 @@ def _train(
 def _optimize(
     student: nn.Module, streams: Streams, index: int, config: BlockwiseConfig, context: RunContext
 ) -> None:
-    """Train what has a learning rate; does nothing where nothing has one."""
+    """Train every parameter that has a learning rate; where none has one the student stays as it is."""
     groups = trainables(student, config)
     steps = config.epochs * len(streams)
     if not groups or not steps:
@@ -234,7 +235,7 @@ def _error(student: nn.Module, streams: Streams, index: int) -> float:
 def _advance(
     block: nn.Module, result: BlockResult, streams: Streams, index: int, task: Task
 ) -> None:
-    """Move the quantized stream behind the block, through exactly what will be stored; or take FP16's."""
+    """Move the quantized stream behind the block, computed from exactly what will be stored; or set it to FP16's."""
     if task.config.blockwise.inputs == "fp16":
         for stream in streams:
             stream.inputs = stream.reference

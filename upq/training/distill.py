@@ -44,8 +44,8 @@ class Distillation:
     """What is distilled. Without a learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
 
     student: a copy of a model with the same embedding and head as `teacher`; its training-form layers are trained in
-    place, and its norms where they have a learning rate. seed: of the order of the examples. precision: "int4" or
-    "int2"; the series of INT4 carry its name.
+    place, and its norms where they have a learning rate. seed: decides the order of the examples. precision: "int4" or
+    "int2"; the names of INT4's series begin with it.
     """
 
     student: Any
@@ -57,7 +57,7 @@ class Distillation:
 
 
 class Checkpoints(Protocol):
-    """Where a distillation keeps what it needs to go on bit by bit: upq.quantize.checkpoint.Steps."""
+    """Where a distillation keeps what it needs to go on bit by bit, such as upq.quantize.checkpoint.Steps."""
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         """Keep tensors and a JSON-able state, both as they are in front of step number `step`."""
@@ -151,7 +151,7 @@ def distill(
 
 
 class _Clock:
-    """How far a distillation is: by steps, or, where it has seconds, by time, if that is further.
+    """How far a distillation has come: by its steps, or by its time where its time is limited and that is further.
 
     spent: seconds that earlier calls of a resumed run took.
     """
@@ -172,7 +172,7 @@ class _Clock:
         return max(step / self.steps, self.spent() / self.seconds)
 
     def steps_from(self, first: int) -> Iterator[int]:
-        """The steps from `first` on that there is time for."""
+        """The steps from number `first` on, as long as there is time."""
         for step in range(first, self.steps):
             if self.seconds and parallel.from_main(self._progress(step) >= 1):
                 return
@@ -197,7 +197,7 @@ class _Clock:
         return is_due
 
     def shown(self, step: int) -> int:
-        """What the progress bar says behind this step."""
+        """What the progress bar shows after this step."""
         done = min(1.0, self._progress(step + 1)) * SHOWN_STEPS if self.seconds else step + 1
         return int(done)
 
@@ -222,7 +222,7 @@ def _passes(task: Distillation, plan: list[list[int]], context: RunContext) -> I
 
 
 def _targets(task: Distillation, plan: list[list[int]], context: RunContext) -> Targets:
-    """What the teacher says of this process's part of the plan; computed here where it is to be cached."""
+    """The teacher's states for this process's part of the plan, computed at once where the config wants them cached."""
     eager = task.config.teacher == "cached"
     shares = [parallel.share(rows) for rows in plan]
     targets = Targets(task.teacher, task.examples, shares, context.checkpoint_dir, eager=eager)

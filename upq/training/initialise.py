@@ -79,9 +79,10 @@ def input_statistics(
     index: int,
     hessian: Hessian | None,
 ) -> list[InputStatistics]:
-    """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without.
+    """Statistics of the inputs of a block's layers over the real tokens of the streams.
 
-    hessian: which one to sum up as well, over all streams; None: only the power, of the first streams.
+    Without streams every layer stands alone and nothing is known of its inputs. hessian: the kind to sum up as well,
+    over all streams; with None only the power is taken, over the first streams.
     """
     if not len(streams):
         return [InputStatistics([name]) for name in names]
@@ -110,7 +111,10 @@ def initial_latents(
     config: PrecisionConfig,
     seed: int,
 ) -> dict[str, Latent]:
-    """Latent of every layer of a block: name -> weight (out, in) that it starts from. seed: of the rotations' signs."""
+    """The latent of every layer of a block, by name, from the weight (out, in) that it starts from.
+
+    seed: decides the signs of the rotations.
+    """
     found: dict[str, Latent] = {}
     for number, inputs in enumerate(statistics):
         source = torch.Generator().manual_seed(derived_seed(seed, f"inputs {number}"))
@@ -173,7 +177,7 @@ def _solved(
     grid: Grid,
     config: PrecisionConfig,
 ) -> dict[str, Latent]:
-    """LDLQ of all layers that share their inputs at once."""
+    """The latents of all layers that share their inputs, solved by LDLQ as one matrix."""
     assert inputs.hessian is not None
     try:
         joint = ldlq(

@@ -106,7 +106,7 @@ def _carry_errors(
 
 
 def _block(group: int) -> int:
-    """Columns rounded before the rest hears of them; divides the group, or is one."""
+    """How many columns are rounded before their errors reach the later ones; it divides the group or is the group."""
     return BLOCK if group % BLOCK == 0 else group
 
 

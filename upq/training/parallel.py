@@ -22,7 +22,7 @@ class NoLongerNeeded(Exception):
 
 
 class Checks(Protocol):
-    """What may stop a run."""
+    """Something that is asked whether the run has to stop, such as a RunContext."""
 
     def check(self) -> None: ...
 

@@ -18,9 +18,10 @@ from upq.layers import FakeQuantLinear, fake_quant_layers
 
 
 class SharedInputs:
-    """Transformed activations of `readers` layers with one transform, which is fixed; vectors are cast once to dtype.
+    """The transformed activations that `readers` layers with one fixed transform read.
 
-    Kept until the last layer has asked for them, or until one asks for those of other activations.
+    They are kept until the last layer has asked for them, or until a layer asks for those of other activations. The
+    transform's signs are cast to dtype once.
     """
 
     def __init__(self, transform: Transform, readers: int, dtype: torch.dtype) -> None:
@@ -82,7 +83,7 @@ def _alike(student: nn.Module) -> list[list[FakeQuantLinear]]:
 
 
 def _same(first: Transform, second: Transform | None) -> bool:
-    """Whether both do the same to inputs."""
+    """Whether both transforms do the same to inputs."""
     if second is None or first.block_in != second.block_in:
         return False
     mine, theirs = (replace(transform, scale_out=None).tensors for transform in (first, second))
