@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ from upq.models import LoadedModel, blocks_away, copy_to_quantize, decoder_block
 from upq.quantize import checkpoint
 from upq.training import (
     BlockResult,
+    Reconstruction,
     Start,
-    Task,
     norm_weights,
     packed_teacher,
     parallel,
@@ -122,42 +123,54 @@ def _precision(
     grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
     work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")
-    result = _reconstructed(work, Task(name, grid, config, start, seed, norms))
+    task = Reconstruction(work.teacher, name, grid, config, start, seed, norms)
+    result = _reconstructed(work, task)
     if config.distill.tokens:
         result = _distilled(work, name, grid, config, result, int4)
     packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
     return Quantized(packed, result.plain)
 
 
-def _reconstructed(work: Work, task: Task) -> BlockResult:
-    folder = work.context.checkpoint_dir / task.name
+class _Blocks:
+    """The checkpoints of a stage's blocks in one folder; those that are there at the beginning are read once."""
 
-    def load(index: int) -> BlockResult | None:
-        found = checkpoint.load(folder / f"block-{index:04d}")
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        found = {index: self._read(index) for index in range(count)}
+        self.finished = {index: result for index, result in found.items() if result is not None}
+        self.are_complete = len(self.finished) == count
+
+    def load(self, index: int) -> BlockResult | None:
+        """The result of a block, or None."""
+        return self.finished.get(index) or self._read(index)
+
+    def save(self, index: int, result: BlockResult) -> None:
+        """Commit the result of a block."""
+        errors = {"before": result.error_before, "after": result.error_after}
+        checkpoint.save(self._place(index), _flat(result), errors)
+
+    def _read(self, index: int) -> BlockResult | None:
+        found = checkpoint.load(self._place(index))
         if found is None:
             return None
         before, after = found[1]["before"], found[1]["after"]
         return replace(_unflattened(found[0]), error_before=before, error_after=after)
 
-    def save(index: int, result: BlockResult) -> None:
-        errors = {"before": result.error_before, "after": result.error_after}
-        checkpoint.save(folder / f"block-{index:04d}", _flat(result), errors)
+    def _place(self, index: int) -> Path:
+        return self.folder / f"block-{index:04d}"
 
-    blocks = range(len(decoder_blocks(work.teacher)[1]))
-    finished = {index: found for index in blocks if (found := load(index)) is not None}
-    if len(finished) == len(blocks):
+
+def _reconstructed(work: Work, task: Reconstruction) -> BlockResult:
+    count = len(decoder_blocks(task.model)[1])
+    blocks, batches = _Blocks(work.context.checkpoint_dir / task.name, count), []
+    if blocks.are_complete:
         work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
-        batches = []
     else:
         batches = _calibration(work, task.config.blockwise)
         tokens = sum(int(batch.real.sum()) for batch in batches)
         passes = max(1, task.config.blockwise.epochs)
         work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
-
-    def read_once(index: int) -> BlockResult | None:
-        return finished.get(index) or load(index)
-
-    result = reconstruct(work.teacher, task, batches, work.context, read_once, save)
+    result = reconstruct(task, batches, work.context, blocks)
     work.context.flush()
     return result
 
