@@ -59,7 +59,7 @@ class Distillation:
 class Checkpoints(Protocol):
     """Where a distillation keeps what it needs to go on bit by bit, such as upq.quantize.checkpoint.Steps."""
 
-    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any], /) -> None:
         """Keep tensors and a JSON-able state, both as they are in front of step number `step`."""
         ...
 
