@@ -169,11 +169,11 @@ def rotate(model: Any, sides: int) -> None:
     blocks = model.model.layers
     for name, layer in list(packed_layers(blocks)):
         rows, columns = layer.packed.shape
-        around = Transform(hadamard_block(columns, ROTATION), scale_in=torch.ones(columns))
+        transform = Transform(hadamard_block(columns, ROTATION), scale_in=torch.ones(columns))
         if sides == 2:
             block = hadamard_block(rows, ROTATION)
-            around = replace(around, block_out=block, scale_out=torch.ones(rows))
-        packed = replace(layer.packed, transform=around)
+            transform = replace(transform, block_out=block, scale_out=torch.ones(rows))
+        packed = replace(layer.packed, transform=transform)
         replace_module(blocks, name, PackedLinear(packed, layer.bias))
 
 

@@ -191,8 +191,8 @@ def _pack(model: nn.Module, bits: int, rotated: bool) -> None:
             if rotated and name != "lm_head":
                 width = packed.shape[1]
                 signs = torch.randint(0, 2, (width,), device="cuda").half() * 2 - 1
-                around = Transform(hadamard_block(width, GROUP), scale_in=signs)
-                packed = replace(packed, transform=around)
+                transform = Transform(hadamard_block(width, GROUP), scale_in=signs)
+                packed = replace(packed, transform=transform)
             replace_module(model, name, ServedLinear(PackedLinear(packed)))
         elif isinstance(module, nn.Embedding):
             replace_module(model, name, PackedEmbedding(_random_packed(module, 8), DTYPE))

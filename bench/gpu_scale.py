@@ -33,8 +33,8 @@ from upq.config import DistillConfig, Precision, preset
 from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
-from upq.models import blocks_away, place, plan_layers, twin
-from upq.training import Task, packed_teacher, reconstruct
+from upq.models import blocks_away, copy_to_quantize, place, plan_layers
+from upq.training import Reconstruction, packed_teacher, reconstruct
 from upq.training.distill import Distillation, distill
 
 MODELS = {
@@ -153,11 +153,11 @@ def stage_row(
         for one in plan_layers(model, config.group_size)
         if one.quantize
     }
-    task = Task(precision.key, grid, config, start)
+    task = Reconstruction(model, precision.key, grid, config, start)
     few, many = size.batches
-    _reconstruct(model, task, few, rows, size, device)  # compiles and tunes
+    _reconstruct(task, few, rows, size, device)  # compiles and tunes
     (short, _), (long, peak) = (
-        _reconstruct(model, task, count, rows, size, device) for count in (few, many)
+        _reconstruct(task, count, rows, size, device) for count in (few, many)
     )
     a_batch = max(0.0, (long - short) / (many - few))
     batches = config.blockwise.tokens / (rows * FULL.sequence)
@@ -223,17 +223,17 @@ def _model(shape: LlamaConfig, device: torch.device) -> Any:
 
 
 def _reconstruct(
-    model: Any, task: Task, count: int, rows: int, size: Size, device: torch.device
+    task: Reconstruction, count: int, rows: int, size: Size, device: torch.device
 ) -> tuple[float, int | None]:
     """(seconds, peak bytes on the GPU) of one block with `count` calibration batches."""
-    words = model.config.vocab_size
+    words = task.model.config.vocab_size
     ids = [torch.randint(words, (rows, size.sequence)) for _ in range(count)]
     every = torch.ones(rows, size.sequence, dtype=torch.bool)
     batches = [Batch(one, every, every) for one in ids]
     with tempfile.TemporaryDirectory() as folder:
         context = SilentContext(Path(folder))
         started = _start(device)
-        reconstruct(model, task, batches, context, lambda _: None, lambda *_: None, device)
+        reconstruct(task, batches, context, device=device)
         return _stop(device, started)
 
 
@@ -243,7 +243,7 @@ def _distill(
     """(median seconds of a step, peak bytes on the GPU) of a shallow model."""
     teacher = _model(shape, device)
     names = [one.name for one in plan_layers(teacher, 64) if one.quantize]
-    student = twin(teacher, names)
+    student = copy_to_quantize(teacher, names)
 
     def make(_: str, linear: nn.Linear) -> nn.Module:
         latent = Latent(linear.weight.float(), *INT2.fit(linear.weight, 64, "absmax"))

@@ -49,8 +49,8 @@ def prepare(packed: PackedWeight) -> Prepared:
             from kernels.gpu import operators  # noqa: PLC0415  only where there is a GPU
 
             matrix = operators.TritonWeight(replace(packed, transform=None))
-            around = packed.transform
-            return reference.TransformedWeight(matrix, around) if around else matrix
+            transform = packed.transform
+            return reference.TransformedWeight(matrix, transform) if transform else matrix
         except (ImportError, ValueError):  # no Triton here, or a weight that it does not compute
             return reference.TorchWeight(packed)
     library = panels.library()

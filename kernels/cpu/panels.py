@@ -59,8 +59,10 @@ class InputTransform(ctypes.Structure):
     ]
 
     def __init__(self, block: int, **tensors: torch.Tensor | None) -> None:
-        self.tensors = [one for one in tensors.values() if one is not None]
-        pointers = {name: one.data_ptr() for name, one in tensors.items() if one is not None}
+        self.tensors = [tensor for tensor in tensors.values() if tensor is not None]
+        pointers = {
+            name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None
+        }
         super().__init__(block, **pointers)
 
 
@@ -193,30 +195,36 @@ class Panels:
             self.zeros = _in_panels(packed.zeros)
             self.struct.zeros = self.zeros.data_ptr()
 
-    def _add_transform(self, around: Transform, known: dict[Any, InputTransform]) -> None:
-        scale = _with_norm(around.scale_in, around.block_in, self.columns, self.struct.columns)
-        parts = {"scale": scale, "affine": _floats(around.affine), "shift": _floats(around.shift)}
+    def _add_transform(self, transform: Transform, known: dict[Any, InputTransform]) -> None:
+        scale = _with_norm(
+            transform.scale_in, transform.block_in, self.columns, self.struct.columns
+        )
+        parts = {
+            "scale": scale,
+            "affine": _floats(transform.affine),
+            "shift": _floats(transform.shift),
+        }
         if any(part is not None for part in parts.values()):
-            key = around.block_in, *map(_content, parts.values())
-            self.inputs = known.setdefault(key, InputTransform(around.block_in, **parts))
+            key = transform.block_in, *map(_content, parts.values())
+            self.inputs = known.setdefault(key, InputTransform(transform.block_in, **parts))
             self.struct.inputs = ctypes.addressof(self.inputs)
-        scale = _with_norm(around.scale_out, around.block_out, self.rows, _whole(self.rows))
+        scale = _with_norm(transform.scale_out, transform.block_out, self.rows, _whole(self.rows))
         if scale is not None:
-            self.outputs = OutputTransform(around.block_out, scale)
+            self.outputs = OutputTransform(transform.block_out, scale)
             self.struct.outputs = ctypes.addressof(self.outputs)
 
     @property
     def tensors(self) -> list[torch.Tensor]:
         """Codes, scales, zeros and transforms in memory; those of equal input transforms are the same."""
         parts = [part for part in (self.data, self.scale, self.zeros) if part is not None]
-        around = [part.tensors for part in (self.inputs, self.outputs) if part is not None]
-        return [*parts, *itertools.chain(*around)]
+        transforms = [part.tensors for part in (self.inputs, self.outputs) if part is not None]
+        return [*parts, *itertools.chain(*transforms)]
 
 
 def memory_bytes(matrices: Iterable[Panels]) -> int:
     """Bytes of the tensors of matrices, shared ones counted once."""
-    tensors = [one for matrix in matrices for one in matrix.tensors]
-    return sum({one.data_ptr(): one.nbytes for one in tensors}.values())
+    tensors = [tensor for matrix in matrices for tensor in matrix.tensors]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def _with_norm(

@@ -144,7 +144,7 @@ class TritonWeight:
             self.zeros = F.pad(packed.zeros.T, (0, padding)).contiguous()
         self.backend = f"INT{packed.bits} kernels, Triton"
         parts = (self.words, self.scale, self.zeros)
-        self.size_bytes = sum(one.nbytes for one in parts if one is not None)
+        self.size_bytes = sum(part.nbytes for part in parts if part is not None)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs (..., in) -> (..., out), in the dtype of inputs. Sums are in float32 and repeat to the last bit."""

@@ -163,7 +163,7 @@ class Levels(NamedTuple):
         """Whether the kernels take this weight with results in dtype, wherever it lies."""
         given = [weight, self.log_scale, *([] if self.zero is None else [self.zero])]
         return (
-            all(one.dtype == torch.float32 and one.is_contiguous() for one in given)
+            all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in given)
             and dtype in DTYPES
             and weight.numel() > 0
         )

@@ -14,7 +14,7 @@ from upq.data import collate
 from upq.layers import INT2
 from upq.models import LoadedModel, last_hidden, place, placement, plan_layers
 from upq.quantize import pipeline
-from upq.training import BlockResult, Task, reconstruct
+from upq.training import BlockResult, Reconstruction, reconstruct
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,13 +43,13 @@ def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, li
     model = model_of(blocks, home)
     names = [one.name for one in plan_layers(model, 64)]
     start = {name: model.get_parameter(f"{name}.weight").detach() for name in names}
-    task = Task("int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
+    task = Reconstruction(model, "int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
     context = RecordingContext(folder)
     batches = [collate(examples(8, 128, seed), home) for seed in range(6)]
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     cuda = torch.device("cuda")
-    result = reconstruct(model, task, batches, context, lambda _: None, lambda *_: None, cuda)
+    result = reconstruct(task, batches, context, device=cuda)
     errors = list(context.curve("int2_block_after").values())
     return result, errors, torch.cuda.max_memory_allocated()
 

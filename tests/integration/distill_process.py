@@ -14,7 +14,7 @@ from tests.support.helpers import RecordingContext, examples
 from upq.config import DistillConfig
 from upq.jobs.distributed import join
 from upq.layers import INT2, FakeQuantLinear, Latent, fake_quant_layers, swap_linears
-from upq.models import load, plan_layers, twin
+from upq.models import copy_to_quantize, load, plan_layers
 from upq.quantize import checkpoint
 from upq.training import parallel
 from upq.training.distill import Distillation, distill
@@ -31,7 +31,7 @@ def train(source: str, folder: Path) -> None:
     torch.set_num_threads(1)
     teacher = load(source).model
     names = [one.name for one in plan_layers(teacher, 16)]
-    student = twin(teacher, names)
+    student = copy_to_quantize(teacher, names)
 
     def make(_: str, linear: torch.nn.Linear) -> FakeQuantLinear:
         scale, _zero = INT2.fit(linear.weight, 16, "absmax")

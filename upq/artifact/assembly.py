@@ -42,13 +42,13 @@ def build(
     """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
     embedding and head rounded to 8 bits. plain: other parameters that were trained, in float32; kept in float16.
     """
-    packed = {name: as_stored(one) for name, one in packed.items()}
+    packed = {name: as_stored(weight) for name, weight in packed.items()}
     embeddings = _packed_embeddings(loaded.model) if config.embedding_bits == 8 else {}
     layers = packed | embeddings
     tensors = {
         f"{name}.{part}": tensor
-        for name, one in layers.items()
-        for part, tensor in parts_of(one).items()
+        for name, weight in layers.items()
+        for part, tensor in parts_of(weight).items()
     }
     replaced = {f"{name}.weight" for name in layers}
     for name, parameter in loaded.model.named_parameters():  # tied weights come once
@@ -66,11 +66,14 @@ def build(
 def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
     """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
     weights = {
-        one.name: model.get_parameter(f"{one.name}.weight").detach().float()
-        for one in plan_embeddings(model)
-        if one.quantize
+        layer.name: model.get_parameter(f"{layer.name}.weight").detach().float()
+        for layer in plan_embeddings(model)
+        if layer.quantize
     }
-    return {name: INT8.pack(one, INT8.fit(one, 0, "absmax")[0]) for name, one in weights.items()}
+    return {
+        name: INT8.pack(weight, INT8.fit(weight, 0, "absmax")[0])
+        for name, weight in weights.items()
+    }
 
 
 def _config(model: Any) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _manifest(
     loaded: LoadedModel,
     config: RunConfig,
 ) -> dict[str, Any]:
-    weights = sum(one.shape[0] * one.shape[1] for one in packed.values())
+    weights = sum(weight.shape[0] * weight.shape[1] for weight in packed.values())
     return {
         "format_version": _version(packed, embeddings),
         "precision": precision,
@@ -114,24 +117,28 @@ def _manifest(
             "reference_note": loaded.info.reference_note,
             "parameters": loaded.info.parameters,
         },
-        "bits_per_weight": sum(one.size_bytes for one in packed.values()) * 8 / weights,
+        "bits_per_weight": sum(weight.size_bytes for weight in packed.values()) * 8 / weights,
         "quantized_weights": weights,
-        "layers": {name: _entry(one) for name, one in (packed | embeddings).items()},
+        "layers": {name: _entry(weight) for name, weight in (packed | embeddings).items()},
         **machine.environment(),
     }
 
 
 def _version(packed: dict[str, PackedWeight], embeddings: dict[str, PackedWeight]) -> int:
     """The oldest format that holds all of it."""
-    if any(one.transform or one.zeros is not None for one in packed.values()):
+    if any(weight.transform or weight.zeros is not None for weight in packed.values()):
         return 3
     return 2 if embeddings else 1
 
 
 def _entry(packed: PackedWeight) -> dict[str, Any]:
     """What the manifest says of a packed layer."""
-    around, parts = packed.transform, sorted(parts_of(packed).keys() & OPTIONAL_PARTS)
-    blocks = {"hadamard_in": around.block_in, "hadamard_out": around.block_out} if around else {}
+    transform, parts = packed.transform, sorted(parts_of(packed).keys() & OPTIONAL_PARTS)
+    blocks = (
+        {"hadamard_in": transform.block_in, "hadamard_out": transform.block_out}
+        if transform
+        else {}
+    )
     return {
         "bits": packed.bits,
         "zero": packed.zero if packed.zeros is None else None,
@@ -183,9 +190,9 @@ def _fill(
         else:
             sharing = [name.removesuffix(".weight") for name in names]
             users[sharing[0]] = sharing
-    for layer, one in packed.items():
+    for layer, weight in packed.items():
         for name in users[layer]:
-            replace_module(model, name, _packed_form(model.get_submodule(name), one, dtype))
+            replace_module(model, name, _packed_form(model.get_submodule(name), weight, dtype))
 
 
 def _packed_form(module: Any, packed: PackedWeight, dtype: torch.dtype) -> nn.Module:

@@ -28,19 +28,19 @@ def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndar
     with zeros, a lattice, factors other than signs, or a Hadamard matrix that is not exact in binary.
     """
     packed = vetted_layers(artifact, loaded.model)
-    layers = {name: one for name, one in packed.items() if one.bits < 8}
+    layers = {name: weight for name, weight in packed.items() if weight.bits < 8}
     untrained = build(artifact.precision, layers, loaded, _config(artifact.manifest)).tensors
     arrays = {
         name: tensor.numpy()
         for name, tensor in artifact.tensors.items()
         if not torch.equal(tensor, untrained[name])
     }
-    for name, one in layers.items():
-        _require_exact(name, one)
-        codes = unpack(one.codes, one.bits) - _rounded(loaded, name, one)
-        arrays[f"{name}.codes"] = pack(codes & (2**one.bits - 1), one.bits).numpy()
-        arrays[f"{name}.scale"] = one.scale.numpy()
-        for part, signs in (one.transform.tensors if one.transform else {}).items():
+    for name, weight in layers.items():
+        _require_exact(name, weight)
+        codes = unpack(weight.codes, weight.bits) - _rounded(loaded, name, weight)
+        arrays[f"{name}.codes"] = pack(codes & (2**weight.bits - 1), weight.bits).numpy()
+        arrays[f"{name}.scale"] = weight.scale.numpy()
+        for part, signs in (weight.transform.tensors if weight.transform else {}).items():
             arrays[f"{name}.{part}"] = numpy.packbits((signs > 0).numpy())
     return arrays
 
@@ -83,10 +83,10 @@ def _layer(
         for part in entry.get("parts", ())
     }
     blocks = entry.get("hadamard_in", 1), entry.get("hadamard_out", 1)
-    around = Transform(*blocks, **signs) if signs or blocks != (1, 1) else None
+    transform = Transform(*blocks, **signs) if signs or blocks != (1, 1) else None
     scale = torch.from_numpy(arrays[f"{name}.scale"])
     difference = torch.from_numpy(arrays[f"{name}.codes"])
-    packed = PackedWeight(difference, scale, bits, Grid(bits).zero, None, around)
+    packed = PackedWeight(difference, scale, bits, Grid(bits).zero, None, transform)
     codes = unpack(difference, bits) + _rounded(loaded, name, packed)
     return replace(packed, codes=pack(codes & (2**bits - 1), bits))
 
@@ -97,10 +97,10 @@ def _signs(packed: numpy.ndarray, count: int) -> torch.Tensor:
 
 def _require_exact(name: str, packed: PackedWeight) -> None:
     """Raise ValueError unless every machine computes the same codes for this layer."""
-    around = packed.transform or Transform()
-    blocks = {around.block_in, around.block_out}
-    signs = all(bool((one.abs() == 1).all()) for one in around.tensors.values())
-    if packed.zeros is not None or around.tensors.keys() - set(SIGNS) or not signs:
+    transform = packed.transform or Transform()
+    blocks = {transform.block_in, transform.block_out}
+    signs = all(bool((part.abs() == 1).all()) for part in transform.tensors.values())
+    if packed.zeros is not None or transform.tensors.keys() - set(SIGNS) or not signs:
         raise ValueError(f"{name} has zeros, a lattice or tuned factors, which are not kept here")
     if any(block.bit_length() % 2 == 0 for block in blocks):
         raise ValueError(f"{name} has Hadamard blocks of {blocks}; expected 1, 4, 16, 64, ...")

@@ -29,4 +29,5 @@ class Artifact:
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors and files."""
-        return sum(one.nbytes for one in self.tensors.values()) + sum(map(len, self.files.values()))
+        tensors = sum(tensor.nbytes for tensor in self.tensors.values())
+        return tensors + sum(map(len, self.files.values()))

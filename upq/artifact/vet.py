@@ -41,7 +41,7 @@ def vetted_layers(artifact: Artifact, model: nn.Module) -> dict[str, PackedWeigh
         weight = plain.pop(f"{name}.weight", None)
         if weight is None:
             raise damaged(f"The config describes no layer {name}.")
-        users = [model.get_submodule(one.rpartition(".")[0]) for one in shared[f"{name}.weight"]]
+        users = [model.get_submodule(path.rpartition(".")[0]) for path in shared[f"{name}.weight"]]
         shape = tuple(weight.shape)
         bits, groups = _grid(name, entry, users, shape)
         packed[name] = _packed(artifact, name, entry, shape, bits, groups)
@@ -116,9 +116,9 @@ def _packed(
     block_in = _hadamard(name, entry, "hadamard_in", inputs)
     block_out = _hadamard(name, entry, "hadamard_out", rows)
     transformed = bool(parts) or (block_in, block_out) != (1, 1)
-    around = Transform(block_in, block_out, **parts) if transformed else None
+    transform = Transform(block_in, block_out, **parts) if transformed else None
     zero = (2**bits - 1) / 2
-    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, zeros, around)
+    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, zeros, transform)
 
 
 def _part_names(name: str, entry: dict[str, Any]) -> list[str]:

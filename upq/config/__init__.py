@@ -17,6 +17,7 @@ from upq.config.schema import (
     settings,
     with_settings,
 )
+from upq.config.seeds import derived_seed
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "as_text",
     "command",
+    "derived_seed",
     "preset",
     "settings",
     "with_settings",

@@ -84,13 +84,13 @@ def _epoch(
 
 def collate(examples: Sequence[Example], device: str | torch.device = "cpu") -> Batch:
     """Pad examples on the right to one width. Causal attention never looks at padding from a real token."""
-    width = max(len(one.ids) for one in examples)
+    width = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), width, dtype=torch.int64)
     real = torch.zeros(len(examples), width, dtype=torch.bool)
     counts = torch.zeros(len(examples), width, dtype=torch.bool)
-    for row, one in enumerate(examples):
-        length = len(one.ids)
-        ids[row, :length] = torch.tensor(one.ids)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(example.ids)
         real[row, :length] = True
-        counts[row, one.counted_from - 1 : length - 1] = True
+        counts[row, example.counted_from - 1 : length - 1] = True
     return Batch(ids.to(device), real.to(device), counts.to(device))

@@ -68,7 +68,7 @@ def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Datase
         )
     counted = sum(example.counted for example in train)
     context.log(
-        f"data: {len(train)} training sequences, {sum(len(one.ids) for one in train)} tokens, "
+        f"data: {len(train)} training sequences, {sum(len(example.ids) for example in train)} tokens, "
         f"{counted} of them counted; {len(held_out)} held-out sequences"
     )
     return Dataset(train, held_out)
@@ -141,7 +141,7 @@ class _Teacher:
             self._progress(0, writing)
             self.context.check()
             drawn = self._batch([(turn.header, number) for number in numbers], writing)
-            return [own_prompts.prompt_of(self.tokenizer, turn, one, ends) for one in drawn]
+            return [own_prompts.prompt_of(self.tokenizer, turn, written, ends) for written in drawn]
 
         known = (
             message["content"] for row in [*built_in_rows(), *others] for message in row.messages
@@ -165,9 +165,10 @@ class _Teacher:
         written = iter(self._written(prompts, writing))
         asked = iter(prompts)
         made = [
-            one if one is not None else self._joined(next(asked)[0], next(written)) for one in ready
+            example if example is not None else self._joined(next(asked)[0], next(written))
+            for example in ready
         ]
-        return [one for one in made if one.counted > 0]
+        return [example for example in made if example.counted > 0]
 
     def _finished(self, row: Row) -> Example:
         if row.text:

@@ -202,12 +202,17 @@ def _text(values: dict[str, Any], name: str, number: int) -> str:
 def _messages(values: dict[str, Any], name: str, number: int) -> tuple[dict[str, str], ...]:
     messages = _column(values, name, number)
     if not isinstance(messages, list) or not all(
-        isinstance(one, dict) and one.get("role") in ROLES and isinstance(one.get("content"), str)
-        for one in messages
+        isinstance(message, dict)
+        and message.get("role") in ROLES
+        and isinstance(message.get("content"), str)
+        for message in messages
     ):
         raise UserError(
             "bad_dataset",
             f"Row {number}, column {name!r} is not a list of messages with role (system, user, assistant) "
             "and content.",
         )
-    return tuple({"role": one["role"], "content": one["content"][:LONGEST_ROW]} for one in messages)
+    return tuple(
+        {"role": message["role"], "content": message["content"][:LONGEST_ROW]}
+        for message in messages
+    )

@@ -53,7 +53,10 @@ def step(
         norm = layer.input_layernorm
         hidden, normal = fused.add_norm(hidden, delta, norm.weight, norm.variance_epsilon)
         queries = fused.rotate_and_store(
-            *(one(normal) for one in (attention.q_proj, attention.k_proj, attention.v_proj)),
+            *(
+                projection(normal)
+                for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            ),
             *(cosine, sine, positions, cache.keys[index], cache.values[index]),
             norms=_head_norms(attention),
         )

@@ -26,7 +26,7 @@ ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """temperature 0 is greedy; top_p 1 keeps every token."""
+    """How an answer is drawn: temperature 0 takes the likeliest token, top_p 1 lets every token be drawn."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -149,12 +149,12 @@ def answers(
             advanced = dict(zip(busy, session.step(busy, last), strict=True))
         written += len(advanced)
         for row, logits in advanced.items():
-            one = working[row]
-            one.ids.append(_pick(logits, temperature, 1.0, one.generator))
-            if _finish(one.ids, ends, one.longest):
+            answer = working[row]
+            answer.ids.append(_pick(logits, temperature, 1.0, answer.generator))
+            if _finish(answer.ids, ends, answer.longest):
                 free.append(row)
                 del working[row]
-                yield one.index, one.ids
+                yield answer.index, answer.ids
 
 
 def _gpu_rows(engine: Engine, length: int) -> int:
@@ -189,7 +189,7 @@ class _Row:
         return self.source.random() if self.read + 1 >= len(self.prompt) else 0.5
 
     def take(self, token: int) -> bool:
-        """Note the step that the row has made, which gave `token`; whether a token of the answer came of it."""
+        """Note that the row has made a step, which gave `token`; returns whether that is a token of the answer."""
         self.read += 1
         if self.read < len(self.prompt):
             return False
@@ -216,17 +216,17 @@ def _answers_in_step(
     written, every = 0, list(range(count))
     while not all(idle):
         check(written)
-        points = torch.tensor([one.point for one in working], dtype=torch.float64)
-        logits = session.step(every, [one.next_token for one in working])
+        points = torch.tensor([answer.point for answer in working], dtype=torch.float64)
+        logits = session.step(every, [answer.next_token for answer in working])
         drawn = _pick_rows(logits, temperature, points).tolist()
         for row, token in enumerate(drawn):
-            one = working[row]
+            answer = working[row]
             if idle[row]:
                 session.rewind(row, 0)
-            elif one.take(token):
+            elif answer.take(token):
                 written += 1
-                if _finish(one.ids, ends, one.longest):
-                    yield one.index, one.ids
+                if _finish(answer.ids, ends, answer.longest):
+                    yield answer.index, answer.ids
                     session.rewind(row, 0)
                     idle[row] = not queue
                     working[row] = _Row(*(queue.popleft() if queue else (0, [token], 1)), seed)
@@ -249,7 +249,7 @@ def end_ids(engine: Engine, tokenizer: Any) -> set[int]:
     """Token ids that end an answer."""
     configured = engine.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return {one for one in [*listed, tokenizer.eos_token_id] if one is not None}
+    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
 
 
 def _room(engine: Engine, prompt_tokens: int) -> int:

@@ -76,7 +76,9 @@ def _window(attention: Any, config: Any) -> int:
 def _precision(model: Any) -> str:
     """The type of most of the weights, for people."""
     bits = [
-        one.bits for one in map(_weight, _matrices(model)[1:-1]) if isinstance(one, PackedWeight)
+        weight.bits
+        for weight in map(_weight, _matrices(model)[1:-1])
+        if isinstance(weight, PackedWeight)
     ]
     return f"INT{max(bits, key=bits.count)}" if bits else "FP16"
 
@@ -85,7 +87,8 @@ class NativeEngine:
     """A model whose decoding is C (`upq.decode.engine.Engine`); the transformers model is not kept.
 
     instruction_set: one of kernels.cpu.build.INSTRUCTION_SETS; None takes the best of this processor. exact:
-    activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: for the compiler.
+    activations stay float32, which is slower; else packed weights read them in 8 bits. extra_flags: more flags for
+    the compiler.
     """
 
     def __init__(
@@ -117,7 +120,9 @@ class NativeEngine:
         rounded = "" if exact or precision == "FP16" else ", 8-bit activations"
         self.backend = f"native C, {precision}{rounded}, {name}, {threads_text}"
         self.memory_bytes = panels.memory_bytes(self._panels.values())
-        self.memory_bytes += sum(one.nbytes for one in self._kept if isinstance(one, torch.Tensor))
+        self.memory_bytes += sum(
+            part.nbytes for part in self._kept if isinstance(part, torch.Tensor)
+        )
 
     def session(self, rows: int, length: int) -> NativeSession:
         """Room for `rows` sequences of at most `length` tokens. UserError("out_of_memory") where there is none."""
@@ -189,7 +194,7 @@ class NativeSession:
         self._angles = (cosine.contiguous(), sine.contiguous())
         self._address = engine.kernels.session_new(
             ctypes.byref(engine.struct),
-            *(rows, length, engine.threads, *(one.data_ptr() for one in self._angles)),
+            *(rows, length, engine.threads, *(table.data_ptr() for table in self._angles)),
         )
         if not self._address:
             raise UserError(
@@ -228,7 +233,9 @@ class NativeSession:
         self, ids: list[int], rows: list[int], positions: list[int], wanted: list[int]
     ) -> torch.Tensor:
         logits = torch.empty(len(wanted), self.engine.struct.vocabulary)
-        numbers = [(ctypes.c_int32 * len(one))(*one) for one in (ids, rows, positions, wanted)]
+        numbers = [
+            (ctypes.c_int32 * len(values))(*values) for values in (ids, rows, positions, wanted)
+        ]
         failed = self.engine.kernels.session_forward(
             *(self._address, len(ids), *numbers[:3], len(wanted), numbers[3], logits.data_ptr())
         )

@@ -36,13 +36,14 @@ def prepare_layers(model: nn.Module) -> None:
 
 def prepared_bytes(model: nn.Module) -> int:
     """What the prepared weights take in memory; they are no buffers of the model."""
-    return sum(one.prepared.size_bytes for one in _served(model))
+    return sum(layer.prepared.size_bytes for layer in _served(model))
 
 
 def prepared_backends(model: nn.Module) -> list[str]:
     """The names of the kernels that multiply, the most frequent one first; empty without packed layers."""
     return [
-        name for name, _ in Counter(one.prepared.backend for one in _served(model)).most_common()
+        name
+        for name, _ in Counter(layer.prepared.backend for layer in _served(model)).most_common()
     ]
 
 

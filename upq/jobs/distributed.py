@@ -1,6 +1,6 @@
 """A worker of several processes: `python -m upq run --processes 2` starts it through `accelerate launch`.
 
-The main process is an ordinary worker. The others wait until it comes to a stage that all do together; then they
+The main process is an ordinary worker. The others wait until it comes to a stage that all of them do; then they
 go the run's own way over its checkpoints and stored answers to that stage, help, and wait again. They write nothing.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
         try:
             worker_main(folder, once=True)
         finally:
-            parallel.say(None)
+            parallel.from_main(None)
     else:
         _help(open_store(folder))
     state.destroy_process_group()
@@ -58,11 +58,11 @@ def join() -> PartialState:
 def _help(store: Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # the main process says when it is over
         signal.signal(number, signal.SIG_IGN)
-    while (call := parallel.say()) is not None:
+    while (call := parallel.from_main()) is not None:
         context = SilentContext(Path(call["checkpoints"]), store.cached_answers)
         try:
             pipeline.run_quantization(RunConfig.from_json(call["config"]), context)
-        except parallel.Left:
+        except parallel.NoLongerNeeded:
             continue
 
 

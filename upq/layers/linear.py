@@ -36,7 +36,7 @@ class Latent:
     transform: Transform | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All of it as named tensors, for a checkpoint."""
+        """The whole latent as named tensors, for a checkpoint."""
         named = {"weight": self.weight, "scale": self.scale}
         if self.zero is not None:
             named["zero"] = self.zero
@@ -47,7 +47,7 @@ class Latent:
 
     @staticmethod
     def of_tensors(named: dict[str, torch.Tensor]) -> Latent:
-        """What `tensors` gave."""
+        """The latent whose `tensors` these are."""
         transform = None
         if "blocks" in named:
             parts = {name: named.get(name) for name in PARTS}
@@ -60,7 +60,7 @@ class Latent:
 
 
 class FakeQuantLinear(nn.Module):
-    """y = x fake_quantize(weight)^T + bias, between the transforms of activations where the latent has them.
+    """y = x fake_quantize(weight)^T + bias; inputs and outputs are transformed where the latent has a transform.
 
     Parameters, all float32: weight (out, in), log_scale (out, groups), and where there are any, zero (out, groups) and
     the parts of the transform by their names (kernels.transform.PARTS). Computes in the dtype of x.

@@ -5,12 +5,12 @@ from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
 from upq.models.placement import (
     blocks_away,
     compute_dtype,
+    copy_to_quantize,
     is_lent,
     keep_freed_memory,
     on_device,
     place,
     placed_copy,
-    twin,
 )
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
@@ -41,6 +41,7 @@ __all__ = [
     "blocks_away",
     "chat_ids",
     "compute_dtype",
+    "copy_to_quantize",
     "decoder_blocks",
     "encode",
     "head",
@@ -62,5 +63,4 @@ __all__ = [
     "resolve",
     "special_ids",
     "tokenizer_files",
-    "twin",
 ]

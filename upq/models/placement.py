@@ -26,7 +26,7 @@ LARGEST_SHARE = 0.5
 
 
 def on_device(block: nn.Module, device: torch.device) -> nn.Module:
-    """The block itself where it is on the device already, else a copy there, which is gone when it is dropped."""
+    """The block itself where it is on the device already, else a copy there; the block stays as it is."""
     here = next(block.parameters()).device
     return block if here == _exact(device) else copy.deepcopy(block).to(device)
 
@@ -36,25 +36,25 @@ def _exact(device: torch.device) -> torch.device:
     return torch.empty(0, device=device).device
 
 
-def twin(model: Any, replaced: Iterable[str]) -> Any:
-    """A copy of `model` that shares its embedding, its head and the weights of the linears `replaced`: what nobody
-    changes, and what is about to be replaced.
+def copy_to_quantize(model: Any, names: Iterable[str]) -> Any:
+    """A copy of `model` whose named linears are about to be replaced. It shares their weights, the embedding and the
+    head with the model, which stays as it is.
     """
-    linears = [model.get_submodule(name) for name in replaced]
+    linears = [model.get_submodule(name) for name in names]
     shared = [*linears, model.get_input_embeddings(), model.get_output_embeddings()]
-    return copy.deepcopy(model, {id(one.weight): one.weight for one in shared})
+    return copy.deepcopy(model, {id(module.weight): module.weight for module in shared})
 
 
 @contextmanager
 def blocks_away(model: Any, device: torch.device | str = "cpu") -> Iterator[None]:
-    """The decoder blocks of `model` wait on `device`; embedding, last norm and head stay where they are."""
+    """Move the decoder blocks of `model` to `device` for a while; embedding, last norm and head stay where they are."""
     blocks = decoder_blocks(model)[1]
-    home = next(blocks.parameters()).device
+    before = next(blocks.parameters()).device
     blocks.to(device)
     try:
         yield
     finally:
-        blocks.to(home)
+        blocks.to(before)
 
 
 def is_large(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
@@ -62,7 +62,8 @@ def is_large(model: nn.Module, dtype: torch.dtype, device: torch.device) -> bool
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    return sum(one.numel() for one in model.parameters()) * dtype.itemsize > LARGEST_SHARE * free
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return weights * dtype.itemsize > LARGEST_SHARE * free
 
 
 def lend_blocks(model: Any, device: torch.device) -> None:
@@ -80,17 +81,21 @@ def is_lent(model: Any) -> bool:
     return next(decoder_blocks(model)[1].parameters()).device != model.device
 
 
+#: Attribute of a module that computes with copies: its own parameters by name.
+_LENT = "lent_parameters"
+
+
 def _lend(device: torch.device, module: nn.Module, _: Any) -> None:
     parameters = module.named_parameters(recurse=False)
-    lent = {name: one for name, one in parameters if one.device != device}
-    vars(module)["at_home"] = lent
-    for name, one in lent.items():
-        setattr(module, name, nn.Parameter(one.to(device), requires_grad=False))
+    lent = {name: parameter for name, parameter in parameters if parameter.device != device}
+    vars(module)[_LENT] = lent
+    for name, parameter in lent.items():
+        setattr(module, name, nn.Parameter(parameter.to(device), requires_grad=False))
 
 
 def _take_back(module: nn.Module, *_: Any) -> None:
-    for name, one in vars(module).pop("at_home", {}).items():
-        setattr(module, name, one)
+    for name, parameter in vars(module).pop(_LENT, {}).items():
+        setattr(module, name, parameter)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -50,21 +50,26 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
     model, config = _skeleton(place, stamp)
     planned = {"INT4": plan_layers(model, int4_group), "INT2": plan_layers(model, int2_group)}
     skipped = {
-        f"{one.name}: {one.reason}" for plan in planned.values() for one in plan if not one.quantize
+        f"{layer.name}: {layer.reason}"
+        for plan in planned.values()
+        for layer in plan
+        if not layer.quantize
     }
-    shapes = [{one.name: one.shape for one in plan if one.quantize} for plan in planned.values()]
+    shapes = [
+        {layer.name: layer.shape for layer in plan if layer.quantize} for plan in planned.values()
+    ]
     both = shapes[0].keys() & shapes[1].keys()
     embeddings = plan_embeddings(model)
     return Shape(
-        parameters=sum(one.numel() for one in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         stored_bytes=2 if _is_stored_in_16_bits(place, config) else 4,
         head=model.get_output_embeddings().weight.numel(),
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
-        embeddings={one.name: one.shape for one in embeddings if one.quantize},
+        embeddings={layer.name: layer.shape for layer in embeddings if layer.quantize},
         skipped=tuple(sorted(skipped)),
         skipped_embeddings=tuple(
-            f"{one.name}: {one.reason}" for one in embeddings if not one.quantize
+            f"{layer.name}: {layer.reason}" for layer in embeddings if not layer.quantize
         ),
     )
 

@@ -93,7 +93,7 @@ def plan_embeddings(model: PreTrainedModel) -> list[LayerPlan]:
         reason = plan[name].reason if name in plan else ""
         if type(module) is not kind:
             reason = f"{type(module).__name__} is not a plain nn.{kind.__name__}"
-        elif 1 + len(others) > sum(one.weight is module.weight for one in plain):
+        elif 1 + len(others) > sum(other.weight is module.weight for other in plain):
             reason = f"its weight is shared with {', '.join(others)}"
         plan[name] = LayerPlan(name, tuple(module.weight.shape), not reason, reason)
     return list(plan.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from upq.config import (
     DistillConfig,
     Precision,
     RunConfig,
+    derived_seed,
 )
 from upq.context import TOKENS, RunContext, SeriesNames
 from upq.data import Batch, Dataset, collate, plan_batches
@@ -33,12 +35,12 @@ from upq.layers import (
     set_parameters,
     swap_linears,
 )
-from upq.models import LoadedModel, blocks_away, decoder_blocks, twin
+from upq.models import LoadedModel, blocks_away, copy_to_quantize, decoder_blocks
 from upq.quantize import checkpoint
 from upq.training import (
     BlockResult,
+    Reconstruction,
     Start,
-    Task,
     norm_weights,
     packed_teacher,
     parallel,
@@ -62,8 +64,10 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Work:
-    """What every stage works on. loaded: the exact FP16 model on the CPU; teacher: the same in compute dtype, on
-    the run's device; layers: names of the linears to quantize.
+    """What every stage works on.
+
+    loaded: the exact FP16 model on the CPU. teacher: the same model in compute dtype on the run's device. layers: the
+    names of the linears to quantize.
     """
 
     config: RunConfig
@@ -111,11 +115,12 @@ def _made(
     norms: dict[str, torch.Tensor],
     int4: Quantized | None = None,
 ) -> Quantized:
-    """One precision from weights and norms to start from. int4: what may teach INT2."""
+    """Make one precision from the weights and norms that it starts from. int4: the INT4 model, which may teach INT2."""
     config = work.config.of(precision)
     grid = Grid(precision.bits, config.grid == "integer_zero")
     work.context.stage(precision.key, len(decoder_blocks(work.teacher)[1]))
-    task = Task(precision.key, grid, config, start, work.config.seed, norms)
+    seed = derived_seed(work.config.seed, "rotations")
+    task = Reconstruction(work.teacher, precision.key, grid, config, start, seed, norms)
     result = _reconstructed(work, task)
     if config.distill.tokens:
         result = _distilled(work, precision, grid, result, int4)
@@ -123,44 +128,54 @@ def _made(
     return Quantized(packed, result.plain)
 
 
-def _reconstructed(work: Work, task: Task) -> BlockResult:
-    folder = work.context.checkpoint_dir / task.name
+class _Blocks:
+    """The checkpoints of a stage's blocks in one folder; those that are there at the beginning are read once."""
 
-    def load(index: int) -> BlockResult | None:
-        found = checkpoint.load(folder / f"block-{index:04d}")
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        found = {index: self._read(index) for index in range(count)}
+        self.finished = {index: result for index, result in found.items() if result is not None}
+        self.are_complete = len(self.finished) == count
+
+    def load(self, index: int) -> BlockResult | None:
+        """The result of a block, or None."""
+        return self.finished.get(index) or self._read(index)
+
+    def save(self, index: int, result: BlockResult) -> None:
+        """Commit the result of a block."""
+        errors = {"before": result.error_before, "after": result.error_after}
+        checkpoint.save(self._place(index), _flat(result), errors)
+
+    def _read(self, index: int) -> BlockResult | None:
+        found = checkpoint.load(self._place(index))
         if found is None:
             return None
         before, after = found[1]["before"], found[1]["after"]
         return replace(_unflattened(found[0]), error_before=before, error_after=after)
 
-    def save(index: int, result: BlockResult) -> None:
-        errors = {"before": result.error_before, "after": result.error_after}
-        checkpoint.save(folder / f"block-{index:04d}", _flat(result), errors)
+    def _place(self, index: int) -> Path:
+        return self.folder / f"block-{index:04d}"
 
-    blocks = range(len(decoder_blocks(work.teacher)[1]))
-    finished = {index: found for index in blocks if (found := load(index)) is not None}
-    if len(finished) == len(blocks):
+
+def _reconstructed(work: Work, task: Reconstruction) -> BlockResult:
+    count = len(decoder_blocks(task.model)[1])
+    blocks, batches = _Blocks(work.context.checkpoint_dir / task.name, count), []
+    if blocks.are_complete:
         work.context.log(f"{task.name}: block-wise result taken from the checkpoint")
-        batches = []
     else:
         batches = _calibration(work, task.config.blockwise)
         tokens = sum(int(batch.real.sum()) for batch in batches)
         passes = max(1, task.config.blockwise.epochs)
         work.context.metric(task.name + TOKENS, 0, tokens * passes)
-
-    def read_once(index: int) -> BlockResult | None:
-        return finished.get(index) or load(index)
-
-    result = reconstruct(work.teacher, task, batches, work.context, read_once, save)
+    result = reconstruct(task, batches, work.context, blocks)
     work.context.flush()
     return result
 
 
 def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
     """Batches of training examples with about config.tokens tokens in all."""
-    plan = plan_batches(
-        work.dataset.train, config.tokens, config.batch_tokens, work.config.seed + 1
-    )
+    seed = derived_seed(work.config.seed, "calibration")
+    plan = plan_batches(work.dataset.train, config.tokens, config.batch_tokens, seed)
     return [
         collate([work.dataset.train[row] for row in rows], work.teacher.device) for rows in plan
     ]
@@ -177,7 +192,7 @@ def _distilled(
     folder = work.context.checkpoint_dir / f"{precision.key}-distill"
     if (kept := checkpoint.load(folder / "done")) is not None:
         return _unflattened(kept[0])
-    student, device = twin(work.teacher, start.layers), work.teacher.device
+    student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
 
     def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
         return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(device)
@@ -192,10 +207,9 @@ def _distilled(
         work.context.metric(SeriesNames(precision.key).held_out_kl, step, kl)
 
     steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
-    with parallel.together(*settings), _teacher(work, precision, config, int4) as teacher:
-        task = Distillation(
-            student, teacher, work.dataset.train, config, work.config.seed + 2, precision.key
-        )
+    with parallel.joint_work(*settings), _teacher(work, precision, config, int4) as teacher:
+        seed = derived_seed(work.config.seed, "distillation")
+        task = Distillation(student, teacher, work.dataset.train, config, seed, precision.key)
         distill(task, work.context, steps, probe)
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
     plain = norm_weights(student) if config.norm_lr else start.plain

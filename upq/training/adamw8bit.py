@@ -36,7 +36,9 @@ class AdamW8bit(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None, "the loss is computed before the step"
-        parameters = [(one, group) for group in self.param_groups for one in group["params"]]
+        parameters = [
+            (parameter, group) for group in self.param_groups for parameter in group["params"]
+        ]
         for index, (parameter, group) in enumerate(parameters):
             if parameter.grad is None:
                 continue

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
-from upq.config import BlockwiseConfig, PrecisionConfig
+from upq.config import BlockwiseConfig, PrecisionConfig, derived_seed
 from upq.context import RunContext, SeriesNames
 from upq.data import Batch
 from upq.errors import UserError
@@ -57,13 +57,15 @@ class BlockResult:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What to reconstruct. name: of its metrics; seed: of rotations.
+class Reconstruction:
+    """What is reconstructed: all blocks of `model`, which stays as it is.
 
-    start: full layer name -> (out, in) weight to start from, of any type or packed; its keys are the layers to
-    quantize. norms: full parameter name -> weight that a norm starts from, where it is not the model's.
+    name: "int4" or "int2", with which the names of the metrics begin. start: full layer name -> (out, in) weight to
+    start from, of any type or packed; its keys are the layers to quantize. seed: decides the signs of rotations.
+    norms: full parameter name -> weight that a norm starts from, where it is not the model's.
     """
 
+    model: Any
     name: str
     grid: Grid
     config: PrecisionConfig
@@ -72,22 +74,42 @@ class Task:
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+class BlockCheckpoints(Protocol):
+    """Where the results of finished blocks are kept, by the number of the block."""
+
+    def load(self, index: int) -> BlockResult | None:
+        """The result that was saved, or None. Tensors of a mapped file take no memory."""
+        ...
+
+    def save(self, index: int, result: BlockResult) -> None:
+        """Keep the result of a block that has been trained."""
+        ...
+
+
+class NoBlockCheckpoints:
+    """The checkpoints of a reconstruction that nobody resumes."""
+
+    def load(self, index: int) -> None:
+        """Nothing was kept."""
+
+    def save(self, index: int, result: BlockResult) -> None:
+        """Keep nothing."""
+
+
 def reconstruct(
-    model: Any,
-    task: Task,
+    task: Reconstruction,
     batches: list[Batch],
     context: RunContext,
-    load: Callable[[int], BlockResult | None],
-    save: Callable[[int, BlockResult], None],
+    checkpoints: BlockCheckpoints | None = None,
     device: torch.device | None = None,
 ) -> BlockResult:
-    """Quantize all blocks of `model`, which stays as it is. Returns the layers and norms by full name.
+    """Quantize all blocks of the task's model. Returns the layers and norms by full name.
 
-    device: where blocks are computed, one at a time; None: where the model computes. load(i) gives the saved result of
-    block i or None, save(i, result) keeps it: finished blocks are not trained again, only run, so a resumed run
-    continues bit by bit. What load gives behind save is what is returned: tensors of a mapped file take no memory.
-    Without batches scales are only fitted.
+    Blocks with a checkpoint are not trained again, only run, so a resumed run continues bit by bit; what a checkpoint
+    gives after it was saved is what is returned. device: where blocks are computed, one at a time; None stands for
+    where the model computes. Without batches scales are only fitted.
     """
+    model, checkpoints = task.model, checkpoints or NoBlockCheckpoints()
     prefix, blocks = decoder_blocks(model)
     here: torch.device = device or model.device
     folder = context.checkpoint_dir / "streams"
@@ -98,12 +120,12 @@ def reconstruct(
         name, block = f"{prefix}.{index}.", on_device(kept, here)
         start, plain = _below(task.start, name), _below(task.norms, name)
         _reach_targets(block, streams, index)
-        result = load(index)
+        result = checkpoints.load(index)
         if result is None:
             student = _student(block, start, plain, task, streams, index)
             result = _train(student, plain, streams, index, task, context)
-            save(index, result)
-            result = load(index) or result
+            checkpoints.save(index, result)
+            result = checkpoints.load(index) or result
         _advance(block, result, streams, index, task)
         whole.layers.update({name + layer: latent for layer, latent in result.layers.items()})
         whole.plain.update({name + norm: weight for norm, weight in result.plain.items()})
@@ -114,9 +136,11 @@ def reconstruct(
 
 
 def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Those whose names begin with the prefix, under what follows it."""
+    """The values whose names begin with the prefix, by the rest of their names."""
     return {
-        name.removeprefix(prefix): one for name, one in values.items() if name.startswith(prefix)
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix)
     }
 
 
@@ -124,7 +148,7 @@ def _student(
     block: nn.Module,
     start: Mapping[str, Start],
     plain: dict[str, torch.Tensor],
-    task: Task,
+    task: Reconstruction,
     streams: Streams,
     index: int,
 ) -> nn.Module:
@@ -133,14 +157,14 @@ def _student(
     set_parameters(student, plain)
     device = next(block.parameters()).device
     weights = {
-        name: (weight_of(one) if isinstance(one, PackedWeight) else one).to(device).float()
-        for name, one in start.items()
+        name: (weight_of(weight) if isinstance(weight, PackedWeight) else weight).to(device).float()
+        for name, weight in start.items()
     }
     hessian = task.config.hessian if task.config.rounding == "ldlq" else None
     searched = task.config.scale_init == "search" or hessian
     measured = list(streams) if searched else []
     statistics = input_statistics(student, names, measured, index, hessian)
-    seed = task.seed * 4096 + index
+    seed = derived_seed(task.seed, f"block {index}")
     latents = initial_latents(weights, statistics, task.grid, task.config, seed)
     swap_linears(
         student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)
@@ -150,7 +174,7 @@ def _student(
 
 @torch.no_grad()
 def _reach_targets(block: nn.Module, streams: Streams, index: int) -> None:
-    """Move the FP16 stream behind the block: it is what the student has to give."""
+    """Move the FP16 stream behind the block, where it is the target of the student."""
     for stream in streams:
         stream.reference = stream.calls[index].run(block, stream.reference)
 
@@ -176,7 +200,7 @@ def _train(
     plain: dict[str, torch.Tensor],
     streams: Streams,
     index: int,
-    task: Task,
+    task: Reconstruction,
     context: RunContext,
 ) -> BlockResult:
     """Train a block's student. plain: its norms' weights by name where they are not the model's."""
@@ -198,7 +222,7 @@ def _train(
 def _optimize(
     student: nn.Module, streams: Streams, index: int, config: BlockwiseConfig, context: RunContext
 ) -> None:
-    """Train what has a learning rate; does nothing where nothing has one."""
+    """Train every parameter that has a learning rate; where none has one the student stays as it is."""
     groups = trainables(student, config)
     steps = config.epochs * len(streams)
     if not groups or not steps:
@@ -230,17 +254,17 @@ def _error(student: nn.Module, streams: Streams, index: int) -> float:
 
 @torch.no_grad()
 def _advance(
-    block: nn.Module, result: BlockResult, streams: Streams, index: int, task: Task
+    block: nn.Module, result: BlockResult, streams: Streams, index: int, task: Reconstruction
 ) -> None:
-    """Move the quantized stream behind the block, through exactly what will be stored; or take FP16's."""
+    """Move the quantized stream behind the block, computed from exactly what will be stored; or set it to FP16's."""
     if task.config.blockwise.inputs == "fp16":
         for stream in streams:
             stream.inputs = stream.reference
         return
-    twin = copy.deepcopy(block)
+    quantized = copy.deepcopy(block)
     for name, latent in result.layers.items():
-        stored = twin.get_parameter(f"{name}.weight")
+        stored = quantized.get_parameter(f"{name}.weight")
         stored.copy_(weight_of(latent.pack(task.grid)))
-    set_parameters(twin, result.plain)
+    set_parameters(quantized, result.plain)
     for stream in streams:
-        stream.inputs = stream.calls[index].run(twin, stream.inputs)
+        stream.inputs = stream.calls[index].run(quantized, stream.inputs)

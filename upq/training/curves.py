@@ -19,8 +19,10 @@ from upq.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """What is known of a training step before its numbers are: rate is its learning rate, started a monotonic time,
-    shown how far the stage is behind it.
+    """What is known of a training step before its loss is.
+
+    rate: its learning rate. tokens: how many it processed. started: the monotonic time at which it began. shown: how
+    far the stage's progress bar is after it.
     """
 
     index: int
@@ -42,11 +44,11 @@ class _Numbers:
 
     @property
     def are_here(self) -> bool:
-        """Whether reading them makes nobody wait, without looking."""
+        """Whether they can be read without waiting. On a GPU the answer is no, whether they have arrived or not."""
         return self.arrival is None
 
     def read(self) -> list[float]:
-        """The numbers; waits for them, and not for what the device was given later."""
+        """The numbers. Waits until they have arrived, and not for work that the device was given later."""
         if self.arrival is not None:
             self.arrival.synchronize()
         return self.copy.tolist()

@@ -44,8 +44,8 @@ class Distillation:
     """What is distilled. Without a learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
 
     student: a copy of a model with the same embedding and head as `teacher`; its training-form layers are trained in
-    place, and its norms where they have a learning rate. seed: of the order of the examples. precision: "int4" or
-    "int2"; the series of INT4 carry its name.
+    place, and its norms where they have a learning rate. seed: decides the order of the examples. precision: "int4" or
+    "int2"; the names of INT4's series begin with it.
     """
 
     student: Any
@@ -57,7 +57,7 @@ class Distillation:
 
 
 class Checkpoints(Protocol):
-    """Where a distillation keeps what it needs to go on bit by bit: upq.quantize.checkpoint.Steps."""
+    """Where a distillation keeps what it needs to go on bit by bit, such as upq.quantize.checkpoint.Steps."""
 
     def save(self, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any], /) -> None:
         """Keep tensors and a JSON-able state, both as they are in front of step number `step`."""
@@ -152,7 +152,7 @@ def distill(
 
 
 class _Clock:
-    """How far a distillation is: by steps, or, where it has seconds, by time, if that is further.
+    """How far a distillation has come: by its steps, or by its time where its time is limited and that is further.
 
     spent: seconds that earlier calls of a resumed run took.
     """
@@ -173,9 +173,9 @@ class _Clock:
         return max(step / self.steps, self.spent() / self.seconds)
 
     def steps_from(self, first: int) -> Iterator[int]:
-        """The steps from `first` on that there is time for."""
+        """The steps from number `first` on, as long as there is time."""
         for step in range(first, self.steps):
-            if self.seconds and parallel.say(self._progress(step) >= 1):
+            if self.seconds and parallel.from_main(self._progress(step) >= 1):
                 return
             yield step
 
@@ -183,7 +183,7 @@ class _Clock:
         """The learning rates of this step, as a share of their peaks."""
         if not self.seconds:
             return _schedule(step, self.steps, self.warmup_share)
-        progress = parallel.say(self._progress(step))
+        progress = parallel.from_main(self._progress(step))
         if progress < self.warmup_share:
             return max(progress / self.warmup_share, 1 / self.steps)
         falling = (progress - self.warmup_share) / (1 - self.warmup_share)
@@ -198,7 +198,7 @@ class _Clock:
         return is_due
 
     def shown(self, step: int) -> int:
-        """What the progress bar says behind this step."""
+        """What the progress bar shows after this step."""
         done = min(1.0, self._progress(step + 1)) * SHOWN_STEPS if self.seconds else step + 1
         return int(done)
 
@@ -223,7 +223,7 @@ def _passes(task: Distillation, plan: list[list[int]], context: RunContext) -> I
 
 
 def _targets(task: Distillation, plan: list[list[int]], context: RunContext) -> Targets:
-    """What the teacher says of this process's part of the plan; computed here where it is to be cached."""
+    """The teacher's states for this process's part of the plan, computed at once where the config wants them cached."""
     eager = task.config.teacher == "cached"
     shares = [parallel.share(rows) for rows in plan]
     targets = Targets(task.teacher, task.examples, shares, context.checkpoint_dir, eager=eager)
@@ -242,7 +242,7 @@ class _Passes:
     def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
         """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
         everything = [self.task.examples[row] for rows in indices for row in rows]
-        counted = sum(one.counted for one in everything)
+        counted = sum(example.counted for example in everything)
         total = torch.zeros((), dtype=torch.float64, device=self.student.device)
         for rows in map(parallel.share, indices):
             parallel.check(self.context)
@@ -250,13 +250,14 @@ class _Passes:
                 loss = self._loss(rows)
                 (loss / counted).backward()
                 total += loss.detach()
-        trained = [one for one in self.student.parameters() if one.requires_grad]
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         if parallel.size() > 1:
-            for one in trained:
-                if one.grad is None:
-                    one.grad = torch.zeros_like(one, dtype=one.grad_dtype)
-            parallel.add_up([total, *(one.grad for one in trained if one.grad is not None)])
-        return total / counted, sum(len(one.ids) for one in everything)
+            for parameter in trained:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            parallel.add_up([total, *gradients])
+        return total / counted, sum(len(example.ids) for example in everything)
 
     def _loss(self, rows: list[int]) -> torch.Tensor:
         """Loss summed over the counted tokens of the examples `rows`."""
@@ -278,5 +279,5 @@ def _schedule(step: int, steps: int, warmup_share: float) -> float:
 
 def _clip(student: Any, clip_norm: float) -> torch.Tensor:
     """Clip the gradients' norm in place where clip_norm is not 0; returns the norm before, ()."""
-    parameters = [one for one in student.parameters() if one.grad is not None]
+    parameters = [parameter for parameter in student.parameters() if parameter.grad is not None]
     return torch.nn.utils.clip_grad_norm_(parameters, clip_norm or math.inf)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
-from upq.config import PrecisionConfig
+from upq.config import PrecisionConfig, derived_seed
 from upq.errors import UserError
 from upq.layers import Grid, Latent
 from upq.training.ldlq import ldlq
@@ -79,9 +79,10 @@ def input_statistics(
     index: int,
     hessian: Hessian | None,
 ) -> list[InputStatistics]:
-    """Statistics of the inputs of a block's layers over the real tokens of the streams; each layer alone without.
+    """Statistics of the inputs of a block's layers over the real tokens of the streams.
 
-    hessian: which one to sum up as well, over all streams; None: only the power, of the first streams.
+    Without streams every layer stands alone and nothing is known of its inputs. hessian: the kind to sum up as well,
+    over all streams; with None only the power is taken, over the first streams.
     """
     if not len(streams):
         return [InputStatistics([name]) for name in names]
@@ -110,25 +111,30 @@ def initial_latents(
     config: PrecisionConfig,
     seed: int,
 ) -> dict[str, Latent]:
-    """Latent of every layer of a block: name -> weight (out, in) that it starts from. seed: of the rotations' signs."""
+    """The latent of every layer of a block, by name, from the weight (out, in) that it starts from.
+
+    seed: decides the signs of the rotations.
+    """
     found: dict[str, Latent] = {}
     for number, inputs in enumerate(statistics):
-        source = torch.Generator().manual_seed(seed * 64 + number)
+        source = torch.Generator().manual_seed(derived_seed(seed, f"inputs {number}"))
         signs = _signs(weights[inputs.names[0]].shape[1], source)
-        around = {name: _transform(weights[name], signs, config, source) for name in inputs.names}
-        rotated = {name: one.rotate(weights[name]) for name, one in around.items()}
+        transforms = {
+            name: _transform(weights[name], signs, config, source) for name in inputs.names
+        }
+        rotated = {name: transform.rotate(weights[name]) for name, transform in transforms.items()}
         if config.rounding == "ldlq":
-            latents = _solved(rotated, inputs, next(iter(around.values())), grid, config)
+            latents = _solved(rotated, inputs, next(iter(transforms.values())), grid, config)
         else:
             power = inputs.power if config.rotation == "none" else None
             latents = {
-                name: Latent(one, *grid.fit(one, config.group_size, config.scale_init, power))
-                for name, one in rotated.items()
+                name: Latent(weight, *grid.fit(weight, config.group_size, config.scale_init, power))
+                for name, weight in rotated.items()
             }
         plain = config.rotation == "none" and config.codebook == "scalar"
         found |= {
-            name: replace(one, transform=None if plain else around[name])
-            for name, one in latents.items()
+            name: replace(latent, transform=None if plain else transforms[name])
+            for name, latent in latents.items()
         }
     return found
 
@@ -141,19 +147,19 @@ def _transform(
     weight: torch.Tensor, signs: torch.Tensor, config: PrecisionConfig, source: torch.Generator
 ) -> Transform:
     rows, columns = weight.shape
-    around = Transform()
+    transform = Transform()
     if config.rotation != "none":
         block = hadamard_block(columns, config.rotation_block)
-        around = replace(around, block_in=block, scale_in=signs.to(weight.device))
+        transform = replace(transform, block_in=block, scale_in=signs.to(weight.device))
     if config.rotation == "both":
         out = _signs(rows, source).to(weight.device)
         block = hadamard_block(rows, config.rotation_block)
-        around = replace(around, block_out=block, scale_out=out)
+        transform = replace(transform, block_out=block, scale_out=out)
     if config.codebook == "lattice":
-        around = replace(
-            around, affine=lattice().to(weight.device), shift=weight.new_zeros(LATTICE)
+        transform = replace(
+            transform, affine=lattice().to(weight.device), shift=weight.new_zeros(LATTICE)
         )
-    return around
+    return transform
 
 
 def lattice() -> torch.Tensor:
@@ -167,21 +173,21 @@ def lattice() -> torch.Tensor:
 def _solved(
     rotated: dict[str, torch.Tensor],
     inputs: InputStatistics,
-    around: Transform,
+    transform: Transform,
     grid: Grid,
     config: PrecisionConfig,
 ) -> dict[str, Latent]:
-    """LDLQ of all layers that share their inputs at once."""
+    """The latents of all layers that share their inputs, solved by LDLQ as one matrix."""
     assert inputs.hessian is not None
     try:
         joint = ldlq(
             torch.cat(list(rotated.values())),
-            _rotated_hessian(inputs.hessian, around),
+            _rotated_hessian(inputs.hessian, transform),
             grid,
             config.group_size,
             config.scale_init,
             config.descent_passes,
-            around.affine,
+            transform.affine,
         )
     except ValueError as error:
         raise UserError(
@@ -189,15 +195,15 @@ def _solved(
             f"The inputs of {inputs.names[0]} give no usable Hessian: {error}.",
             "Use more calibration tokens, or rounding=nearest.",
         ) from error
-    sizes = [len(one) for one in rotated.values()]
+    sizes = [len(weight) for weight in rotated.values()]
     zeros = [None] * len(sizes) if joint.zero is None else joint.zero.split(sizes)
     parts = zip(joint.weight.split(sizes), joint.scale.split(sizes), zeros, strict=True)
     return {name: Latent(*part) for name, part in zip(rotated, parts, strict=True)}
 
 
-def _rotated_hessian(hessian: torch.Tensor, around: Transform) -> torch.Tensor:
+def _rotated_hessian(hessian: torch.Tensor, transform: Transform) -> torch.Tensor:
     """The Hessian of the inputs behind signs and Hadamard."""
-    if around.scale_in is None:
+    if transform.scale_in is None:
         return hessian
-    signed = hessian * around.scale_in * around.scale_in.unsqueeze(1)
-    return hadamard(hadamard(signed, around.block_in).T, around.block_in).contiguous()
+    signed = hessian * transform.scale_in * transform.scale_in.unsqueeze(1)
+    return hadamard(hadamard(signed, transform.block_in).T, transform.block_in).contiguous()

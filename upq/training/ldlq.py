@@ -106,7 +106,7 @@ def _carry_errors(
 
 
 def _block(group: int) -> int:
-    """Columns rounded before the rest hears of them; divides the group, or is one."""
+    """How many columns are rounded before their errors reach the later ones; it divides the group or is the group."""
     return BLOCK if group % BLOCK == 0 else group
 
 
@@ -149,9 +149,9 @@ def _refit(
     wanted = ((weight @ hessian).view(rows, groups, -1) * units).sum(-1)
     system = torch.empty(rows, groups, groups, device=weight.device)
     width = units.shape[-1]
-    for one in range(groups):
-        reached = units[:, one] @ hessian[one * width : (one + 1) * width]
-        system[:, one] = (reached.view(rows, groups, width) * units).sum(-1)
+    for group in range(groups):
+        reached = units[:, group] @ hessian[group * width : (group + 1) * width]
+        system[:, group] = (reached.view(rows, groups, width) * units).sum(-1)
     diagonal = system.diagonal(dim1=1, dim2=2)
     diagonal += 1e-4 * diagonal.mean(-1, keepdim=True).clamp_min(1e-30)  # a row may be all zeros
     fitted = torch.linalg.solve(system, wanted)
@@ -178,7 +178,7 @@ def _descend(
     latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
     rounded = rounded.clone()
     for start in range(columns - _block(group), -1, -_block(group)):
-        ours, one = slice(start, start + _block(group)), start // group
+        ours, group_index = slice(start, start + _block(group)), start // group
         block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
         wanted, moved, corner = (
             torch.empty_like(block),
@@ -187,7 +187,9 @@ def _descend(
         )
         for at in range(len(block) - 1, -1, -1):
             wanted[at] = block[at] + pull[at] / diagonal[start + at]
-            level = grid.round(wanted[at], scale[:, one], None if zero is None else zero[:, one])
+            level = grid.round(
+                wanted[at], scale[:, group_index], None if zero is None else zero[:, group_index]
+            )
             moved[at] = level - block[at]
             block[at] = level
             pull.addr_(corner[at], moved[at], alpha=-1)

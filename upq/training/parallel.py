@@ -17,12 +17,12 @@ from torch import distributed
 T = TypeVar("T")
 
 
-class Left(Exception):
-    """A helping process is no longer needed: the main process goes on alone, or was told to stop."""
+class NoLongerNeeded(Exception):
+    """A helping process may leave: the main process goes on alone, or was told to stop."""
 
 
 class Checks(Protocol):
-    """What may stop a run."""
+    """Something that is asked whether the run has to stop, such as a RunContext."""
 
     def check(self) -> None: ...
 
@@ -49,17 +49,17 @@ def add_up(tensors: Iterable[torch.Tensor]) -> None:
             distributed.all_reduce(tensor)
 
 
-def say(word: Any = None) -> Any:
-    """What the main process says, in every process; waits for it."""
+def from_main(value: Any = None) -> Any:
+    """The value that the main process gives, in every process; the others wait for it, and what they give is lost."""
     if not _is_joined():
-        return word
-    words = [word]
-    distributed.broadcast_object_list(words, src=0)
-    return words[0]
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def check(context: Checks) -> None:
-    """context.check() of the main process, obeyed by all: the others raise Left where it raises anything."""
+    """Call context.check() in the main process; where it raises anything, the others raise NoLongerNeeded."""
     if not _is_joined():
         return context.check()
     error = None
@@ -68,24 +68,26 @@ def check(context: Checks) -> None:
             context.check()
         except BaseException as caught:
             error = caught
-    goes_on = say(error is None)
+    goes_on = from_main(error is None)
     if error is not None:
         raise error
     if not goes_on:
-        raise Left
+        raise NoLongerNeeded
     return None
 
 
 @contextmanager
-def together(config: str, checkpoints: Path) -> Iterator[None]:
-    """Work that all processes of a run do. The main process calls the others in, who wait in `upq.jobs.distributed` and
-    come by the same way over the checkpoints; behind it they leave by raising Left. config: the run's, as JSON.
+def joint_work(config: str, checkpoints: Path) -> Iterator[None]:
+    """Work that all processes of a run do. The main process calls the others, who wait in `upq.jobs.distributed` and
+    come to the same place over the run's checkpoints; behind the work they raise NoLongerNeeded.
+
+    config: the run's, as JSON. checkpoints: the folder that the run's checkpoints are in.
     """
     if size() > 1 and is_main():
-        say({"config": config, "checkpoints": str(checkpoints)})
+        from_main({"config": config, "checkpoints": str(checkpoints)})
     yield
     if not is_main():
-        raise Left
+        raise NoLongerNeeded
 
 
 def _is_joined() -> bool:

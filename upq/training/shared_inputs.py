@@ -18,14 +18,15 @@ from upq.layers import FakeQuantLinear, fake_quant_layers
 
 
 class SharedInputs:
-    """Transformed activations of `readers` layers with one transform, which is fixed; vectors are cast once to dtype.
+    """The transformed activations that `readers` layers with one fixed transform read.
 
-    Kept until the last layer has asked for them, or until one asks for those of other activations.
+    They are kept until the last layer has asked for them, or until a layer asks for those of other activations. The
+    transform's signs are cast to dtype once.
     """
 
-    def __init__(self, around: Transform, readers: int, dtype: torch.dtype) -> None:
-        signs = None if around.scale_in is None else around.scale_in.detach().to(dtype)
-        self.around, self.readers = replace(around, scale_in=signs), readers
+    def __init__(self, transform: Transform, readers: int, dtype: torch.dtype) -> None:
+        signs = None if transform.scale_in is None else transform.scale_in.detach().to(dtype)
+        self.transform, self.readers = replace(transform, scale_in=signs), readers
         self._forget()
 
     def __call__(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -33,7 +34,7 @@ class SharedInputs:
         is_graded = torch.is_grad_enabled()
         if self.kept is None or self.source is not inputs or self.is_graded != is_graded:
             self.source, self.is_graded, self.left = inputs, is_graded, self.readers
-            self.kept = self.around.inputs(inputs)
+            self.kept = self.transform.inputs(inputs)
         found = self.kept
         self.left -= 1
         if not self.left:
@@ -51,9 +52,9 @@ def shared_inputs(student: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Let the training-form layers below student share what they make of their inputs, which have this dtype."""
     groups = _alike(student)
     for layers in groups:
-        around = layers[0].transform
-        assert around is not None
-        shared = SharedInputs(around, len(layers), dtype)
+        transform = layers[0].transform
+        assert transform is not None
+        shared = SharedInputs(transform, len(layers), dtype)
         for layer in layers:
             layer.shared = shared
     try:
@@ -69,11 +70,11 @@ def _alike(student: nn.Module) -> list[list[FakeQuantLinear]]:
     groups: list[tuple[str, list[FakeQuantLinear]]] = []
     for name, layer in fake_quant_layers(student):
         parent = name.rpartition(".")[0]
-        around = layer.transform
-        if around is None or any(one.requires_grad for one in around.tensors.values()):
+        transform = layer.transform
+        if transform is None or any(part.requires_grad for part in transform.tensors.values()):
             continue
         for other, layers in groups:
-            if other == parent and _same(around, layers[0].transform):
+            if other == parent and _same(transform, layers[0].transform):
                 layers.append(layer)
                 break
         else:
@@ -81,11 +82,11 @@ def _alike(student: nn.Module) -> list[list[FakeQuantLinear]]:
     return [layers for _, layers in groups]
 
 
-def _same(one: Transform, other: Transform | None) -> bool:
-    """Whether both do the same to inputs."""
-    if other is None or one.block_in != other.block_in:
+def _same(first: Transform, second: Transform | None) -> bool:
+    """Whether both transforms do the same to inputs."""
+    if second is None or first.block_in != second.block_in:
         return False
-    mine, theirs = (replace(transform, scale_out=None).tensors for transform in (one, other))
+    mine, theirs = (replace(transform, scale_out=None).tensors for transform in (first, second))
     return mine.keys() == theirs.keys() and all(
         torch.equal(tensor, theirs[name]) for name, tensor in mine.items()
     )

@@ -47,9 +47,9 @@ class HiddenStates:
                 else torch.empty(sum(sizes), dtype=dtype, pin_memory=True)
             )
             pieces = whole.split(sizes)
-            self._kept = [one.view(shape) for one, shape in zip(pieces, shapes, strict=True)]
+            self._kept = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
         else:
-            self._kept = [torch.empty(one, dtype=dtype) for one in shapes]
+            self._kept = [torch.empty(shape, dtype=dtype) for shape in shapes]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -160,13 +160,13 @@ def _on(device: torch.device, calls: list[BlockCall], shared: dict[Any, torch.Te
                 seen[id(value)] = first if is_equal else value.to(device)
             return seen[id(value)]
         if isinstance(value, tuple | list):
-            return type(value)(moved(one, (place, at)) for at, one in enumerate(value))
+            return type(value)(moved(item, (place, at)) for at, item in enumerate(value))
         return value
 
     return [
         BlockCall(
-            tuple(moved(one, at) for at, one in enumerate(call.args)),
-            {name: moved(one, name) for name, one in call.kwargs.items()},
+            tuple(moved(item, at) for at, item in enumerate(call.args)),
+            {name: moved(item, name) for name, item in call.kwargs.items()},
         )
         for call in calls
     ]

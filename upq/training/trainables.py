@@ -78,17 +78,17 @@ class _Gain(nn.Module):
 def norm_weights(root: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the norms' weights by parameter name, float32 on the CPU."""
     return {
-        f"{name}.weight": one.weight.detach().float().to("cpu", copy=True)
-        for name, one in _norms(root)
+        f"{name}.weight": norm.weight.detach().float().to("cpu", copy=True)
+        for name, norm in _norms(root)
     }
 
 
 def _norms(root: nn.Module) -> list[tuple[str, Any]]:
     """(name, module) of the modules below root whose weight is a vector."""
     return [
-        (name, one)
-        for name, one in root.named_modules()
-        if getattr(getattr(one, "weight", None), "ndim", 0) == 1
+        (name, module)
+        for name, module in root.named_modules()
+        if getattr(getattr(module, "weight", None), "ndim", 0) == 1
     ]
 
 

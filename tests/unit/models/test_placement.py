@@ -14,12 +14,12 @@ from upq.layers import INT4
 from upq.models import (
     LoadedModel,
     blocks_away,
+    copy_to_quantize,
     decoder_blocks,
     is_lent,
     last_hidden,
     on_device,
     placement,
-    twin,
 )
 from upq.models.placement import is_large
 from upq.training import packed_teacher
@@ -124,9 +124,9 @@ def test_a_model_is_lent_where_it_takes_more_than_half_of_what_is_free(
     assert not is_large(tiny.model, torch.bfloat16, CPU)
 
 
-def test_a_twin_shares_only_what_does_not_change(tiny: LoadedModel) -> None:
+def test_a_copy_to_quantize_shares_only_what_does_not_change(tiny: LoadedModel) -> None:
     model, name = tiny.model, "model.layers.0.mlp.up_proj"
-    copied = twin(model, [name])
+    copied = copy_to_quantize(model, [name])
     assert copied.get_submodule(name) is not model.get_submodule(name)
     shared = {
         path

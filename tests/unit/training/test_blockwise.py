@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from upq.errors import UserError
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
-from upq.training import BlockResult, Task, reconstruct
+from upq.training import BlockResult, Reconstruction, reconstruct
 
 TRAINING = BlockwiseConfig(tokens=1, epochs=6, weight_lr=0.05, scale_lr=0.01)
 
@@ -36,6 +37,20 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
+@dataclass
+class Kept:
+    """Checkpoints in a dictionary; `by` saves in the place of it."""
+
+    results: dict[int, BlockResult]
+    by: Callable[[int, BlockResult], None] | None = None
+
+    def load(self, index: int) -> BlockResult | None:
+        return self.results.get(index)
+
+    def save(self, index: int, result: BlockResult) -> None:
+        (self.by or self.results.__setitem__)(index, result)
+
+
 def run(
     model: Any,
     data: list[Batch],
@@ -48,9 +63,8 @@ def run(
 ) -> tuple[dict[str, Latent], RecordingContext]:
     context = RecordingContext(folder)
     config = Int2Config(group_size=16, scale_init=scale_init, blockwise=training)  # type: ignore[arg-type]
-    task = Task("int2", grid, config, weights(model))
-    kept = {} if saved is None else saved
-    result = reconstruct(model, task, data, context, kept.get, save or kept.__setitem__)
+    task = Reconstruction(model, "int2", grid, config, weights(model))
+    result = reconstruct(task, data, context, Kept({} if saved is None else saved, save))
     return result.layers, context
 
 

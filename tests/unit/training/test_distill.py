@@ -288,7 +288,7 @@ def test_teacher_states_kept_from_the_first_pass_are_those_of_every_pass(
     fresh = Targets(tiny.model, data, plan[:2], tmp_path)
     filled = Targets(tiny.model, data, plan[:2], tmp_path, eager=True)
     filled.fill(lambda: None)
-    assert [kept.keeps, fresh.keeps, filled.keeps] == [True, False, True]
+    assert [kept.keeps_states, fresh.keeps_states, filled.keeps_states] == [True, False, True]
     for rows in plan:
         batch = collate([data[row] for row in rows])
         torch.testing.assert_close(kept.of(rows, batch), fresh.of(rows, batch))

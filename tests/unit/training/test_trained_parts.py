@@ -12,7 +12,7 @@ from upq.data import collate
 from upq.layers import INT2, Grid
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
-from upq.training import BlockResult, Task, reconstruct
+from upq.training import BlockResult, Reconstruction, reconstruct
 
 NOTHING: dict[str, Any] = {"weight_lr": 0.0, "scale_lr": 0.0}
 EFFICIENTQAT: dict[str, Any] = {"group_size": 16, "grid": "integer_zero", "scale_init": "absmax"}
@@ -32,10 +32,10 @@ def reconstructed(
         for name, linear in block_linears(block).items()
     }
     grid = Grid(2, config.grid == "integer_zero")
-    task = Task("int2", grid, config, start)
+    task = Reconstruction(model, "int2", grid, config, start)
     made, context = examples(8), RecordingContext(folder)
     data = [collate(made[:4]), collate(made[4:])]
-    return reconstruct(model, task, data, context, lambda _: None, lambda *_: None), context
+    return reconstruct(task, data, context), context
 
 
 def parts(result: BlockResult) -> dict[str, dict[str, torch.Tensor]]:
