@@ -26,7 +26,7 @@ Settings = dict[str, Any]
 PRESET_WORDS = {
     "smoke": "a test of the machinery, a minute or two, not for use",
     "quick": "up to 12 minutes on 2 cores for the bundled model",
-    "overnight": "up to 2 hours there, the quality that ships with the app",
+    "overnight": "up to 2 hours on 2 cores for the bundled model, the best that a CPU gives",
     "standard": "about an hour on one GPU for 1B",
     "paper": "the published budget, on many GPUs",
 }
