@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-all check bench gpu-check clean browser
+.PHONY: help install run demo test test-all check fix bench gpu-check clean browser
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,12 @@ check: $(DEVELOPMENT)  ## style, types and architecture
 	$(python) -m ruff format --check .
 	$(python) -m pyright
 	$(python) -m pytest -q tests/test_architecture.py
+
+fix: $(DEVELOPMENT)  ## format the code, mend what ruff can mend, write docs/settings.md anew; lists what is left
+	$(python) -m ruff check --fix --exit-zero --quiet .
+	$(python) -m ruff format .
+	$(python) -m scripts.make_settings_doc
+	$(python) -m ruff check .
 
 bench: $(DEVELOPMENT)  ## speed of the CPU kernels and of decoding, in under ten minutes; figures in build/bench
 	$(python) -m bench.cpu_kernels --json build/bench/kernels.json --plot build/bench/kernels.svg

@@ -29,8 +29,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import gpu_decode, report
-from upq.config import DistillConfig, PrecisionConfig, preset
-from upq.context import SilentContext
+from upq.config import DistillConfig, Precision, preset
+from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
 from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
 from upq.models import blocks_away, copy_to_quantize, place, plan_layers
@@ -64,10 +64,10 @@ PUBLISHED = {
 }
 #: Block-wise stages: label, method whose preset `paper` has the settings, precision.
 STAGES = (
-    ("INT4 stage of UPQ", "upq", "int4"),
-    ("Block-AP, INT2", "efficientqat", "int2"),
-    ("LDLQ, INT2", "gptq", "int2"),
-    ("rotated UPQ, INT2", "rotated_upq", "int2"),
+    ("INT4 stage of UPQ", "upq", Precision.INT4),
+    ("Block-AP, INT2", "efficientqat", Precision.INT2),
+    ("LDLQ, INT2", "gptq", Precision.INT2),
+    ("rotated UPQ, INT2", "rotated_upq", Precision.INT2),
 )
 #: End-to-end stages of an 8B model: label, settings. All with recomputed blocks and 8-bit moments.
 SAVING: dict[str, Any] = {"checkpointing": True, "optimizer_bits": 8, "checkpoint_seconds": 86_400}
@@ -136,20 +136,24 @@ def main() -> None:
 
 
 def stage_row(
-    name: str, shape: LlamaConfig, stage: tuple[str, str, str], size: Size, device: torch.device
+    name: str,
+    shape: LlamaConfig,
+    stage: tuple[str, str, Precision],
+    size: Size,
+    device: torch.device,
 ) -> dict[str, Any]:
     """A block-wise stage: measured block, whole run."""
     label, method, precision = stage
-    config: PrecisionConfig = getattr(preset("paper", method), precision)
+    config = preset("paper", method).of(precision)
     rows = max(1, config.blockwise.batch_tokens // FULL.sequence)
     model = _model(resized(shape, 1, vocabulary=1024), device).to("cpu")
-    grid = Grid(4 if precision == "int4" else 2, config.grid == "integer_zero")
+    grid = Grid(precision.bits, config.grid == "integer_zero")
     start = {
         layer.name: model.get_submodule(layer.name).weight
         for layer in plan_layers(model, config.group_size)
         if layer.quantize
     }
-    task = Reconstruction(model, precision, grid, config, start)
+    task = Reconstruction(model, precision.key, grid, config, start)
     few, many = size.batches
     _reconstruct(task, few, rows, size, device)  # compiles and tunes
     (short, _), (long, peak) = (
@@ -261,7 +265,8 @@ def _distill(
         started = _start(device)
         distill(Distillation(student, teaching, data, config), context)
         _, peak = _stop(device, started)
-    speeds = context.points["tokens_per_s"][1:]  # the first step compiles
+    series = SeriesNames(Precision.INT2.key).over_steps("tokens_per_s")
+    speeds = context.points[series][1:]  # the first step compiles
     return size.batch_tokens / statistics.median(speeds), peak
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from upq.config import METHODS, RunConfig, preset, with_settings
-from upq.context import STAGES
+from upq.config import METHODS, Precision, RunConfig, preset, with_settings
+from upq.context import STAGES, SeriesNames
 from upq.jobs import follow
 from upq.store import Run, Store, open_store
 
+INT2 = SeriesNames(Precision.INT2.key)
 COLUMNS = (
     "method",
     "seed",
@@ -72,8 +73,10 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
     if run.state != "done":
         sys.exit(f"{run.error_message} {run.error_hint}".strip())
     points = store.metrics(run.id)
-    speeds = [point["value"] for point in points if point["series"] == "tokens_per_s"]
-    curve = [point for point in points if point["series"] == "held_out_kl_int2"]
+    speeds = [
+        point["value"] for point in points if point["series"] == INT2.over_steps("tokens_per_s")
+    ]
+    curve = [point for point in points if point["series"] == INT2.held_out_kl]
     return {
         "method": method,
         "seed": seed,

@@ -22,7 +22,7 @@ from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
 from upq.models import LoadedModel, load
 from upq.store import Store, data_dir, open_store, prepare
 
-LARGEST_BYTES = 40_000_000
+LARGEST_BYTES = 30_000_000
 RUN_FACTS = (
     *("model", "method", "preset", "config", "stages", "environments"),
     *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes", "gpu_peak_bytes"),

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "artifact": "kernels errors machine config layers models",
     "data": "errors files context config models decode",
     "training": "kernels errors context config layers models data",
-    "evaluation": "errors models decode data",
+    "evaluation": "errors config models decode data",
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store",

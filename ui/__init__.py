@@ -22,7 +22,7 @@ DELETE_CACHE = (3600, 86_400)
 
 
 def build(app: App) -> gr.Blocks:
-    """The whole interface as gr.Blocks, not launched."""
+    """Build the whole interface as gr.Blocks; `launch` serves it."""
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:

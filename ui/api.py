@@ -13,7 +13,7 @@ from typing import Any
 
 from gradio.events import api as register
 
-from ui.app_state import App, as_gradio_error, speaks_plainly
+from ui.app_state import App, as_gradio_error, with_plain_errors
 from ui.chat import checked_message, column, conversation_of, decoding_of
 from ui.checks import form
 from ui.html import PRECISIONS
@@ -33,7 +33,7 @@ def build(app: App) -> None:
 
 
 def _run_endpoints(app: App) -> list[Callable[..., Any]]:
-    @speaks_plainly
+    @with_plain_errors
     def start_run(
         model: str = "bundled",
         method: str = DEFAULT_METHOD,
@@ -52,7 +52,7 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
         run_id = app.store.enqueue(with_settings(preset_config(preset, method), changes))
         return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
-    @speaks_plainly
+    @with_plain_errors
     def run_status(run_id: int) -> dict:
         """State, progress, errors, artifacts and measurements of a run."""
         run = app.store.run(run_id)
@@ -67,17 +67,17 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
         measurements = app.store.measurements(run_id)
         return {**_public(run), "artifacts": artifacts, "measurements": measurements}
 
-    @speaks_plainly
+    @with_plain_errors
     def cancel_run(run_id: int) -> str:
         """Ask a run to stop; its checkpoint is kept. Returns a sentence."""
         return app.store.request_cancel(run_id)
 
-    @speaks_plainly
+    @with_plain_errors
     def resume_run(run_id: int) -> str:
         """Queue a failed, cancelled or interrupted run again. Returns a sentence."""
         return app.store.resume(run_id)
 
-    @speaks_plainly
+    @with_plain_errors
     def list_runs() -> list:
         """The newest 100 runs, newest first."""
         return [_public(run) for run in app.store.runs()]
@@ -126,19 +126,21 @@ def _chat(
         raise UserError("bad_precision", f"precision is {precision!r}; expected {expected}.")
     if run_id:
         app.store.run(run_id)
-    where = column(app, precision, run_id)
-    if not where.source:
-        found = where.training or f"Run {run_id} has no {precision}."
+    state = column(app, precision, run_id)
+    if not state.source:
+        found = state.training or f"Run {run_id} has no {precision}."
         raise UserError("artifact_not_found", found, "Start a run, or wait until it is packed.")
-    served = app.models.get(where.run_id, precision, where.source)
-    told = conversation_of(system, [{"role": "user", "content": checked_message(message)}])
+    served = app.models.get(state.run_id, precision, state.source)
+    conversation = conversation_of(system, [{"role": "user", "content": checked_message(message)}])
     decoding_settings = decoding_of(*decoding)
-    for piece in stream(served.engine, served.tokenizer, told, decoding_settings, lambda: False):
+    for piece in stream(
+        served.engine, served.tokenizer, conversation, decoding_settings, lambda: False
+    ):
         yield dataclasses.asdict(piece)
 
 
 def _check_endpoint(app: App) -> Callable[..., Any]:
-    @speaks_plainly
+    @with_plain_errors
     def run_checks(
         run_id: int,
         suite: str = "builtin",
@@ -176,6 +178,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _public(run: Run) -> dict[str, Any]:
-    """A run without its worker. The config is JSON text: Gradio takes any {"path": ...} for a file."""
+    """Return what a program may know of a run: all but its worker.
+
+    The config is JSON text, because Gradio takes any {"path": ...} for a file.
+    """
     values = {key: value for key, value in dataclasses.asdict(run).items() if key not in HIDDEN}
     return values | {"config": json.dumps(run.config)}

@@ -6,7 +6,7 @@ import html
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypedDict, TypeVar
@@ -15,7 +15,7 @@ import gradio as gr
 import torch
 
 from upq.errors import UserError
-from upq.jobs import Models, Supervisor
+from upq.jobs import ModelKey, Models, Supervisor
 from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -24,16 +24,16 @@ R = TypeVar("R")
 
 
 class Timing(TypedDict):
-    """How fast one answer came: tokens/s after the first token, and seconds until the first one."""
+    """The speed of one answer: tokens/s after the first token, and seconds until the first one."""
 
     tokens_per_s: float
     first_token_s: float
 
 
 class Badge(TypedDict, total=False):
-    """What a column's head says about its model; all of it measured, nothing guessed.
+    """What the head of a column tells about its model; all of it was measured, nothing is guessed.
 
-    fair: the last timing with the machine to itself; shared: the last one while something else computed too.
+    fair is the last timing with the machine to itself, shared the last one while something else computed too.
     """
 
     size_bytes: int
@@ -48,28 +48,30 @@ class Badge(TypedDict, total=False):
 
 @dataclass
 class App:
-    """One running app. export_dir: a private folder for the files that it offers for download;
-    badges: the measured numbers of each model that has been loaded.
+    """One running app.
+
+    export_dir is a private folder for the files that the app offers for download; badges holds the measured numbers of
+    each model that has been loaded.
     """
 
     store: Store
     models: Models
     supervisor: Supervisor
     export_dir: Path
-    badges: dict[tuple[object, ...], Badge] = field(default_factory=dict)
+    badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def device_line(self) -> str:
-        """The machine that chat and runs compute on."""
+        """Describe the machine that chat and runs compute on."""
         return device_line()
 
     def precisions(self, run_id: int) -> dict[str, int]:
-        """The artifacts of a run: precision -> size in bytes."""
+        """Return the artifacts of a run: the size of each precision in bytes."""
         return {row.precision: row.size_bytes for row in self.store.artifacts(run_id)}
 
     def context_run(self, run_id: int | None) -> Run | None:
-        """The chosen run; without a choice, the quantization that is running now."""
+        """Return the chosen run, or without a choice the quantization that is running now."""
         if not run_id:
             live = self.store.live_run()
             return live if live and live.kind == "quantize" else None
@@ -79,8 +81,29 @@ class App:
             return None  # deleted meanwhile
 
 
+@dataclass
+class Outputs:
+    """Components that a handler fills. A dataclass of components names each and sets their order."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components, as an event takes them for its `outputs`."""
+        return list(vars(self).values())
+
+    @classmethod
+    def fill(cls, **values: Any) -> list[Any]:
+        """Return what a handler returns for `outputs`: values for the named components; all others stay as they are.
+
+        Raises TypeError for a name that no component has.
+        """
+        names = [component.name for component in fields(cls)]
+        if strangers := values.keys() - set(names):
+            raise TypeError(f"{cls.__name__} has no {', '.join(sorted(strangers))}")
+        return [values[name] if name in values else gr.skip() for name in names]
+
+
 def device_line() -> str:
-    """E.g. "CPU, 2 cores, AVX-512 VNNI" or a GPU's name and memory."""
+    """Describe this machine, e.g. as "CPU, 2 cores, AVX-512 VNNI" or by a GPU's name and memory."""
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
         return f"{device.name}, {device.total_memory / 1e9:.0f} GB"
@@ -92,13 +115,13 @@ def device_line() -> str:
 
 
 def as_gradio_error(error: UserError) -> gr.Error:
-    """A UserError for an API client. Gradio shows such a text as HTML, so it is escaped."""
+    """Return a UserError as an API client gets it. Gradio shows such a text as HTML, so it is escaped."""
     text = html.escape(f"{error.message} {error.hint}".strip(), quote=False)
     return gr.Error(text, print_exception=False)
 
 
-def speaks_plainly(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn a UserError of an API function into one sentence for the client."""
+def with_plain_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an API function raise its UserErrors as one sentence for the client."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -117,14 +140,6 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}
 
 
-def speed_key(run_id: int | None, precision: str, source: str) -> str:
-    """The note that holds the last fair timing of a model, tokens per second."""
-    return speed_note(model_key(run_id, precision, source))
-
-
-def model_key(run_id: int | None, precision: str, source: str) -> tuple[object, ...]:
-    return (precision, source) if precision == "FP16" else (precision, run_id)
-
-
-def speed_note(key: tuple[object, ...]) -> str:
-    return "chat speed " + " ".join(map(str, key))
+def speed_note(key: ModelKey) -> str:
+    """Name the note of the store that holds the last fair timing of a model, in tokens per second."""
+    return "chat speed " + " ".join(str(part) for part in key if part not in (None, ""))

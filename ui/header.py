@@ -29,7 +29,7 @@ CLICKS = """element.addEventListener('click', (event) => {
 class Header:
     """What the tabs listen to: the chosen run, any change, and changes of what exists.
 
-    chosen: a run id, NO_RUN for FP16 alone, None until there is something to choose. It is apart from
+    chosen holds a run id, NO_RUN for FP16 alone, or None until there is something to choose. It is apart from
     the selector, because Gradio refuses an event whose selector was refilled meanwhile.
     """
 
@@ -75,7 +75,7 @@ def load(app: App, header: Header, demo: gr.Blocks) -> None:
 
 
 def clicked_run(event: gr.EventData) -> tuple[str, int]:
-    """The action and run id of a click on a rendered button; ("", 0) for anything else."""
+    """Return the action and run id of a click on a rendered button, and ("", 0) for anything else."""
     data: Any = event._data
     if not isinstance(data, dict) or not str(data.get("run", "")).isdigit():
         return "", 0
@@ -102,7 +102,7 @@ def _refresh(app: App, seen: str) -> tuple[Any, Any]:
 
 
 def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:
-    """Runs that left an artifact, newest first. Until somebody chooses, the newest one is taken."""
+    """Offer the runs that left an artifact, newest first. Until somebody chooses, the newest one is taken."""
     artifacts = {row.run_id for row in app.store.artifacts()}
     runs = [run for run in app.store.runs(kind="quantize") if run.id in artifacts]
     if not runs:

@@ -13,7 +13,7 @@ from upq.store import data_dir, open_store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page and say where; returns the exit code. A UserError becomes one sentence on stderr."""
+    """Write the page and print where it is; return the exit code. A UserError becomes one sentence on stderr."""
     options = command_line().parse_args(arguments)
     try:
         write(data_dir(options.data_dir), options.run, Path(options.out))
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the parser of the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m ui.report", description="Write a report of runs as one HTML page."
     )

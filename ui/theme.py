@@ -14,8 +14,8 @@ STYLE_SHEET = Path(__file__).with_name("theme.css")
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
-#: Names that Gradio has no dark twin of.
-_ONCE = frozenset(
+#: Names that Gradio has no dark version of.
+_WITHOUT_DARK = frozenset(
     {"block_padding", "block_title_text_weight", "color_accent", "shadow_drop", "shadow_drop_lg"}
 )
 _LOOK = {
@@ -64,7 +64,7 @@ _LOOK = {
     "slider_color": "var(--accent)",
 }
 
-#: Gradio compiles its HTML templates in the browser, hence unsafe-eval; all else stays at home.
+#: Gradio compiles its HTML templates in the browser, hence unsafe-eval; all else comes from this server.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -102,12 +102,15 @@ class SecurityHeaders:
 
 
 def head() -> str:
-    """The style sheet for the page's head. Gradio's own `css` option rewrites selectors wrongly."""
+    """Return the style sheet for the page's head. Gradio's own `css` option rewrites selectors wrongly."""
     return tag("style", Html(STYLE_SHEET.read_text(encoding="utf-8")))
 
 
 def theme() -> Base:
-    """Flat, one accent, system fonts (so that no font is fetched); colours come from theme.css."""
+    """Return a flat theme with one accent and with system fonts, so that no font is fetched.
+
+    The colours come from theme.css.
+    """
     base = Base(
         primary_hue=colors.teal,
         neutral_hue=colors.slate,
@@ -116,5 +119,7 @@ def theme() -> Base:
         font=_SANS,
         font_mono=_MONO,
     )
-    in_the_dark = {f"{name}_dark": value for name, value in _LOOK.items() if name not in _ONCE}
+    in_the_dark = {
+        f"{name}_dark": value for name, value in _LOOK.items() if name not in _WITHOUT_DARK
+    }
     return base.set(**_LOOK, **in_the_dark)

@@ -6,6 +6,7 @@ python -m upq demo --preset smoke --json demo.json
 
 from __future__ import annotations
 
+import os
 import sys
 
 from upq.cli.parser import parser
@@ -20,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"{error.message} {error.hint}".strip(), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing fails at exit
+        return 1
     except (KeyboardInterrupt, Cancelled, Interrupted):
         print(
             "Stopped. A run that was going on is kept; `python -m upq list` shows it.",

@@ -1,12 +1,14 @@
-"""What a run may ask of the world around it.
+"""What a run may ask of the world around it, and what the stages and series are called that it reports.
 
 The algorithms report progress and ask whether to stop through this interface and never see the database:
-the worker's implementation writes to SQLite (jobs.py), the tests use one that keeps lists.
+the worker's implementation writes to SQLite (upq/jobs), the tests use one that keeps lists. The names are stored, so a
+change of one hides the curves of older runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +19,55 @@ if TYPE_CHECKING:
 STAGES = ("load", "data", "int4", "int4_distill", "int2", "int2_distill", "pack", "measure")
 #: A series named after a stage and this counts the tokens that the stage was given, every pass over them.
 TOKENS = "_tokens"
+#: What the names of all errors of blocks have in common.
+BLOCK = "_block_"
+#: The precision whose curves over steps carry no key: the first version trained no other end to end.
+UNNAMED = "int2"
+
+
+@dataclass(frozen=True)
+class SeriesNames:
+    """The names of what a run reports of one precision. key: upq.config.Precision.key, which names its block-wise
+    stage as well.
+    """
+
+    key: str
+
+    @property
+    def distill_stage(self) -> str:
+        """The stage of its end-to-end training."""
+        return f"{self.key}_distill"
+
+    @property
+    def block_before(self) -> str:
+        """The series of its blocks' errors before their training, by block."""
+        return f"{self.key}{BLOCK}before"
+
+    @property
+    def block_after(self) -> str:
+        """The same after it."""
+        return f"{self.key}{BLOCK}after"
+
+    @property
+    def held_out_kl(self) -> str:
+        """The series of its KL on held-out answers, by step of the end-to-end training."""
+        return f"held_out_kl_{self.key}"
+
+    def over_steps(self, curve: str) -> str:
+        """The series of a curve of its end-to-end training: that of the loss, by its name, grad_norm, lr, ..."""
+        return curve if self.key == UNNAMED else f"{self.key}_{curve}"
+
+
+def curve_of(series: str) -> tuple[str, str]:
+    """(key of the precision, curve) that SeriesNames.over_steps makes a series of."""
+    key, _, curve = series.partition("_")
+    is_key = key != UNNAMED and SeriesNames(key).distill_stage in STAGES
+    return (key, curve) if is_key else (UNNAMED, series)
+
+
+def is_over_steps(series: str) -> bool:
+    """Whether a series is a curve over the steps of a training, and neither goes over blocks nor counts tokens."""
+    return BLOCK not in series and not series.endswith(TOKENS)
 
 
 class RunContext(Protocol):

@@ -30,7 +30,7 @@ SOURCE = Path(__file__).with_name("products.py")
 
 
 class Config(NamedTuple):
-    """How one product is cut: the parameters of triton_kernels.matmul_kernel with these names."""
+    """How one product is cut: the parameters of kernels.gpu.products.matmul_kernel with these names."""
 
     tile: int
     slices: int

@@ -96,7 +96,8 @@ def test_decoded_weights_are_those_of_the_definition(bits: int, dtype: torch.dty
 def test_every_group_may_have_a_zero_of_its_own(bits: int, shape: tuple[int, int, int]) -> None:
     packed = random_packed(bits, *shape, device="cuda")
     zeros = torch.randint(0, 2**bits, packed.scale.shape, dtype=torch.uint8, device="cuda")
-    packed = replace(packed, zeros=zeros)
+    # A quarter: products of 1536 codes of up to 255 leave the range of float16 otherwise.
+    packed = replace(packed, zeros=zeros, scale=packed.scale / 4)
     prepared = TritonWeight(packed)
     for dtype in (*HALF, torch.float32):
         for rows in (1, 5, 70):

@@ -13,8 +13,7 @@ import torch
 from tests.support.helpers import TINY_SETTINGS
 from upq.__main__ import main
 from upq.cli import evaluate
-from upq.config import preset, settings
-from upq.evaluation import check_config
+from upq.config import CheckConfig, preset, settings
 from upq.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,12 +206,17 @@ def test_eval_puts_suites_to_a_run_and_the_same_command_goes_on_where_it_stopped
     output = tmp_path / "eval.json"
     arguments = ["eval", "1", "--tasks", "wikitext2,mmlu", "--data", str(tmp_path), "--limit", "2"]
     arguments += ["--per-subject", "2", "--precision", "INT2,FP16"]
-    config = check_config(
-        *("mmlu", ["INT2", "FP16"], 1, open_store(folder).run(1).model),
-        **{"path": str(tmp_path / "mmlu_test.jsonl"), "limit": 2, "per_subject": 2},
+    config = CheckConfig(
+        suite="mmlu",
+        precisions=("INT2", "FP16"),
+        run_id=1,
+        model=open_store(folder).run(1).model,
+        path=str(tmp_path / "mmlu_test.jsonl"),
+        limit=2,
+        per_subject=2,
         max_tokens=1280,
     )
-    begun = open_store(folder).enqueue_check(config, 1)
+    begun = open_store(folder).enqueue_check(config)
     open_store(folder).request_cancel(begun)
     before = len(open_store(folder).runs(kind="check"))
     assert main(["--data-dir", str(folder), *arguments, "--json", str(output)]) == 0

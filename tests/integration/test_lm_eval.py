@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from upq.artifact import assembly
-from upq.config import RunConfig
-from upq.evaluation import check_config
+from upq.config import CheckConfig, RunConfig
 from upq.evaluation.scores import outcomes, rows
 from upq.jobs.worker import default_engine
 from upq.jobs.worker_context import WorkerContext
@@ -95,8 +94,10 @@ def our_outcomes(
 ) -> list[Any]:
     """What a check run, executed as a worker does it, stores."""
     opened, folder = store
-    config = check_config(suite, [precision], 1, BUNDLED, path=str(path), **options)
-    run_id = opened.enqueue_check(config, 1)
+    config = CheckConfig(
+        suite=suite, precisions=(precision,), run_id=1, model=BUNDLED, path=str(path), **options
+    )
+    run_id = opened.enqueue_check(config)
     run = opened.claim("test", os.getpid(), 600)
     assert run
     assert run.id == run_id

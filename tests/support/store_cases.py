@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from upq.artifact import Artifact
+from upq.config import CheckConfig
 from upq.store import Run, Store
 from upq.store.lease import Lease
 
@@ -30,6 +31,12 @@ def claimed(store: Store, worker: str = "w1", lease_s: float = 30.0) -> Run:
 
 def small_artifact() -> Artifact:
     return Artifact("INT4", {"bits_per_weight": 4.25}, {"w": torch.arange(6)}, {"a.json": b"{}"})
+
+
+def a_check(run_id: int | None, **changes: Any) -> CheckConfig:
+    return CheckConfig(
+        suite="builtin", precisions=("FP16",), run_id=run_id, model="bundled", **changes
+    )
 
 
 WRITES: dict[str, Callable[[Lease], Any]] = {

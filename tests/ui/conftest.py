@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """UPQ_PHOTOS keeps the pictures where you want them."""
+    """Return the folder for pictures; UPQ_PHOTOS names one that stays."""
     chosen = os.environ.get("UPQ_PHOTOS")
     folder = Path(chosen) if chosen else tmp_path_factory.mktemp("photos")
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def strangers() -> list[str]:
-    """What the page did that it must not: requests to other hosts, script errors, dialogs."""
+    """Collect what the page did that it must not: requests to other hosts, script errors, dialogs."""
     return []
 
 

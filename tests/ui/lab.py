@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.evaluation import Marked, PromptResult, Verdict
 from upq.evaluation.wikitext import Chunk
 from upq.store import Store
@@ -36,7 +36,7 @@ class Lab:
         self.store = Store(folder / "upq.db", clock=lambda: self.now)
 
     def begun(self, config: RunConfig, name: str = "") -> tuple[int, Lease]:
-        """A run that a worker has just claimed."""
+        """Return the id and the lease of a run that a worker has just claimed."""
         run_id = self.store.enqueue(config, name=name)
         run = self.store.claim("cpu@here:1", 1, 30.0)
         assert run is not None
@@ -45,13 +45,13 @@ class Lab:
         return run_id, lease
 
     def done(self, config: RunConfig, name: str = "", scale: float = 1.0) -> int:
-        """A finished run of two minutes with curves and measurements; scale: of its KL."""
+        """Store a finished run of two minutes with curves and measurements, its KL times `scale`; return its id."""
         run_id, lease = self.begun(config, name)
         lease.stage("int2", 2)
         for step in range(12):
             self.now += 10
             names = ("held_out_kl_int2", "jsd", "int2_block_before", "int2_block_after")
-            lease.metrics((one, step, scale / (step + 1), 0.0) for one in names)
+            lease.metrics((series, step, scale / (step + 1), 0.0) for series in names)
         lease.metrics([("int2_tokens", 0, 8000.0, 0.0), ("int2_distill_tokens", 0, 512.0, 0.0)])
         lease.progress(2, 99.0, 0.0, "", 2_000_000_000, None)
         lease.save_measurements(measurement(label, kl * scale) for label, kl in KL.items())
@@ -59,20 +59,20 @@ class Lab:
         return run_id
 
     def checked(self, run_id: int, suite: str, results: dict[str, list[dict[str, Any]]]) -> None:
-        """A finished check of a run. results: precision -> outcomes as JSON."""
-        config = {"suite": suite, "model": "bundled", "precisions": list(results), "limit": 0}
-        self.store.enqueue_check(config, run_id)
+        """Store a finished check of a run. results holds the outcomes of each precision as JSON."""
+        config = CheckConfig(suite=suite, precisions=tuple(results), run_id=run_id, model="bundled")
+        self.store.enqueue_check(config)
         check = self.store.claim("cpu@here:1", 1, 30.0)
         assert check is not None
         lease = self.store.lease(check)
         for precision, found in results.items():
-            for position, one in enumerate(found):
-                lease.save_check_result(precision, position, one)
+            for position, outcome in enumerate(found):
+                lease.save_check_result(precision, position, outcome)
         lease.finish("done")
 
 
 def measurement(label: str, kl: float) -> dict[str, Any]:
-    """One measured model; the held-out answers are the same for all."""
+    """Return one measured model; the held-out answers are the same for all."""
     precision = label.removeprefix("RTN ")
     fidelity = {"kl": kl, "kl_low": 0.9 * kl, "kl_high": 1.1 * kl, "kl_p95": 3 * kl}
     return fidelity | {
@@ -89,26 +89,28 @@ def measurement(label: str, kl: float) -> dict[str, Any]:
 
 
 def verdicts(*followed: bool, response: str = "an answer") -> list[dict[str, Any]]:
-    """The outcomes of a suite with one instruction a prompt."""
+    """Return the outcomes of a suite with one instruction a prompt."""
     found = []
-    for key, one in enumerate(followed):
-        verdict = Verdict(instruction_id="length:words", strict=one, loose=one, reason="found 3")
+    for key, is_followed in enumerate(followed):
+        verdict = Verdict(
+            instruction_id="length:words", strict=is_followed, loose=is_followed, reason="found 3"
+        )
         found.append(PromptResult(key=key, response=response, verdicts=(verdict,)).to_json())
     return found
 
 
 def marks(*right: bool) -> list[dict[str, Any]]:
-    """The outcomes of MMLU."""
+    """Return the outcomes of MMLU."""
 
     def scores(is_right: bool) -> tuple[float, ...]:
         return (0.0, -1.0, -2.0, -3.0) if is_right else (-9.0, 0.0, -1.0, -2.0)
 
     return [
-        Marked(key=key, subject="anatomy", answer=0, scores=scores(one)).to_json()
-        for key, one in enumerate(right)
+        Marked(key=key, subject="anatomy", answer=0, scores=scores(is_right)).to_json()
+        for key, is_right in enumerate(right)
     ]
 
 
 def chunks(*nll_per_token: float) -> list[dict[str, Any]]:
-    """The outcomes of WikiText-2."""
-    return [Chunk(nll=one * 2047, tokens=2047).to_json() for one in nll_per_token]
+    """Return the outcomes of WikiText-2."""
+    return [Chunk(nll=nll * 2047, tokens=2047).to_json() for nll in nll_per_token]

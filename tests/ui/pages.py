@@ -21,8 +21,8 @@ TABS = ("Quantize", "Chat", "Checks", "Results")
 expect.set_options(timeout=20_000)  # the machine may be busy
 
 
-def note_stranger(requested: str, home: str, strangers: list[str]) -> None:
-    if not requested.startswith((home, "data:", "blob:")):
+def note_stranger(requested: str, own_url: str, strangers: list[str]) -> None:
+    if not requested.startswith((own_url, "data:", "blob:")):
         strangers.append(requested)
 
 
@@ -31,7 +31,7 @@ def go(page: Page, tab: str) -> None:
 
 
 def fill_form(page: Page, studio: Studio, settings: dict[str, str]) -> None:
-    """The tiny model, the smoke preset and a few settings of Advanced."""
+    """Choose the tiny model and the smoke preset, and fill in a few settings of Advanced."""
     page.get_by_label("Path on this machine").check()
     page.locator("#model-text textarea, #model-text input").first.fill(str(studio.model))
     page.locator("#preset label", has_text="smoke").click()
@@ -49,7 +49,7 @@ def start_run(page: Page, studio: Studio, settings: dict[str, str]) -> None:
 
 
 def listed_runs(page: Page) -> str:
-    """The history, as soon as the page has filled it."""
+    """Return the history as soon as the page has filled it."""
     history = page.locator("#history")
     expect(history).to_have_text(re.compile(r"\S"), timeout=LOADED_MS)
     return history.text_content() or ""

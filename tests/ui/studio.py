@@ -30,9 +30,9 @@ class Studio:
 def start_app(
     folder: Path, *options: str, shipped: bool = False
 ) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start `python app.py` and wait until it answers; returns its address and process.
+    """Start `python app.py` and wait until it answers; return its address and process.
 
-    shipped: with the models that ship with the app; without them a new data folder stays empty.
+    shipped starts it with the models that ship with the app; without them a new data folder stays empty.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

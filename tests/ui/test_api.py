@@ -26,8 +26,13 @@ FAST = json.dumps({"data.held_out": 2, "data.max_rows": 4, "measure.baselines": 
 SLOW = json.dumps({"data.held_out": 2, "data.max_rows": 4, "int2.distill.tokens": 5_000_000})
 WAIT_S = 120
 ENDPOINTS = {
-    *("/start_run", "/run_status", "/cancel_run", "/resume_run"),
-    *("/list_runs", "/chat", "/run_checks"),
+    "/start_run",
+    "/run_status",
+    "/cancel_run",
+    "/resume_run",
+    "/list_runs",
+    "/chat",
+    "/run_checks",
 }
 
 
@@ -65,9 +70,9 @@ def test_a_run_started_by_a_program_leaves_both_artifacts(
     client: Client, finished_run: int
 ) -> None:
     status = client.predict(finished_run, api_name="/run_status")
-    sizes = {one["precision"]: one["bits_per_weight"] for one in status["artifacts"]}
+    sizes = {artifact["precision"]: artifact["bits_per_weight"] for artifact in status["artifacts"]}
     assert sizes == {"INT4": pytest.approx(4.25), "INT2": pytest.approx(2.25)}
-    assert {"INT4", "INT2"} <= {one["label"] for one in status["measurements"]}
+    assert {"INT4", "INT2"} <= {measurement["label"] for measurement in status["measurements"]}
     assert json.loads(status["config"])["preset"] == "smoke"
     assert finished_run in [run["id"] for run in client.predict(api_name="/list_runs")]
 
@@ -141,7 +146,7 @@ def test_only_the_named_endpoints_are_public_and_each_is_documented(client: Clie
     assert isinstance(described, dict)
     named = described["named_endpoints"]
     assert set(named) == ENDPOINTS
-    assert all(one["description"] for one in named.values())
+    assert all(endpoint["description"] for endpoint in named.values())
 
 
 def test_no_file_of_the_data_folder_is_served(studio: Studio) -> None:

@@ -239,7 +239,7 @@ def test_injected_markup_could_not_call_home_either(
         })"""
     )
     assert refused == "img-src"
-    strangers[:] = [one for one in strangers if not one.startswith("http://x.invalid/")]
+    strangers[:] = [entry for entry in strangers if not entry.startswith("http://x.invalid/")]
 
 
 def test_checks_run_and_show_chips_totals_and_reasons(

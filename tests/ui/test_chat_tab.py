@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -12,19 +13,27 @@ import pytest
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App
-from ui.app_state import speed_key
+from ui.app_state import speed_note
 from ui.chat import column
-from ui.chat.tab import AT_ONCE, IN_TURN, _answer, _send, _settle, _show
-from ui.chat.turn import TIMED_TOKENS, Turn
+from ui.chat.tab import (
+    AT_ONCE,
+    IN_TURN,
+    Change,
+    Pane,
+    Sent,
+    _answer,
+    _everything,
+    _send,
+    _settle,
+    _show,
+)
+from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
-from upq.jobs import Models, Supervisor
-from upq.models import LoadedModel
+from upq.jobs import ModelKey, Models, Supervisor, model_key, served
+from upq.models import LoadedModel, load
 from upq.store import Store
 
-BODIES = slice(
-    1, 9, 3
-)  # of the outputs of _show: head, body and button of each column, Send, the turn
 LONGEST = 40
 
 
@@ -37,7 +46,7 @@ def app(tmp_path: Path) -> Iterator[App]:
 
 @pytest.fixture
 def runs(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> tuple[int, int]:
-    """Two runs of the tiny model, each with both artifacts."""
+    """Store two runs of the tiny model, each with both artifacts."""
     return stored_run(app.store, tiny, tiny_model_dir), stored_run(app.store, tiny, tiny_model_dir)
 
 
@@ -56,11 +65,28 @@ def answered(app: App, turn: Turn) -> Turn:
 
 
 def questions(turn: Turn) -> list[list[str]]:
-    """What each column was asked."""
+    """Return what each column was asked."""
     return [
-        [one["content"] for one in turn.histories[precision] if one["role"] == "user"]
+        [message["content"] for message in turn.histories[precision] if message["role"] == "user"]
         for precision in PRECISIONS
     ]
+
+
+def test_a_change_reaches_the_components_that_it_names_and_no_other() -> None:
+    components = ("head", "body", "stop")
+    panes: Any = {
+        name: SimpleNamespace(outputs=[f"{name} {component}" for component in components])
+        for name in PRECISIONS
+    }
+    controls: Any = SimpleNamespace(send="send")
+    turn: Any = "turn"
+    everything = _everything(panes, controls, turn)
+    change = Change({"INT4": {"body": "new"}}, turn=None)
+    found = dict(zip(everything, change.values, strict=True))
+    assert {name for name, value in found.items() if value != gr.skip()} == {"INT4 body", "turn"}
+    assert (found["INT4 body"], found["turn"]) == ("new", None)
+    with pytest.raises(TypeError, match="Pane has no boddy"):
+        Pane.fill(boddy="new")
 
 
 def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_columns(
@@ -70,9 +96,7 @@ def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_col
     old = send(app, None, first, "one")
     new = send(app, old, second, "two")
     assert old.abandoned
-    *columns, button, kept = _show(app, new, second)
-    assert columns == [gr.skip()] * 9
-    assert button == kept == gr.skip()
+    assert _show(app, new, second) == Change()
     assert not new.abandoned
     assert questions(answered(app, new)) == [["two"]] * 3
 
@@ -81,16 +105,16 @@ def test_columns_start_over_when_another_run_is_chosen(app: App, runs: tuple[int
     first, second = runs
     old = answered(app, send(app, None, first, "one"))
     assert questions(answered(app, send(app, old, first, "two"))) == [["one", "two"]] * 3
-    *columns, button, kept = _show(app, old, second)
-    assert all("Ask something." in body for body in columns[BODIES])
-    assert button == gr.update(interactive=True)
-    assert kept is None
+    change = _show(app, old, second)
+    assert ["Ask something." in column["body"] for column in change.columns.values()] == [True] * 3
+    assert change.send == gr.update(interactive=True)
+    assert change.turn is None
     assert old.abandoned
 
 
 def test_a_second_message_waits_for_the_first(app: App, runs: tuple[int, int]) -> None:
     turn = send(app, None, runs[0], "one")
-    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == (gr.skip(),) * 4
+    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == Sent.fill()
 
 
 def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, int]) -> None:
@@ -98,24 +122,67 @@ def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, 
     turn.abandon()
     list(_answer(app, "INT4", turn))
     assert "INT4" not in turn.histories
-    bodies: list[Any] = _settle(app, None, runs[0])[BODIES]
-    assert all("Ask something." in body for body in bodies)
+    columns = _settle(app, None, runs[0]).columns
+    assert ["Ask something." in column["body"] for column in columns.values()] == [True] * 3
 
 
 def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:
+    fp16, other = ModelKey("FP16", source="bundled"), ModelKey("FP16", source="other")
     turn = Turn(
         message="hi",
         system="",
         decoding=Decoding(),
         one_at_a_time=False,
         run_id=None,
-        models={"FP16": ("FP16", "bundled")},
+        models={"FP16": fp16},
     )
-    packed: dict[Precision, Hashable] = {"INT4": ("INT4", 1), "INT2": ("INT2", 1)}
-    assert turn.goes_on_with({"FP16": ("FP16", "bundled"), **packed})
-    assert not turn.goes_on_with({"FP16": ("FP16", "other"), **packed})
+    packed: dict[Precision, ModelKey] = {"INT4": ModelKey("INT4", 1), "INT2": ModelKey("INT2", 1)}
+    assert turn.goes_on_with({"FP16": fp16, **packed})
+    assert not turn.goes_on_with({"FP16": other, **packed})
     assert turn.occupies("FP16")
     assert not turn.occupies("INT4")
+
+
+@pytest.fixture
+def revisions(
+    app: App, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str | None, int]:
+    """Queue a run of each of two revisions of one source, and one of its default revision."""
+    monkeypatch.setattr(served.loading, "load", lambda source, *, revision=None: load(source))
+    return {
+        name: app.store.enqueue(tiny_config(tiny_model_dir, model__revision=name))
+        for name in ("v1", "v2", None)
+    }
+
+
+def test_fp16_of_two_revisions_shares_no_badge(app: App, revisions: dict[str | None, int]) -> None:
+    answered(app, send(app, None, revisions["v1"], "hello", IN_TURN))
+    assert "backend" in column(app, "FP16", revisions["v1"]).badge
+    assert column(app, "FP16", revisions["v2"]).badge == {}
+    assert column(app, "FP16", revisions[None]).badge == {}
+
+
+def test_fp16_of_two_revisions_shares_no_conversation(
+    app: App, revisions: dict[str | None, int]
+) -> None:
+    first, second = revisions["v1"], revisions["v2"]
+    turn = answered(app, send(app, None, first, "one"))
+    assert turn.goes_on_with(models_behind(app, first))
+    assert not turn.goes_on_with(models_behind(app, second))
+    new = answered(app, send(app, turn, second, "two"))
+    assert [message["content"] for message in new.histories["FP16"]][:1] == ["two"]
+
+
+def test_speeds_stored_before_revisions_counted_are_still_found(
+    app: App, revisions: dict[str | None, int]
+) -> None:
+    def name(run_id: int | None, precision: str) -> str:
+        return speed_note(model_key(app.store, run_id, precision, "bundled"))
+
+    run_id = revisions[None]
+    assert name(run_id, "FP16") == "chat speed FP16 bundled"
+    assert name(None, "FP16") == "chat speed FP16 bundled"
+    assert name(run_id, "INT4") == f"chat speed INT4 {run_id}"
 
 
 def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[int, int]) -> None:
@@ -124,9 +191,9 @@ def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[i
     first = column(app, "INT2", run_id)
     assert "fair" in first.badge
     assert "shared" not in first.badge
-    told = alone.histories["INT2"][-1]
-    note = app.store.note(speed_key(run_id, "INT2", first.source))
-    assert (note is not None) == (told.get("tokens", 0) >= TIMED_TOKENS)
+    last_answer = alone.histories["INT2"][-1]
+    note = app.store.note(speed_note(first.key))
+    assert (note is not None) == (last_answer.get("tokens", 0) >= TIMED_TOKENS)
     answered(app, send(app, alone, run_id, "again", AT_ONCE))
     then = column(app, "INT2", run_id)
     assert then.badge.get("fair") == first.badge.get("fair")

@@ -22,7 +22,7 @@ def a_turn(one_at_a_time: bool = False) -> Turn:
 
 
 def an_app(error: Exception) -> Any:
-    """An app with a bundled model that cannot be loaded and no runs."""
+    """Return an app with a bundled model that cannot be loaded and no runs."""
 
     def get(*_: object) -> None:
         raise error

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui import app_state
+from ui import api, app_state
 from ui.chat import render as render_chat
 from ui.checks import render as render_checks
 from ui.html import Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
 from ui.quantize import form, render
-from upq.config import METHODS, PRESETS, preset, settings
+from upq.config import METHODS, PRESET_WORDS, PRESETS, preset, settings
 from upq.context import STAGES
 from upq.evaluation import PromptResult, Verdict
 from upq.quantize.estimate import Estimate
@@ -27,7 +27,7 @@ HOSTILE = '<img src=http://x/?q=1 onerror=alert(1)><form action="//x">\u202e&amp
 
 
 class Structure(HTMLParser):
-    """Collects the tags and attributes that a browser would see, and checks that they nest."""
+    """The tags and attributes that a browser would see; they are checked to nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def a_result(key: int, strict: bool | None, response: str = "answer") -> PromptR
 
 
 def everything_with(text: str) -> list[Html]:
-    """Every renderer, fed with one text wherever a text can come from outside."""
+    """Call every renderer with one text wherever a text can come from outside."""
     run = a_run(
         state="failed",
         model=text,
@@ -163,6 +163,18 @@ def test_an_escaped_text_reads_as_what_was_written(text: str) -> None:
 def test_markup_is_not_escaped_twice_and_text_never_passes_for_markup() -> None:
     assert tag("p", tag("b", "<")) == "<p><b>&lt;</b></p>"
     assert escape("<b>") == "&lt;b&gt;"
+
+
+def test_text_that_is_added_to_markup_is_escaped_however_it_gets_there() -> None:
+    bold, hostile = Html("<b>{}</b>"), "<i>\u202e"
+    shown = "&lt;i&gt;⟨U+202E⟩"
+    assert bold + hostile == f"<b>{{}}</b>{shown}"
+    assert hostile + bold == f"{shown}<b>{{}}</b>"
+    assert bold.format(hostile) == f"<b>{shown}</b>"
+    assert Html("<b>%s</b>") % hostile == f"<b>{shown}</b>"
+    assert Html("<br>").join([hostile, bold]) == f"{shown}<br><b>{{}}</b>"
+    assert tag("p", title=Html('"<b>')) == '<p title="&#34;&lt;b&gt;"></p>'
+    assert type(bold.strip() + hostile) is Html
 
 
 def test_hidden_characters_become_visible_but_scripts_and_emoji_stay() -> None:
@@ -227,13 +239,19 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
     }
     assert names["efficientqat"] == [words.STAGE_NAMES[name] for name in STAGES]
     left_out = {words.STAGE_NAMES["int4_distill"], words.STAGE_NAMES["int2_distill"]}
-    assert names["unisvq"] == [one for one in names["efficientqat"] if one not in left_out]
+    assert names["unisvq"] == [stage for stage in names["efficientqat"] if stage not in left_out]
 
 
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
     assert {path.rpartition(".")[0] for path, _ in settings()} == set(form.SECTIONS)
     assert form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
-    assert words.PRESET_LINES.keys() == set(PRESETS)
+    assert PRESET_WORDS.keys() == set(PRESETS)
+
+
+def test_the_interface_for_programs_names_every_method_and_preset() -> None:
+    start_run, *_ = api._run_endpoints(cast(app_state.App, None))
+    named = set(re.findall(r"`(\w+)`", start_run.__doc__ or ""))
+    assert named == {*METHODS, *PRESETS, "bundled"}
 
 
 def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:

@@ -15,7 +15,7 @@ QUESTION = Question(key=7, subject="virology", question="Which & why?", choices=
 
 
 def words_of(markup: str) -> str:
-    """What a person reads, pieces apart from each other."""
+    """Return what a person reads, pieces apart from each other."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 

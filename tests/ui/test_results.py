@@ -16,6 +16,7 @@ import pytest
 from tests.ui.lab import Lab, chunks, marks, verdicts
 from tests.ui.test_render import HOSTILE, Structure
 from ui import report as report_command
+from ui.app_state import speed_note
 from ui.html import Html
 from ui.results import MAX_RUNS, comparison, gather, render, render_compare, report
 from ui.results.comparison import ResultRow, Score, Subject
@@ -23,6 +24,7 @@ from ui.theme import STYLE_SHEET
 from upq.cli.commands import config_of
 from upq.cli.parser import parser
 from upq.config import RunConfig, preset, with_settings
+from upq.jobs import model_key
 
 
 @pytest.fixture
@@ -38,13 +40,13 @@ def quick(**changes: Any) -> RunConfig:
 
 
 def only(subjects: list[Subject], label: str) -> ResultRow:
-    (row,) = [row for one in subjects for row in one.rows if row.label == label]
+    (row,) = [row for subject in subjects for row in subject.rows if row.label == label]
     return row
 
 
 def renderings(subjects: list[Subject]) -> list[Html]:
-    """Everything that shows the runs."""
-    rows = [row for one in subjects for row in one.rows]
+    """Return everything that shows the runs."""
+    rows = [row for subject in subjects for row in subject.rows]
     return [
         render.results_table(rows),
         render.results_table(rows, brief=True),
@@ -54,7 +56,7 @@ def renderings(subjects: list[Subject]) -> list[Html]:
         render_compare.overlay(subjects, "jsd"),
         render_compare.origins(subjects),
         render_compare.remarks(subjects),
-        *(render_compare.differences(subjects[0], one) for one in subjects),
+        *(render_compare.differences(subjects[0], subject) for subject in subjects),
         Html(report(subjects).removeprefix("<!DOCTYPE html>")),
     ]
 
@@ -91,6 +93,13 @@ def test_scores_come_from_the_newest_finished_check_of_each_suite(lab: Lab) -> N
     assert only(subjects, "RTN INT2").scores == {}, "a baseline was not checked"
 
 
+def test_a_speed_of_fp16_belongs_to_one_revision(lab: Lab) -> None:
+    first, second = lab.done(quick(model__revision="v1")), lab.done(quick(model__revision="v2"))
+    lab.store.set_note(speed_note(model_key(lab.store, first, "FP16", "bundled")), 42.0)
+    fp16, other = (only(gather(lab.store, [run_id]), "FP16") for run_id in (first, second))
+    assert (fp16.tokens_per_s, other.tokens_per_s) == (42.0, None)
+
+
 def test_at_first_the_newest_finished_runs_of_one_model_are_compared(lab: Lab) -> None:
     old = lab.done(quick())
     other = lab.done(quick(model__source="owner/other"))
@@ -106,9 +115,9 @@ def test_at_first_the_newest_finished_runs_of_one_model_are_compared(lab: Lab) -
 def test_no_more_runs_than_there_are_colours_are_gathered(lab: Lab) -> None:
     ids = [lab.done(quick(seed=seed)) for seed in range(MAX_RUNS + 2)]
     subjects = gather(lab.store, [*ids, 999])
-    assert [one.run.id for one in subjects] == ids[:MAX_RUNS]
+    assert [subject.run.id for subject in subjects] == ids[:MAX_RUNS]
     defined = set(re.findall(r"\.(slot\d) \{", STYLE_SHEET.read_text(encoding="utf-8")))
-    assert {one.slot for one in subjects} == defined
+    assert {subject.slot for subject in subjects} == defined
 
 
 def test_minutes_count_work_and_no_pause(lab: Lab) -> None:
@@ -131,7 +140,7 @@ def test_a_diff_names_only_what_differs_and_marks_the_presets_values(lab: Lab) -
     first = quick(int2__distill__beta=0.25, seed=4)
     second = quick(int2__distill__beta=0.75)
     found = comparison.differing(first, second)
-    assert [(one.path, one.values, one.usual) for one in found] == [
+    assert [(setting.path, setting.values, setting.usual) for setting in found] == [
         ("seed", ("4", "0"), (False, True)),
         ("int2.distill.beta", ("0.25", "0.75"), (False, False)),
     ]
@@ -170,7 +179,7 @@ def test_no_text_from_outside_becomes_markup(lab: Lab) -> None:
 
 def test_runs_without_any_result_have_a_state_of_their_own(lab: Lab) -> None:
     run_id, _ = lab.begun(quick())
-    words = [Structure(one).words for one in renderings(gather(lab.store, [run_id]))]
+    words = [Structure(html).words for html in renderings(gather(lab.store, [run_id]))]
     assert "No results yet." in words[0]
     assert "Nothing has been measured yet." in words[-1]
     assert "No run is chosen." in render_compare.remarks([])
@@ -179,7 +188,7 @@ def test_runs_without_any_result_have_a_state_of_their_own(lab: Lab) -> None:
 
 def test_the_front_is_named_and_fp16_is_one_point(lab: Lab) -> None:
     ids = [lab.done(quick()), lab.done(quick(seed=1), scale=0.5)]
-    rows = [row for one in gather(lab.store, ids) for row in one.rows]
+    rows = [row for subject in gather(lab.store, ids) for row in subject.rows]
     chart = render.size_against_quality(rows, "kl")
     assert "Pareto front: #2 INT2, #2 INT4, FP16" in Structure(chart).words
     assert len(re.findall(r'class="dot ', chart)) == 2 * 4 + 1
@@ -258,9 +267,9 @@ def test_the_command_writes_the_report_and_says_what_is_wrong(
     assert (
         report_command.main([str(run_id), "--data-dir", str(tmp_path), "--out", str(tmp_path)]) == 2
     )
-    said = capsys.readouterr().err.splitlines()
-    assert [line.partition(";")[0].partition(".")[0] for line in said[:2]] == [
+    complaints = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0].partition(".")[0] for line in complaints[:2]] == [
         "There is no run 77",
         f"A report compares at most {MAX_RUNS} runs",
     ]
-    assert "could not be written" in said[2]
+    assert "could not be written" in complaints[2]

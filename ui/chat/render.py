@@ -29,12 +29,12 @@ View = Literal["text", "word difference"]
 NOT_LOADED = "not loaded yet"
 
 
-class _Said(TypedDict):
+class _RoleAndContent(TypedDict):
     role: Literal["user", "assistant"]
     content: str
 
 
-class Message(_Said, total=False):
+class Message(_RoleAndContent, total=False):
     """One message of a column. finish is "", "stop", "length", "cancelled" or "failed"."""
 
     finish: str
@@ -48,7 +48,7 @@ SHARED_HINT = "while other columns or a run used the machine too"
 
 
 def column_head(precision: Precision, badge: Badge) -> Html:
-    """Name, measured size and memory, bits per weight, speeds, and what computes."""
+    """Draw the head of a column: name, measured size and memory, bits per weight, speeds, and what computes."""
     kind = precision.lower()
     subtitle = "reference" if precision == "FP16" else ""
     bits = badge.get("bits_per_weight")
@@ -78,7 +78,7 @@ def _fact(name: str, value: object, hint: str | None = None) -> Html:
 
 
 def _speed(timing: Timing | None) -> Html:
-    """Tokens/s, and below it the time to the first token."""
+    """Draw tokens/s, and below it the time to the first token."""
     if not timing:
         return join([NO_VALUE, tag("small", " ")])
     rate, first = timing["tokens_per_s"], timing["first_token_s"]
@@ -96,14 +96,14 @@ def conversation(
     reference: Sequence[Message] = (),
     busy: str = "",
 ) -> Html:
-    """A column's messages in order.
+    """Draw the messages of a column in order.
 
-    reference: the FP16 column, compared answer by answer in the word difference view.
-    busy: what the column is doing before its first word arrives.
+    reference is the FP16 column, compared answer by answer in the word difference view; busy tells what the column is
+    doing before its first word arrives.
     """
     if not messages:
         return notice("empty", "Ask something.", "The same message goes to every column.")
-    partners = [one for one in reference if one["role"] == "assistant"]
+    partners = [message for message in reference if message["role"] == "assistant"]
     blocks: list[Html] = []
     turn = 0
     for message in messages:
@@ -137,7 +137,7 @@ def _answer(message: Message, reference: str | None) -> Html:
 
 
 def word_difference(reference: str, answer: str) -> Html:
-    """The answer with the words it leaves out, marked with a minus, and adds, with a plus, against the reference."""
+    """Draw the answer beside the reference: a minus marks the words that it leaves out, a plus those that it adds."""
     before, after = (re.findall(r"\s+|[^\s]+", text) for text in (reference, answer))
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     parts: list[object] = []
@@ -169,7 +169,7 @@ def _agreement(before: Sequence[str], after: Sequence[str]) -> str:
 
 
 def waiting_column(precision: Precision, training: str) -> Html:
-    """A column whose artifact does not exist yet. training: what the live run does, or empty."""
+    """Draw a column whose artifact does not exist yet. training tells what the live run does about it, or is empty."""
     if training:
         return notice("busy", training, "This column opens by itself.")
     return notice("empty", f"No {precision} yet.", "Start a run in Quantize.")

@@ -8,13 +8,14 @@ told comes in order (IN_ORDER): a message that follows the choice of a run goes 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.chat import render
 from ui.chat.render import View
 from ui.chat.turn import Turn, answer, checked_message, column, decoding_of, models_behind
@@ -32,17 +33,43 @@ VIEWS = ("text", "word difference")
 
 
 @dataclass
-class Pane:
-    """One column's components."""
+class Pane(Outputs):
+    """The components of one column."""
 
-    precision: Precision
     head: gr.HTML
     body: gr.HTML
     stop: gr.Button
 
+
+Panes = dict[Precision, Pane]
+
+
+@dataclass
+class Sent(Outputs):
+    """The components that change as soon as a message is sent."""
+
+    turn: gr.State
+    message: gr.Textbox
+    send: gr.Button
+    problem: gr.HTML
+
+
+@dataclass
+class Change:
+    """What a handler changes of the whole tab; the rest stays as it is.
+
+    columns holds what changes in each pane, by the names of a Pane's components.
+    """
+
+    columns: dict[Precision, dict[str, Any]] = field(default_factory=dict)
+    send: Any = field(default_factory=gr.skip)
+    turn: Any = field(default_factory=gr.skip)
+
     @property
-    def outputs(self) -> list[Any]:
-        return [self.head, self.body, self.stop]
+    def values(self) -> list[Any]:
+        """The change as values for `_everything`."""
+        columns = [Pane.fill(**self.columns.get(precision, {})) for precision in PRECISIONS]
+        return [*chain.from_iterable(columns), self.send, self.turn]
 
 
 @dataclass
@@ -62,7 +89,7 @@ class Controls:
 def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     with gr.Row(equal_height=True):
-        panes = [_lay_out_pane(precision) for precision in PRECISIONS]
+        panes: Panes = {precision: _lay_out_pane(precision) for precision in PRECISIONS}
     controls = _lay_out_controls()
     turn = gr.State(None)
     _wire_send(app, header, panes, controls, turn)
@@ -78,7 +105,7 @@ def _lay_out_pane(precision: Precision) -> Pane:
         stop = gr.Button(
             "Stop", size="sm", interactive=False, elem_classes="stop-one", elem_id=f"stop-{name}"
         )
-    return Pane(precision, head, body, stop)
+    return Pane(head, body, stop)
 
 
 def _lay_out_controls() -> Controls:
@@ -119,29 +146,27 @@ def _lay_out_settings() -> list[Any]:
     return [system, limit, temperature, top_p, seed]
 
 
-def _wire_send(
-    app: App, header: Header, panes: list[Pane], controls: Controls, turn: gr.State
-) -> None:
+def _wire_send(app: App, header: Header, panes: Panes, controls: Controls, turn: gr.State) -> None:
     sent = gr.on(
         [controls.send.click, controls.message.submit],
         partial(_send, app),
         [turn, header.chosen, controls.message, controls.mode, *controls.settings],
-        [turn, controls.message, controls.send, controls.problem],
+        Sent(turn, controls.message, controls.send, controls.problem).outputs,
         **IN_ORDER,
     )
     everything = _everything(panes, controls, turn)
-    for pane in panes:
+    for precision, pane in panes.items():
         answered = sent.then(
-            partial(_answer, app, pane.precision),
+            partial(_answer, app, precision),
             turn,
             pane.outputs,
-            concurrency_id=f"chat_{pane.precision}",
+            concurrency_id=f"chat_{precision}",
             concurrency_limit=1,
             trigger_mode="multiple",  # an abandoned answer may still be ending
             **PRIVATE,
         )
         settled = answered.then(
-            partial(_settle, app),
+            lambda turn, chosen: _settle(app, turn, chosen).values,
             [turn, header.chosen],
             everything,
             trigger_mode="multiple",
@@ -150,15 +175,16 @@ def _wire_send(
         settled.then(
             _bodies,
             [turn, controls.view],
-            [one.body for one in panes],
+            [pane.body for pane in panes.values()],
             trigger_mode="multiple",
             **PRIVATE,
         )
 
 
-def _everything(panes: list[Pane], controls: Controls, turn: gr.State) -> list[Any]:
-    """What `_show` fills, in its order."""
-    return [*(output for pane in panes for output in pane.outputs), controls.send, turn]
+def _everything(panes: Panes, controls: Controls, turn: gr.State) -> list[Any]:
+    """Return the components that a Change has values for."""
+    columns = [panes[precision].outputs for precision in PRECISIONS]
+    return [*chain.from_iterable(columns), controls.send, turn]
 
 
 def _send(
@@ -169,17 +195,17 @@ def _send(
     mode: str,
     system: str,
     *decoding: Any,
-) -> tuple[Any, Any, Any, Any]:
-    """Start a turn: the turn, the emptied box, Send disabled, and what was wrong with it.
+) -> list[Any]:
+    """Start a turn; return values for Sent: the turn, the emptied box and Send disabled, or what was wrong.
 
-    It goes on where the turn before ended, unless other models answer now: then the columns start over.
+    The turn goes on where the one before ended, unless other models answer now: then the columns start over.
     """
     run = app.context_run(chosen)
     run_id = run.id if run else None
     models = models_behind(app, run_id)
     goes_on = before is not None and before.goes_on_with(models)
     if before and goes_on and not before.is_over:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        return Sent.fill()
     try:
         turn = Turn(
             message=checked_message(message or ""),
@@ -191,16 +217,15 @@ def _send(
             histories=dict(before.histories) if before and goes_on else {},
         )
     except UserError as error:
-        problem = parts.notice("failed", error.message, error.hint)
-        return gr.skip(), gr.skip(), gr.skip(), problem
+        return Sent.fill(problem=parts.notice("failed", error.message, error.hint))
     if before and not goes_on:
         before.abandon()
-    return turn, "", gr.update(interactive=False), ""
+    return Sent.fill(turn=turn, message="", send=gr.update(interactive=False), problem="")
 
 
 def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
-    """Stream one column: head, body and its Stop button; its messages are kept in the turn."""
-    yield [gr.skip()] * 3  # a listener that yields nothing would empty its column
+    """Stream one column: its head, its body and its Stop button. The turn keeps the messages."""
+    yield Pane.fill()  # a listener that yields nothing would empty its column
     if turn is None or not turn.claim(precision):
         return
     history = turn.histories.get(precision, [])
@@ -211,21 +236,21 @@ def _answer(app: App, precision: Precision, turn: Turn | None) -> Iterator[Any]:
             turn.histories[precision] = progress.messages
         body = render.conversation(precision, progress.messages, busy=progress.busy)
         head = render.column_head(precision, column(app, precision, turn.run_id).badge)
-        yield head, body, gr.update(interactive=not progress.over)
+        yield Pane.fill(head=head, body=body, stop=gr.update(interactive=not progress.over))
 
 
-def _settle(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
-    """After a column's answer: wipe what an abandoned one drew last; enable Send when all are done."""
-    outputs = _show(app, turn, chosen)
+def _settle(app: App, turn: Turn | None, chosen: int | None) -> Change:
+    """After a column's answer, wipe what an abandoned one drew last, and enable Send when all are done."""
+    change = _show(app, turn, chosen)
     if turn and turn.is_over and not turn.abandoned:
-        outputs[-2] = gr.update(interactive=True)
-    return outputs
+        change.send = gr.update(interactive=True)
+    return change
 
 
 def _bodies(turn: Turn | None, view: View) -> list[Any]:
-    """All columns in a view; a column without messages, or while one answers, keeps what it shows."""
+    """Draw all columns in a view. A column without messages, or while one answers, keeps what it shows."""
     if turn is None or not turn.is_over:
-        return [gr.skip()] * 3
+        return [gr.skip() for _ in PRECISIONS]
     reference = turn.histories.get("FP16", [])
     return [
         render.conversation(precision, messages, view=view, reference=reference)
@@ -235,7 +260,7 @@ def _bodies(turn: Turn | None, view: View) -> list[Any]:
     ]
 
 
-def _wire_stops(panes: list[Pane], controls: Controls, turn: gr.State) -> None:
+def _wire_stops(panes: Panes, controls: Controls, turn: gr.State) -> None:
     def stop_one(precision: Precision, current: Turn | None) -> None:
         if current:
             current.stop[precision].set()
@@ -244,46 +269,52 @@ def _wire_stops(panes: list[Pane], controls: Controls, turn: gr.State) -> None:
         if current:
             current.stop_all()
 
-    for pane in panes:
-        pane.stop.click(partial(stop_one, pane.precision), turn, None, queue=False, **PRIVATE)
+    for precision, pane in panes.items():
+        pane.stop.click(partial(stop_one, precision), turn, None, queue=False, **PRIVATE)
     controls.stop_all.click(stop_all, turn, None, queue=False, **PRIVATE)
 
 
-def _wire_views(
-    app: App, header: Header, panes: list[Pane], controls: Controls, turn: gr.State
-) -> None:
+def _wire_views(app: App, header: Header, panes: Panes, controls: Controls, turn: gr.State) -> None:
     everything = _everything(panes, controls, turn)
     gr.on(
         [header.revision.change, header.catalog.change, header.chosen.change],
-        partial(_show, app),
+        lambda turn, chosen: _show(app, turn, chosen).values,
         [turn, header.chosen],
         everything,
         trigger_mode="always_last",
         **IN_ORDER,
     )
-    controls.clear.click(partial(_start_over, app), [turn, header.chosen], everything, **IN_ORDER)
-    controls.view.change(_bodies, [turn, controls.view], [one.body for one in panes], **PRIVATE)
+    controls.clear.click(
+        lambda turn, chosen: _start_over(app, turn, chosen).values,
+        [turn, header.chosen],
+        everything,
+        **IN_ORDER,
+    )
+    controls.view.change(
+        _bodies, [turn, controls.view], [pane.body for pane in panes.values()], **PRIVATE
+    )
 
 
-def _start_over(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
+def _start_over(app: App, turn: Turn | None, chosen: int | None) -> Change:
     if turn:
         turn.abandon()
-    return [*_open_columns(app, None, chosen), gr.update(interactive=True), None]
+    return Change(_open_columns(app, None, chosen), send=gr.update(interactive=True), turn=None)
 
 
-def _show(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
-    """Columns, Send and the turn after a change: all start over if a column's model is another one now."""
+def _show(app: App, turn: Turn | None, chosen: int | None) -> Change:
+    """Return columns, Send and turn after a change: all start over if another model answers in a column now."""
     if turn and not turn.goes_on_with(models_behind(app, chosen)):
         return _start_over(app, turn, chosen)
-    return [*_open_columns(app, turn, chosen), gr.skip(), gr.skip()]
+    return Change(_open_columns(app, turn, chosen))
 
 
-def _open_columns(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
-    """Columns without a conversation: open, waiting for their artifact, or in training."""
-    outputs: list[Any] = []
+def _open_columns(
+    app: App, turn: Turn | None, chosen: int | None
+) -> dict[Precision, dict[str, Any]]:
+    """Draw the columns without a conversation: they are open, wait for their artifact, or it is in training."""
+    columns: dict[Precision, dict[str, Any]] = {}
     for precision in PRECISIONS:
         if turn and turn.occupies(precision):
-            outputs += [gr.skip()] * 3
             continue
         state = column(app, precision, chosen)
         body = (
@@ -292,5 +323,5 @@ def _open_columns(app: App, turn: Turn | None, chosen: int | None) -> list[Any]:
             else render.waiting_column(precision, state.training)
         )
         head = render.column_head(precision, state.badge)
-        outputs += [head, body, gr.update(interactive=False)]
-    return outputs
+        columns[precision] = {"head": head, "body": body, "stop": gr.update(interactive=False)}
+    return columns

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.app_state import App, Badge, Timing, model_key, speed_note
+from ui.app_state import App, Badge, Timing, speed_note
 from ui.chat.render import Message
 from ui.html import PRECISIONS, Precision, percent, stage_name
 from upq.decode import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.jobs import Served
+from upq.jobs import ModelKey, Served, model_key
 
 MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2
@@ -25,10 +25,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Turn:
-    """One message on its way to the columns: what they need, how they are told to stop, what they said.
+    """One message on its way to the columns: what they need, how they are told to stop, what they answered.
 
-    run_id: the run whose models answer, None for the bundled FP16 model; models: which model stands behind each
-    column that answers; histories: the messages of each column, those of earlier turns included.
+    run_id is the run whose models answer, None for the bundled FP16 model; models tells which model stands behind each
+    column that answers; histories holds the messages of each column, those of earlier turns included.
     """
 
     message: str
@@ -36,7 +36,7 @@ class Turn:
     decoding: Decoding
     one_at_a_time: bool
     run_id: int | None
-    models: Mapping[Precision, Hashable] = field(default_factory=dict)
+    models: Mapping[Precision, ModelKey] = field(default_factory=dict)
     histories: dict[Precision, list[Message]] = field(default_factory=dict)
     stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
@@ -44,13 +44,13 @@ class Turn:
     _claimed: set[Precision] = field(default_factory=set)
 
     def claim(self, precision: Precision) -> bool:
-        """Whether this column still has to answer; true only once."""
+        """Tell whether this column still has to answer; that is true only once."""
         is_new = precision not in self._claimed
         self._claimed.add(precision)
         return is_new
 
     def may_start(self, precision: Precision) -> bool:
-        """One at a time: whether all columns to the left are done."""
+        """Tell whether a column may answer now: one at a time, all columns to its left have to be done."""
         before = PRECISIONS[: PRECISIONS.index(precision)]
         return not self.one_at_a_time or all(self.done[name].is_set() for name in before)
 
@@ -64,12 +64,12 @@ class Turn:
         self.abandoned = True
         self.stop_all()
 
-    def goes_on_with(self, models: Mapping[Precision, Hashable]) -> bool:
-        """Whether every column that answers in this turn still has its model in `models`."""
+    def goes_on_with(self, models: Mapping[Precision, ModelKey]) -> bool:
+        """Tell whether every column that answers in this turn still has its model in `models`."""
         return all(models.get(precision) == model for precision, model in self.models.items())
 
     def occupies(self, precision: Precision) -> bool:
-        """Whether the column shows this conversation: it spoke, or is about to."""
+        """Tell whether the column shows this conversation: it spoke, or is about to."""
         answering = precision in self.models and not self.done[precision].is_set()
         return answering or bool(self.histories.get(precision))
 
@@ -88,13 +88,14 @@ class Column:
 
     run_id: int | None
     source: str
+    key: ModelKey
     training: str  # what the live run does about it, or ""
     badge: Badge
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One picture of a column that is answering."""
+    """What a column shows at one moment of its answer."""
 
     messages: list[Message]
     busy: str
@@ -102,20 +103,21 @@ class Progress:
 
 
 def column(app: App, precision: Precision, chosen: int | None) -> Column:
-    """Whether and from where a column can answer, for the chosen run or none."""
+    """Tell whether and from where a column can answer, for the chosen run or none."""
     run = app.context_run(chosen)
     source = run.model if run else "bundled"
     run_id = run.id if run else None
     sizes = app.precisions(run_id) if run_id else {}
+    key = model_key(app.store, run_id, precision, source)
     if precision == "FP16" or precision in sizes:
-        badge = app.badges.get(model_key(run_id, precision, source))
-        return Column(run_id, source, "", badge or _stored_badge(app, run_id, precision))
+        badge = app.badges.get(key) or _stored_badge(app, run_id, precision)
+        return Column(run_id, source, key, "", badge)
     training = ""
     if run and run.state == "running" and run.kind == "quantize":
         training = _training(precision, run.stage, run.stage_step, run.stage_total)
     elif run and run.state == "queued":
         training = f"Run #{run.id} is queued; {precision} comes with it."
-    return Column(run_id, "", training, {})
+    return Column(run_id, "", key, training, {})
 
 
 def _training(precision: str, stage: str, step: int, total: int) -> str:
@@ -132,18 +134,14 @@ def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
     return {}
 
 
-def models_behind(app: App, chosen: int | None) -> dict[Precision, tuple[object, ...]]:
-    """Which model answers in each column that can answer now, for the chosen run or none."""
+def models_behind(app: App, chosen: int | None) -> dict[Precision, ModelKey]:
+    """Tell which model answers in each column that can answer now, for the chosen run or none."""
     columns: dict[Precision, Column] = {name: column(app, name, chosen) for name in PRECISIONS}
-    return {
-        precision: model_key(where.run_id, precision, where.source)
-        for precision, where in columns.items()
-        if where.source
-    }
+    return {precision: state.key for precision, state in columns.items() if state.source}
 
 
 def badge_of(served: Served) -> Badge:
-    """The measured numbers of a loaded model."""
+    """Return the measured numbers of a loaded model."""
     return {
         "size_bytes": served.size_bytes,
         "memory_bytes": served.memory_bytes,
@@ -155,7 +153,7 @@ def badge_of(served: Served) -> Badge:
 
 
 def checked_message(text: str) -> str:
-    """The message without outer blanks. Raises UserError for an empty or oversized one."""
+    """Return the message without outer blanks. Raises UserError for an empty or oversized one."""
     text = text.strip()
     if not text:
         raise UserError("empty_message", "The message is empty.", "Write something to answer.")
@@ -168,15 +166,15 @@ def checked_message(text: str) -> str:
 def answer(
     app: App, turn: Turn, precision: Precision, chosen: int | None, history: Sequence[Message]
 ) -> Iterator[Progress]:
-    """Pictures of the column until its answer is complete; the last one has over=True.
+    """Yield what the column shows until its answer is complete; the last one has over=True.
 
-    Always ends the column's part of the turn, also if the page is closed in the middle.
+    The column's part of the turn always ends, also if the page is closed in the middle.
     """
     asked: list[Message] = [*history, {"role": "user", "content": turn.message}]
     try:
-        where = column(app, precision, chosen)
-        if where.source:
-            yield from _answer(app, turn, precision, where, asked)
+        state = column(app, precision, chosen)
+        if state.source:
+            yield from _answer(app, turn, precision, state, asked)
     except Exception as error:  # a column is a boundary: what fails here is said here
         yield Progress([*asked, _failure(error)], "", over=True)
     finally:
@@ -184,7 +182,7 @@ def answer(
 
 
 def _failure(error: Exception) -> Message:
-    """The error as a message of the column; details of an unexpected one go to the log."""
+    """Return the error as a message of the column; details of an unexpected one go to the log."""
     if not isinstance(error, UserError):
         _logger.error("a chat column failed", exc_info=error)
         what = f"This column stopped at an unexpected error ({type(error).__name__})."
@@ -198,15 +196,14 @@ def _failure(error: Exception) -> Message:
 
 
 def _answer(
-    app: App, turn: Turn, precision: Precision, where: Column, asked: list[Message]
+    app: App, turn: Turn, precision: Precision, state: Column, asked: list[Message]
 ) -> Iterator[Progress]:
     stop = turn.stop[precision]
     while not turn.may_start(precision) and not stop.wait(WAIT_S):
         yield Progress(asked, "Waits for the columns before it.")
-    yield Progress(asked, "Loading the model." if not where.badge.get("backend") else "Reading.")
-    served = app.models.get(where.run_id, precision, where.source)
-    key = model_key(where.run_id, precision, where.source)
-    _keep_badge(app, key, served)
+    yield Progress(asked, "Loading the model." if not state.badge.get("backend") else "Reading.")
+    served = app.models.get(state.run_id, precision, state.source)
+    _keep_badge(app, state.key, served)
     alone = False
     if turn.one_at_a_time:
         while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
@@ -215,22 +212,22 @@ def _answer(
         fair = alone
         for piece in _pieces(served, turn, precision, asked):
             fair = fair and app.store.live_run() is None
-            _keep_timing(app, key, piece, fair)
+            _keep_timing(app, state.key, piece, fair)
             yield Progress([*asked, _reply(piece)], "", over=piece.done)
     finally:
         if alone:
             app.timing_lock.release()
 
 
-def _keep_badge(app: App, key: tuple[object, ...], served: Served) -> None:
-    """What is known of a loaded model; timings stay as long as the same backend computes."""
+def _keep_badge(app: App, key: ModelKey, served: Served) -> None:
+    """Keep what is known of a loaded model; timings stay as long as the same backend computes."""
     known: Badge = app.badges.get(key, {})
     timings: Badge = known if known.get("backend") == served.backend else {}
     app.badges[key] = {**timings, **badge_of(served)}
 
 
-def _keep_timing(app: App, key: tuple[object, ...], piece: Piece, fair: bool) -> None:
-    """The speed so far, for the badge; a fair one of a whole answer for the results too.
+def _keep_timing(app: App, key: ModelKey, piece: Piece, fair: bool) -> None:
+    """Keep the speed so far for the badge, and a fair one of a whole answer for the results too.
 
     A short answer replaces no earlier figure.
     """
@@ -268,16 +265,18 @@ def _reply(piece: Piece) -> Message:
 
 
 def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:
-    """What the model reads: roles and texts; a failed answer and its question are left out."""
-    told: list[dict[str, str]] = [{"role": "system", "content": system}] if system.strip() else []
+    """Return what the model reads: roles and texts. A failed answer and its question are left out."""
+    conversation: list[dict[str, str]] = (
+        [{"role": "system", "content": system}] if system.strip() else []
+    )
     for message in messages:
         if message.get("finish") == "failed":
-            told.pop()
+            conversation.pop()
             continue
-        told.append({"role": message["role"], "content": message["content"]})
-    return told
+        conversation.append({"role": message["role"], "content": message["content"]})
+    return conversation
 
 
 def decoding_of(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> Decoding:
-    """Settings of the form as a Decoding. Raises UserError("bad_decoding")."""
+    """Return settings of the form as a Decoding. Raises UserError("bad_decoding")."""
     return Decoding(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -14,10 +14,10 @@ from ui.app_state import PRIVATE, App
 from ui.checks import render
 from ui.header import Header
 from ui.html import PRECISIONS, parts
+from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import (
     builtin_suite,
-    check_config,
     ifeval_suite,
     instruction_types,
     local_copy,
@@ -28,7 +28,7 @@ from upq.evaluation import (
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of a suite to ask for; 0: all of it. hint: what that takes, with the bundled model on two cores."""
+    """How much of a suite to ask for; 0 is all. hint tells what that takes with the bundled model on two cores."""
 
     label: str
     most: int
@@ -70,7 +70,7 @@ NEWEST = 0
 
 
 def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
-    """(the fields in the order of `enqueue`, the start button, what it says)."""
+    """Lay out the form; return the fields in the order of `enqueue`, the start button, and what it answers."""
     first, count = AMOUNTS["builtin"], len(builtin_suite())
     suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
     hint = gr.HTML(render.hint(first.hint), elem_id="suite-hint")
@@ -92,12 +92,16 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
     types = gr.HTML(render.unavailable_types(instruction_types()))
 
     def fit(name: str) -> Any:
-        one = AMOUNTS[name]
+        chosen = AMOUNTS[name]
+        has_answers = name in ("builtin", "ifeval")
         return (
-            render.hint(one.hint),
+            render.hint(chosen.hint),
             gr.update(visible=name != "builtin", value=""),
-            gr.update(maximum=one.most or count, value=one.usual or count, label=one.label),
-            *[gr.update(visible=name in ("builtin", "ifeval"))] * 2,
+            gr.update(
+                maximum=chosen.most or count, value=chosen.usual or count, label=chosen.label
+            ),
+            gr.update(visible=has_answers),
+            gr.update(visible=has_answers),
         )
 
     suite.change(fit, suite, [hint, path, amount, tokens, types], **PRIVATE)
@@ -114,7 +118,7 @@ def wire(
 ) -> None:
     """Let the button queue a check and show the newest, by setting the components `newest`."""
 
-    def begin(run_id: int | None, *values: Any) -> Any:
+    def queue_check(run_id: int | None, *values: Any) -> Any:
         try:
             check_id = enqueue(app, run_id, *values)
         except UserError as error:
@@ -124,7 +128,7 @@ def wire(
         state = f"queued #{position}" if busy else "started"
         return parts.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
 
-    start.click(begin, [header.chosen, *form], [started, *newest], **PRIVATE)
+    start.click(queue_check, [header.chosen, *form], [started, *newest], **PRIVATE)
 
 
 def enqueue(
@@ -137,41 +141,45 @@ def enqueue(
     precisions: list[str],
     seed: int = 0,
 ) -> int:
-    """Queue a check of a run's precisions, or of the bundled FP16 model; returns the check's id.
+    """Queue a check of a run's precisions, or of the bundled FP16 model; return the check's id.
 
-    amount: prompts, chunks, or questions per subject. path: a local file of the suite; empty: the copy that UPQ_DATA
-    names, else the hub. Raises UserError.
+    amount counts prompts, chunks, or questions per subject. path is a local file of the suite; if it is empty, the copy
+    that UPQ_DATA names is taken, else the hub's. Raises UserError.
     """
     parent = app.store.run(run_id) if run_id else None
-    there = {"FP16", *(app.precisions(parent.id) if parent else ())}
-    wanted = [name for name in PRECISIONS if name in precisions and name in there]
+    existing = {"FP16", *(app.precisions(parent.id) if parent else ())}
+    wanted = [name for name in PRECISIONS if name in precisions and name in existing]
     if not wanted:
-        have = ", ".join(name for name in PRECISIONS if name in there)
+        have = ", ".join(name for name in PRECISIONS if name in existing)
         raise UserError("no_precision", f"No precision to check is chosen; there is {have}.")
-    model = parent.model if parent else "bundled"
-    config = check_config(
-        suite,
-        wanted,
-        parent.id if parent else None,
-        model,
+    config = CheckConfig(
+        suite=suite,
+        precisions=tuple(wanted),
+        run_id=parent.id if parent else None,
+        model=parent.model if parent else "bundled",
         path=str(Path(path).absolute()) if path else local_copy(suite),
         max_tokens=int(max_tokens),
         seed=int(seed),
         **{"per_subject" if suite == "mmlu" else "limit": int(amount)},
     )
     if path:
-        texts(suite, config["path"])  # say now what is wrong with it
-    return app.store.enqueue_check(config, parent.id if parent else None)
+        texts(suite, config.path)  # say now what is wrong with it
+    return app.store.enqueue_check(config)
 
 
 @lru_cache(maxsize=8)
 def texts(suite: str, path: str | None) -> dict[Hashable, str | mmlu.Question]:
-    """What names an item -> what was asked; nothing for WikiText-2. Raises UserError where the suite is unsound."""
-    where = Path(path) if path else None
+    """Return what was asked, by what names an item; for WikiText-2 that is nothing.
+
+    Raises UserError where the suite is unsound.
+    """
+    file = Path(path) if path else None
     if suite == "mmlu":
-        return {(one.subject, one.key): one for one in mmlu.exam(where).questions}
+        return {
+            (question.subject, question.key): question for question in mmlu.exam(file).questions
+        }
     if suite == "wikitext2":
-        wikitext.joined_text(where)
+        wikitext.joined_text(file)
         return {}
-    prompts = builtin_suite() if suite == "builtin" else ifeval_suite(where)
+    prompts = builtin_suite() if suite == "builtin" else ifeval_suite(file)
     return {prompt.key: prompt.prompt for prompt in prompts}

@@ -25,12 +25,12 @@ Results = Mapping[str, Sequence[Any]]
 
 
 def hint(text: str) -> Html:
-    """A line in small grey letters."""
+    """Draw a line in small grey letters."""
     return tag("p", text, class_="hint")
 
 
 def scores_table(suite: str, results: Results) -> Html:
-    """A row of scores a precision: 95 % intervals below each score, and the test against FP16."""
+    """Draw a row of scores for each precision: 95 % intervals below each score, and the test against FP16."""
     if not results:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
     rows = [scores.readable(suite, row) for row in scores.rows(suite, results)]
@@ -60,11 +60,11 @@ def _order(results: Results) -> list[str]:
 
 
 def bars(suite: str, results: Results) -> Html:
-    """Share of items passed, one group of bars for each instruction type or subject."""
+    """Draw the share of items passed, one group of bars for each instruction type or subject."""
     if suite == "wikitext2":
         return hint("A perplexity is of the whole text; there is nothing to list.")
     counts = {precision: _groups(suite, results[precision]) for precision in _order(results)}
-    names = list(dict.fromkeys(name for one in counts.values() for name in one))
+    names = list(dict.fromkeys(name for shares in counts.values() for name in shares))
     groups = [
         tag(
             "div",
@@ -90,7 +90,7 @@ def _bar(precision: str, share: Share | None) -> Html:
 
 
 def flip_line(suite: str, results: Results) -> Html:
-    """How many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
+    """Tell how many items changed sides between FP16 and each other precision, both ways, and how sure that is."""
     if suite == "wikitext2":
         return Html()
     rows = [row for row in scores.rows(suite, results) if "p" in row]
@@ -110,34 +110,37 @@ def flip_line(suite: str, results: Results) -> Html:
     return join(lines)
 
 
-def _item(one: PromptResult | Marked) -> tuple[Hashable, bool | None]:
-    """(what names an item within its suite, whether it was passed)."""
-    return (
-        ((one.subject, one.key), one.correct) if isinstance(one, Marked) else (one.key, one.strict)
-    )
+def _item(outcome: PromptResult | Marked) -> tuple[Hashable, bool | None]:
+    """Return what names an item within its suite, and whether it was passed."""
+    if isinstance(outcome, Marked):
+        return (outcome.subject, outcome.key), outcome.correct
+    return outcome.key, outcome.strict
 
 
 def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
-    """Names of the prompts or questions to list, in suite order."""
+    """Return the names of the prompts or questions to list, in suite order."""
     passed = {name: dict(map(_item, results[name])) for name in _order(results)}
-    keys = list(dict.fromkeys(key for one in passed.values() for key in one))
+    keys = list(dict.fromkeys(key for outcomes in passed.values() for key in outcomes))
+    verdicts = {key: {outcomes.get(key) for outcomes in passed.values()} for key in keys}
     if choice == "flipped":
-        return [key for key in keys if len({one.get(key) for one in passed.values()} - {None}) > 1]
+        return [key for key in keys if len(verdicts[key] - {None}) > 1]
     if choice == "failed":
-        return [key for key in keys if any(one.get(key) is False for one in passed.values())]
+        return [key for key in keys if False in verdicts[key]]
     return keys
 
 
 def prompt_list(
     results: Results, prompts: Mapping[Hashable, str | Question], choice: Filter, limit: int
 ) -> Html:
-    """The chosen prompts or questions with a mark for each precision; what the models answered folds out."""
+    """Draw the chosen prompts or questions with a mark for each precision; what the models answered folds out."""
     if not results:
         return Html()
     keys = chosen_keys(results, choice)
     if not keys:
         return notice("empty", f"No {choice} prompts.", "Choose another filter.")
-    by_key = {name: {_item(one)[0]: one for one in results[name]} for name in _order(results)}
+    by_key = {
+        name: {_item(outcome)[0]: outcome for outcome in results[name]} for name in _order(results)
+    }
     rows = []
     for key in keys[:limit]:
         found = {name: own[key] for name, own in by_key.items() if key in own}
@@ -150,15 +153,19 @@ def prompt_list(
 
 
 def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
-    answers = [_answer(name, one) for name, one in found.items() if isinstance(one, PromptResult)]
+    answers = [
+        _answer(name, outcome)
+        for name, outcome in found.items()
+        if isinstance(outcome, PromptResult)
+    ]
     body = tag("div", *answers, class_="answers")
     return tag("details", _summary(prompt, found), tag("p", prompt, class_="prompt-full"), body)
 
 
 def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
-    """A question of MMLU: the choices, the right one marked, and who took which."""
+    """Draw a question of MMLU: the choices, the right one marked, and who took which."""
     takers = {
-        index: [_model(name) for name, one in found.items() if one.choice == index]
+        index: [_model(name) for name, marked in found.items() if marked.choice == index]
         for index in range(len(asked.choices))
     }
     choices = [
@@ -166,7 +173,7 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
             "li",
             tag("b", f"{'✓ ' if index == asked.answer else ''}{LETTERS[index]}"),
             f" {text} ",
-            *(join([" ", one]) for one in takers[index]),
+            *(join([" ", taker]) for taker in takers[index]),
             class_="passed" if index == asked.answer else None,
         )
         for index, text in enumerate(asked.choices)
@@ -180,7 +187,9 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
 
 def _summary(text: str, found: Mapping[str, Any]) -> Html:
     sides = tag(
-        "span", *(_outcome(name, _item(one)[1]) for name, one in found.items()), class_="sides"
+        "span",
+        *(_outcome(name, _item(outcome)[1]) for name, outcome in found.items()),
+        class_="sides",
     )
     return tag("summary", tag("span", text, class_="prompt-text"), sides)
 
@@ -209,7 +218,7 @@ def _chip(verdict: Verdict) -> Html:
 
 
 def unavailable_types(types: Mapping[str, str | None]) -> Html:
-    """Instruction types that this machine cannot judge, and why."""
+    """List the instruction types that this machine cannot judge, and why."""
     missing = {name: reason for name, reason in types.items() if reason}
     if not missing:
         return tag("p", f"All {len(types)} instruction types can be judged here.", class_="hint")

@@ -13,13 +13,14 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import PRIVATE, App
+from ui.app_state import PRIVATE, App, Outputs
 from ui.checks import form as checks_form
 from ui.checks import render as render_checks
 from ui.checks.form import NAMES, NEWEST, texts
 from ui.checks.render import Filter
 from ui.header import Header
 from ui.html import parts, run_panel
+from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
 from upq.store import Run
@@ -29,8 +30,16 @@ PAGE = 25
 
 
 @dataclass
-class Report:
-    """What a check run shows, in the order that `_report` fills it."""
+class Choice(Outputs):
+    """Which check is shown. `chosen` is apart from the selector for the reason that ui.header gives."""
+
+    chosen: gr.State
+    selector: gr.Dropdown
+
+
+@dataclass
+class Report(Outputs):
+    """What a check run shows, filled by `_report`. seen holds what is shown, so that the same is not drawn twice."""
 
     summary: gr.HTML
     cancel: gr.Button
@@ -41,10 +50,6 @@ class Report:
     prompts: gr.HTML
     more: gr.Button
     seen: gr.State
-
-    @property
-    def outputs(self) -> list[Any]:
-        return list(vars(self).values())
 
 
 def build(app: App, header: Header) -> None:
@@ -57,7 +62,7 @@ def build(app: App, header: Header) -> None:
             selector = gr.Dropdown(
                 [("newest", NEWEST)], value=NEWEST, label="Results of", elem_id="check-selector"
             )
-            chosen = gr.State(NEWEST)
+            choice = Choice(gr.State(NEWEST), selector)
             summary = gr.HTML(elem_id="check-summary")
             with gr.Row(elem_classes="buttons"):
                 cancel = gr.Button("Cancel", visible=False, size="sm", min_width=90)
@@ -71,20 +76,19 @@ def build(app: App, header: Header) -> None:
         prompts = gr.HTML(elem_id="check-prompts")
         more = gr.Button("Show more", visible=False, size="sm", min_width=110)
     report = Report(summary, cancel, resume, totals, flips, types, prompts, more, gr.State(("", 0)))
-    selector.input(lambda value: value, selector, chosen, **PRIVATE)
-    checks_form.wire(app, header, form, start, started, [chosen, selector])
-    _wire_report(app, header, report, [chosen, selector], listed, started)
+    selector.input(lambda value: value, selector, choice.chosen, **PRIVATE)
+    checks_form.wire(app, header, form, start, started, choice.outputs)
+    _wire_report(app, header, report, choice, listed, started)
 
 
 def _wire_report(
     app: App,
     header: Header,
     report: Report,
-    choice: list[Any],
+    choice: Choice,
     listed: gr.Radio,
     started: gr.HTML,
 ) -> None:
-    chosen = choice[0]
     shown = gr.State(PAGE)
 
     def show(run_id: int | None, check_id: int, kind: Filter, limit: int, seen: Any) -> Any:
@@ -94,7 +98,8 @@ def _wire_report(
         options = [(_check_name(run), run.id) for run in _check_runs(app, run_id)]
         keep = check_id in [value for _, value in options]
         value = check_id if keep else NEWEST
-        return value, gr.update(choices=[("newest", NEWEST), *options], value=value)
+        offered = [("newest", NEWEST), *options]
+        return Choice.fill(chosen=value, selector=gr.update(choices=offered, value=value))
 
     def cancel(run_id: int | None, check_id: int) -> Any:
         run = _chosen(app, run_id, check_id)
@@ -104,17 +109,17 @@ def _wire_report(
         run = _chosen(app, run_id, check_id)
         return parts.notice("empty", app.store.resume(run.id)) if run else gr.skip()
 
-    picked = [header.chosen, chosen]
+    picked = [header.chosen, choice.chosen]
     changes = [
         header.revision.change,
         header.chosen.change,
-        chosen.change,
+        choice.chosen.change,
         listed.change,
         shown.change,
     ]
     inputs = [*picked, listed, shown, report.seen]
     gr.on(changes, show, inputs, report.outputs, trigger_mode="always_last", **PRIVATE)
-    gr.on([header.catalog.change, header.chosen.change], choices, picked, choice, **PRIVATE)
+    gr.on([header.catalog.change, header.chosen.change], choices, picked, choice.outputs, **PRIVATE)
     report.cancel.click(cancel, picked, started, **PRIVATE)
     report.resume.click(resume, picked, started, **PRIVATE)
     report.more.click(lambda limit: limit + PAGE, shown, shown, **PRIVATE)
@@ -131,45 +136,45 @@ def _chosen(app: App, run_id: int | None, check_id: int) -> Run | None:
 
 
 def _check_name(run: Run) -> str:
-    config = run.config
-    file = f" {Path(config['path']).name}" if config["path"] else ""
-    count, suite = config["limit"], config["suite"]
-    amount = f"first {count:,}" if count else "whole"
-    if suite == "mmlu":
-        amount = f"{config['per_subject']} per subject" if config["per_subject"] else "whole"
-    precisions = " ".join(config["precisions"])
-    return f"#{run.id} {NAMES[suite]}{file} · {amount} · {precisions} · {run.state}"
+    config = CheckConfig.from_values(run.config)
+    file = f" {Path(config.path).name}" if config.path else ""
+    amount = f"first {config.limit:,}" if config.limit else "whole"
+    if config.suite == "mmlu":
+        amount = f"{config.per_subject} per subject" if config.per_subject else "whole"
+    precisions = " ".join(config.precisions)
+    return f"#{run.id} {NAMES[config.suite]}{file} · {amount} · {precisions} · {run.state}"
 
 
 def _report(
     app: App, run_id: int | None, check_id: int, choice: Filter, limit: int, seen: Any
-) -> Any:
+) -> list[Any]:
     run = _chosen(app, run_id, check_id)
     position = app.store.queue_position(run.id) if run else 0
     now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
     if now_seen == seen:
-        return [gr.skip()] * 9
-    suite = run.config["suite"] if run else "builtin"
+        return Report.fill()
+    suite = CheckConfig.from_values(run.config).suite if run else "builtin"
     results = scores.outcomes(suite, app.store.check_results(run.id)) if run else {}
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
-    panel = run_panel.run_panel(run, position, time.time()) if run else ""
-    return (
-        panel,
-        gr.update(visible=state in ("queued", "running", "interrupted")),
-        gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        render_checks.scores_table(suite, results) if results or not run else "",
-        render_checks.flip_line(suite, results),
-        render_checks.bars(suite, results),
-        render_checks.prompt_list(listed, _prompts(run) if run else {}, choice, limit),
-        gr.update(visible=len(keys) > limit),
-        now_seen,
+    prompts = _prompts(run) if run else {}
+    return Report.fill(
+        summary=run_panel.run_panel(run, position, time.time()) if run else "",
+        cancel=gr.update(visible=state in ("queued", "running", "interrupted")),
+        resume=gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        totals=render_checks.scores_table(suite, results) if results or not run else "",
+        flips=render_checks.flip_line(suite, results),
+        types=render_checks.bars(suite, results),
+        prompts=render_checks.prompt_list(listed, prompts, choice, limit),
+        more=gr.update(visible=len(keys) > limit),
+        seen=now_seen,
     )
 
 
 def _prompts(run: Run) -> dict[Hashable, str | mmlu.Question]:
+    config = CheckConfig.from_values(run.config)
     try:
-        return texts(run.config["suite"], run.config["path"])
+        return texts(config.suite, config.path)
     except UserError:
         return {}  # the suite cannot be read any more

@@ -27,7 +27,7 @@ class Axis:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Position of a value between the ends, clipped to 0..1."""
+        """Return the position of a value between the ends, clipped to 0..1."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(max(value, self.low))
@@ -35,7 +35,7 @@ class Axis:
 
 
 def linear_axis(values: Sequence[float], from_zero: bool = True) -> Axis:
-    """Round ends and about TICKS round ticks around the values."""
+    """Return an axis with round ends and about TICKS round ticks around the values."""
     low, high = min(values), max(values)
     if from_zero and low >= 0:
         low = 0.0
@@ -48,18 +48,18 @@ def linear_axis(values: Sequence[float], from_zero: bool = True) -> Axis:
 
 
 def close_axis(values: Sequence[float]) -> Axis:
-    """A linear axis that need not begin at zero."""
+    """Return a linear axis that need not begin at zero."""
     return linear_axis(values, from_zero=False)
 
 
 def ends_axis(values: Sequence[float]) -> Axis:
-    """From the first value to the last, with a tick at either, as for steps and blocks."""
+    """Return an axis from the lowest value to the highest with a tick at either, as for steps and blocks."""
     low, high = min(values), max(values)
     return Axis(low, high if high > low else low + 1, (low, high))
 
 
 def log_axis(values: Sequence[float]) -> Axis:
-    """One, two or five times a power of ten around the positive values."""
+    """Return an axis from one, two or five times a power of ten to another, around the positive values."""
     positive = [value for value in values if value > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     marks = [
@@ -84,7 +84,7 @@ def _round_step(raw: float) -> float:
 
 
 def thin(points: Sequence[Point]) -> list[Point]:
-    """At most MAX_POINTS points: means of equal slices; the last point stays exact."""
+    """Return at most MAX_POINTS points: means of equal slices; the last point stays exact."""
     if len(points) <= MAX_POINTS:
         return list(points)
     width = math.ceil(len(points) / (MAX_POINTS - 1))
@@ -98,7 +98,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def front(points: Sequence[Point], higher_is_better: bool = False) -> list[Point]:
-    """The points that no other point beats with less x and a better y, by rising x."""
+    """Return the points that no other point beats with less x and a better y, by rising x."""
     sign = -1.0 if higher_is_better else 1.0
     best: list[Point] = []
     for x, y in sorted(points, key=lambda point: (point[0], sign * point[1])):
@@ -108,9 +108,9 @@ def front(points: Sequence[Point], higher_is_better: bool = False) -> list[Point
 
 
 def name_sides(places: Sequence[Point], names: Sequence[str]) -> list[str]:
-    """On which of SIDES of its dot each name has room; "" where none does. The first come first.
+    """Choose on which of SIDES of its dot each name stands; "" where none has room. The first come first.
 
-    places: positions in 0..1, from the lower left.
+    places holds positions in 0..1, from the lower left.
     """
     wide, tall = PLOT_PIXELS
     taken = [_box(x * wide, y * tall, DOT_PIXELS, DOT_PIXELS) for x, y in places]
@@ -142,6 +142,6 @@ def _fits(box: Box, others: Sequence[Box]) -> bool:
     return inside and all(_apart(box, other) for other in others)
 
 
-def _apart(one: Box, other: Box) -> bool:
-    beside = one[2] <= other[0] or other[2] <= one[0]
-    return beside or one[3] <= other[1] or other[3] <= one[1]
+def _apart(box: Box, other: Box) -> bool:
+    beside = box[2] <= other[0] or other[2] <= box[0]
+    return beside or box[3] <= other[1] or other[3] <= box[1]

@@ -18,9 +18,9 @@ Scale = Callable[[Sequence[float]], Axis]
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve: points are (x, y); kind is a colour class such as "int4".
+    """A named curve. points are (x, y); kind is a colour class such as "int4".
 
-    label: what stands at its end; quiet: no end mark and no place in the legend.
+    label stands at its end; a quiet curve has no end mark and no place in the legend.
     """
 
     name: str
@@ -52,36 +52,40 @@ def line_chart(
     x_scale: Scale = ends_axis,
     y_scale: Scale = linear_axis,
 ) -> Html:
-    """Curves over a common axis with a legend that carries the latest values."""
-    drawn = [replace(one, points=thin(sorted(one.points))) for one in series if one.points]
+    """Draw curves over a common axis with a legend that carries the latest values."""
+    drawn = [replace(curve, points=thin(sorted(curve.points))) for curve in series if curve.points]
     if not drawn:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
-    x_axis = x_scale([x for one in drawn for x, _ in one.points])
-    y_axis = y_scale([y for one in drawn for _, y in one.points])
-    curves = join(_curve(one, x_axis, y_axis) for one in drawn)
-    loud = [one for one in drawn if not one.quiet]
+    x_axis = x_scale([x for curve in drawn for x, _ in curve.points])
+    y_axis = y_scale([y for curve in drawn for _, y in curve.points])
+    curves = join(_curve(curve, x_axis, y_axis) for curve in drawn)
+    labelled = [curve for curve in drawn if not curve.quiet]
     legend = [
-        (one.name, f"{one.kind}{' dashed' if one.dashed else ''}", number(one.points[-1][1]))
-        for one in loud
+        (
+            curve.name,
+            f"{curve.kind}{' dashed' if curve.dashed else ''}",
+            number(curve.points[-1][1]),
+        )
+        for curve in labelled
     ]
-    ends = join(_end_mark(one, x_axis, y_axis) for one in loud)
+    ends = join(_end_mark(curve, x_axis, y_axis) for curve in labelled)
     return _frame(title, legend, _plot(title, x_axis, y_axis, curves, ends, x_name))
 
 
-def _curve(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
+def _curve(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
     points = " ".join(
-        f"{100 * x_axis.place(x):.2f},{100 - 100 * y_axis.place(y):.2f}" for x, y in one.points
+        f"{100 * x_axis.place(x):.2f},{100 - 100 * y_axis.place(y):.2f}" for x, y in curve.points
     )
     return tag(
-        "polyline", points=points, class_=f"curve {one.kind}{' dashed' if one.dashed else ''}"
+        "polyline", points=points, class_=f"curve {curve.kind}{' dashed' if curve.dashed else ''}"
     )
 
 
-def _end_mark(one: Series, x_axis: Axis, y_axis: Axis) -> Html:
-    x, y = one.points[-1]
-    hint = f"{one.name}: {number(y)}"
-    label = tag("b", one.label, class_="right") if one.label else None
-    return _mark(x_axis.place(x), y_axis.place(y), f"mark {one.kind}", hint, label)
+def _end_mark(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
+    x, y = curve.points[-1]
+    hint = f"{curve.name}: {number(y)}"
+    label = tag("b", curve.label, class_="right") if curve.label else None
+    return _mark(x_axis.place(x), y_axis.place(y), f"mark {curve.kind}", hint, label)
 
 
 def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html:
@@ -92,9 +96,9 @@ def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html
 def block_chart(
     title: str, kind: str, before: dict[int, float], after: dict[int, float], *, blocks: int = 0
 ) -> Html:
-    """Reconstruction error of each decoder block before and after training, on a log scale.
+    """Draw the reconstruction error of each decoder block before and after training, on a log scale.
 
-    blocks: how many decoder blocks the model has, so that the bars stand still while they appear.
+    blocks is how many decoder blocks the model has, so that the bars stand still while they appear.
     """
     if not before and not after:
         return _frame(
@@ -146,7 +150,7 @@ def scatter(
     higher_is_better: bool = False,
     empty: str,
 ) -> Html:
-    """Named points, less x is better. The Pareto front is drawn and its points are named below.
+    """Draw named points, less x is better. The Pareto front is drawn and its points are named below.
 
     A y where less is better has a logarithmic axis, with 0 at its lower end.
     """

@@ -7,9 +7,10 @@ are made visible. No other file of the app writes angle brackets.
 
 from __future__ import annotations
 
-import html
 import unicodedata
 from collections.abc import Iterable
+
+import markupsafe
 
 VOID_TAGS = frozenset({"br", "hr", "input", "meta"})
 #: Joiners that ordinary scripts and emoji need.
@@ -17,10 +18,15 @@ _HARMLESS = frozenset("\n\t\u200c\u200d")
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
-class Html(str):
-    """Text that is markup already."""
+class Html(markupsafe.Markup):
+    """Text that is markup already. What is added, joined or formatted into it is escaped by `escape`."""
 
     __slots__ = ()
+
+    @classmethod
+    def escape(cls, value: object, /) -> Html:
+        """Return the value as markup: Html stays, everything else is shown as plain text."""
+        return value if isinstance(value, Html) else cls(markupsafe.escape(visible(str(value))))
 
 
 def visible(text: str) -> str:
@@ -35,17 +41,17 @@ def _visible_character(character: str) -> str:
 
 
 def escape(value: object) -> Html:
-    """The value as markup: Html stays, everything else is shown as plain text."""
-    return value if isinstance(value, Html) else Html(html.escape(visible(str(value))))
+    """Return the value as markup: Html stays, everything else is shown as plain text."""
+    return Html.escape(value)
 
 
 def join(children: Iterable[object], separator: object = "") -> Html:
-    """Children one after another; None is left out."""
-    return Html(escape(separator).join(escape(child) for child in children if child is not None))
+    """Put children one after another; None is left out."""
+    return escape(separator).join(escape(child) for child in children if child is not None)
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """An element. `class_` becomes class, `data_run` data-run; None and False leave one out."""
+    """Build an element. `class_` becomes class, `data_run` data-run; None and False leave one out."""
     rendered = "".join(
         _attribute(key, value)
         for key, value in attributes.items()
@@ -56,5 +62,6 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def _attribute(key: str, value: object) -> str:
+    """Write an attribute. Markup is no value of one, so Html is escaped as well."""
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{html.escape(visible(str(value)))}"'
+    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'

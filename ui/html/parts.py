@@ -18,7 +18,7 @@ from upq.store import Run
 def notice(
     kind: Literal["empty", "busy", "done", "failed"], message: str, hint: object = ""
 ) -> Html:
-    """One sentence and what to do about it."""
+    """Draw one sentence and what to do about it."""
     marks = {"empty": "", "busy": "◐ ", "done": "✓ ", "failed": "✗ "}
     role = "alert" if kind == "failed" else "status"
     hint_line = tag("p", hint, class_="hint") if hint else None
@@ -26,22 +26,22 @@ def notice(
 
 
 def brand() -> Html:
-    """The product's name."""
+    """Draw the product's name."""
     return tag("h1", "UPQ Studio", class_="brand")
 
 
 def panel_title(text: str) -> Html:
-    """The heading of a panel."""
+    """Draw the heading of a panel."""
     return tag("h2", text)
 
 
 def section_title(text: str) -> Html:
-    """A heading inside a form."""
+    """Draw a heading inside a form."""
     return tag("h4", text, class_="section")
 
 
 def status_line(device: str, run: Run | None, waiting: int, worker_alive: bool) -> Html:
-    """The machine and what its worker does; the run is a link to its panel."""
+    """Draw the machine and what its worker does; the run is a link to its panel."""
     return tag(
         "div",
         tag("span", tag("em", "device"), device),
@@ -69,17 +69,17 @@ def _doing(run: Run) -> str:
 
 
 def stage_share(run: Run) -> float:
-    """How much of the current stage is done, 0 to 1."""
+    """Return how much of the current stage is done, 0 to 1."""
     return min(1.0, run.stage_step / run.stage_total) if run.stage_total else 0.0
 
 
 def time_left(run: Run) -> float | None:
-    """Seconds left in the stage; of a check only when a whole batch of answers tells how long they take."""
+    """Return the seconds left in the stage; of a check only once a whole batch of answers tells how long they take."""
     return None if run.kind == "check" and run.stage_step < ROWS else run.eta_s
 
 
 def run_name(run: Run) -> str:
-    """One line that identifies a run: "#4 UPQ · quick · SmolLM2-135M-Instruct"."""
+    """Identify a run in one line, such as "#4 UPQ · quick · SmolLM2-135M-Instruct"."""
     if run.kind == "check":
         return f"#{run.id} checks · {model_name(run.model)}"
     method = METHOD_NAMES.get(run.method, run.method)
@@ -87,7 +87,7 @@ def run_name(run: Run) -> str:
 
 
 def run_label(run: Run) -> str:
-    """The same with the name that the run was given, if any."""
+    """Identify a run in one line that ends with the name that it was given, if any."""
     return " · ".join(filter(None, [run_name(run), run.name]))
 
 
@@ -99,10 +99,10 @@ def table(
     class_: str = "",
     keys: Sequence[Sequence[object]] = (),
 ) -> Html:
-    """A table that scrolls inside its own box; numeric columns are right-aligned.
+    """Draw a table that scrolls inside its own box; numeric columns are right-aligned.
 
-    On a phone each row is a block, and a number carries the name of its column. keys: what each cell is sorted by
-    when the head of its column is clicked; without them nothing can be clicked.
+    On a phone each row is a block, and a number carries the name of its column. keys holds what each cell is sorted by
+    when the head of its column is clicked; without keys nothing can be clicked.
     """
 
     def title(column: int, name: object) -> Html:
@@ -125,5 +125,5 @@ def table(
 
 
 def fact(name: str, value: object, kind: str = "") -> Html:
-    """One named number of a list of facts; kind colours its name."""
+    """Draw one named number of a list of facts; kind colours its name."""
     return tag("div", tag("dt", name, class_=kind), tag("dd", value))

@@ -8,8 +8,8 @@ from typing import Any
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_label, stage_share, time_left
 from ui.html.words import NO_VALUE, duration, number, peak_memory, stage_name
-from upq.config import RunConfig
-from upq.context import STAGES
+from upq.config import QUANTIZED, RunConfig
+from upq.context import STAGES, SeriesNames
 from upq.store import Run
 
 NEXT_STEPS = {
@@ -20,7 +20,7 @@ NEXT_STEPS = {
 
 
 def run_panel(run: Run | None, position: int, now: float) -> Html:
-    """Title, stepper and numbers of a run, and what came of it."""
+    """Draw title, stepper and numbers of a run, and what came of it."""
     if run is None:
         return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
     parts = [tag("h2", "Run ", run_label(run)), _outcome(run, position)]
@@ -48,18 +48,18 @@ def _outcome(run: Run, position: int) -> Html | None:
 
 
 def stepper(run: Run, now: float) -> Html:
-    """The stages in order: done, current and to come, with the time each one took."""
+    """Draw the stages in order: done, current and to come, with the time each one took."""
     names = _stages(run) if run.kind == "quantize" else tuple(run.stages) or ("check",)
     return tag("ol", *(_step(run, name, now) for name in names), class_="stepper")
 
 
 def _stages(run: Run) -> list[str]:
-    """STAGES without the end-to-end trainings that the run does not have."""
+    """Return STAGES without the end-to-end trainings that the run does not have."""
     config = RunConfig.from_values(run.config)
     absent = {
-        f"{name}_distill"
-        for name, one in (("int4", config.int4), ("int2", config.int2))
-        if not one.distill.tokens
+        SeriesNames(precision.key).distill_stage
+        for precision in QUANTIZED
+        if not config.of(precision).distill.tokens
     }
     return [name for name in STAGES if name not in absent]
 
@@ -77,14 +77,17 @@ def _step(run: Run, name: str, now: float) -> Html:
 
 
 def stage_seconds(times: Mapping[str, Any], now: float) -> float:
-    """What was worked in a stage of Run.stages, pauses not counted; in one that goes on, up to now."""
+    """Return the seconds worked in a stage of Run.stages, without pauses; in one that goes on, up to now."""
     if times["ended"] and "seconds" in times:
         return times["seconds"]
     return times.get("seconds", 0.0) + (times["ended"] or now) - times["started"]
 
 
 def _other_state(run: Run, name: str) -> str:
-    """Packing comes after each precision, so a stage ahead may have been done once already."""
+    """Return the state of a stage that is not the current one.
+
+    Packing comes after each precision, so a stage ahead may have been done once already.
+    """
     times = run.stages.get(name)
     ahead = run.state == "running" and {name, run.stage} <= set(STAGES)
     if not times or (ahead and STAGES.index(name) > STAGES.index(run.stage)):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-Precision = Literal["FP16", "INT4", "INT2"]
-PRECISIONS: tuple[Precision, ...] = ("FP16", "INT4", "INT2")
+from upq import config
+
+Precision = config.PrecisionName
+PRECISIONS = config.PRECISIONS
 NO_VALUE = "\u2013"
 STAGE_NAMES = {
     "load": "Load",
@@ -26,25 +27,18 @@ METHOD_NAMES = {
     "gptq": "GPTQ",
     "rtn": "RTN",
 }
-PRESET_LINES = {
-    "smoke": "under a minute on two cores; proves that everything works, the answers stay poor",
-    "quick": "about twelve minutes on two cores for the bundled model",
-    "overnight": "up to two hours on two cores for the bundled model",
-    "standard": "about an hour on one GPU for a 1B model",
-    "paper": "the published budget: 30B tokens, for a GPU cluster",
-}
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 
 def model_name(source: str) -> str:
-    """Short name of a model source: the bundled model by name, a path by its last part."""
+    """Name a model source in short: the bundled model by its name, a path by its last part."""
     if source == "bundled":
         return BUNDLED_NAME
     return source.rstrip("/").rsplit("/", 1)[-1] or source
 
 
 def size(size_bytes: float | None) -> str:
-    """Decimal kB, MB or GB with three digits at most."""
+    """Write bytes as decimal kB, MB or GB with three digits at most."""
     if size_bytes is None:
         return NO_VALUE
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -55,13 +49,13 @@ def size(size_bytes: float | None) -> str:
 
 
 def peak_memory(peak_bytes: int | None, gpu_peak_bytes: int | None) -> str:
-    """The most memory that a run took, on a GPU as well if it used one: "5.6 GB" or "5.6 GB, GPU 8.5 GB"."""
+    """Write the most memory that a run took, on a GPU as well if it used one: "5.6 GB" or "5.6 GB, GPU 8.5 GB"."""
     gpu = f", GPU {size(gpu_peak_bytes)}" if gpu_peak_bytes else ""
     return f"{size(peak_bytes)}{gpu}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
+    """Write seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
     if seconds is None:
         return NO_VALUE
     if 0 < seconds < 0.0995:
@@ -80,7 +74,7 @@ def duration(seconds: float | None) -> str:
 
 
 def span(low_s: float, high_s: float) -> str:
-    """A range of durations: "9 to 12 min", or one value where both ends read the same."""
+    """Write a range of durations as "9 to 12 min", or as one value where both ends read the same."""
     low, high = duration(low_s), duration(high_s)
     if low == high:
         return f"about {low}"
@@ -89,27 +83,27 @@ def span(low_s: float, high_s: float) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits; a dash for nothing."""
+    """Write a number with so many significant digits, and a dash for nothing."""
     if value is None or not math.isfinite(value):
         return NO_VALUE
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """A number with a fixed count of decimals, for columns that line up."""
+    """Write a number with a fixed count of decimals, for columns that line up."""
     return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """A share of 0 to 1 as a percentage."""
+    """Write a share of 0 to 1 as a percentage."""
     return NO_VALUE if share is None else f"{100 * share:.{decimals}f} %"
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 prompt", "60 prompts"."""
+    """Write a count with its noun, such as "1 prompt" and "60 prompts"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def stage_name(stage: str) -> str:
-    """A stage's name as shown in the stepper."""
+    """Return a stage's name as the stepper shows it."""
     return STAGE_NAMES.get(stage, stage.capitalize())

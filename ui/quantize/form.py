@@ -13,10 +13,19 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from ui.app_state import App
-from ui.html import BUNDLED_NAME, METHOD_NAMES, PRESET_LINES, Html, parts
+from ui.app_state import PRIVATE, App
+from ui.html import BUNDLED_NAME, METHOD_NAMES, Html, parts
 from ui.quantize import render
-from upq.config import DEFAULT_METHOD, METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.config import (
+    DEFAULT_METHOD,
+    METHODS,
+    PRESET_WORDS,
+    PRESETS,
+    RunConfig,
+    preset,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 from upq.quantize.estimate import estimate, measured_rates
 
@@ -59,7 +68,7 @@ SECTIONS = {
 
 @dataclass
 class RunForm:
-    """The form's components. `inputs` in the order that `config_of` takes their values."""
+    """The form's components. fields holds the component of each setting by the setting's path."""
 
     model_kind: gr.Radio
     model_text: gr.Textbox
@@ -70,14 +79,38 @@ class RunForm:
     fields: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def named(self) -> dict[str, Any]:
+        """The components that hold a value, by name; those of `fields` by their paths."""
+        return {
+            "model_kind": self.model_kind,
+            "model_text": self.model_text,
+            "method": self.method,
+            "preset": self.preset,
+            "data_source": self.data_source,
+            **self.fields,
+        }
+
+    @property
     def inputs(self) -> list[Any]:
-        plain = [self.model_kind, self.model_text, self.method, self.preset, self.data_source]
-        return [*plain, *self.fields.values()]
+        """The components whose values `read` takes."""
+        return list(self.named.values())
 
     @property
     def outputs(self) -> list[Any]:
-        """What `values_of` fills, in its order."""
+        """The components that `fill` has values for."""
         return [*self.inputs, self.data_fields]
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return the values of `inputs` by name."""
+        return dict(zip(self.named, values, strict=True))
+
+    def fill(self, values: dict[str, Any]) -> list[Any]:
+        """Return named values in the order of `outputs`.
+
+        The fields that describe the data are shown where the data are not the built-in prompts.
+        """
+        shows_data = gr.update(visible=values["data_source"] != "builtin")
+        return [*(values[name] for name in self.named), shows_data]
 
 
 def build() -> RunForm:
@@ -99,7 +132,7 @@ def build() -> RunForm:
         elem_id="method",
     )
     preset_choice = gr.Radio(
-        [(f"{name}: {PRESET_LINES[name]}", name) for name in PRESETS],
+        [(f"{name}: {PRESET_WORDS[name]}", name) for name in PRESETS],
         value="quick",
         label="Preset",
         elem_classes="stacked",
@@ -125,15 +158,13 @@ def build() -> RunForm:
         lambda kind: gr.update(visible=kind != "bundled"),
         model_kind,
         model_text,
-        api_visibility="private",
-        show_progress="hidden",
+        **PRIVATE,
     )
     data_source.change(
         lambda source: gr.update(visible=source != "builtin"),
         data_source,
         data_fields,
-        api_visibility="private",
-        show_progress="hidden",
+        **PRIVATE,
     )
     return form
 
@@ -155,47 +186,66 @@ def _info(spec: dict[str, Any]) -> str:
     if spec["low"] is None:
         return spec["help"]
     bounds = (spec["low"], spec["high"])
-    low, high = (f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in bounds)
+    low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in bounds)
     return f"{spec['help']} ({low} to {high})"
 
 
 def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
-    """The form's values as a config. Raises UserError("bad_config")."""
-    model_kind, model_text, method, preset_name, data_source, *rest = values
-    source = "bundled" if model_kind == "bundled" else (model_text or "").strip()
+    """Return the form's values as a config. Raises UserError("bad_config")."""
+    chosen = form.read(values)
+    source = (chosen["model_text"] or "").strip()
+    if chosen["model_kind"] == "bundled":
+        source = "bundled"
     if not source:
-        what = "hub id, e.g. owner/name" if model_kind == "hub" else "folder or GGUF file"
+        is_hub = chosen["model_kind"] == "hub"
+        what = "hub id, e.g. owner/name" if is_hub else "folder or GGUF file"
         raise UserError("bad_config", f"The model is empty; expected a {what}.")
-    changes = {"method": method, "model.source": source, "data.source": data_source}
-    changes |= dict(zip(form.fields, rest, strict=True))
-    return with_settings(preset(preset_name, method), changes)
+    changes = {
+        "method": chosen["method"],
+        "model.source": source,
+        "data.source": chosen["data_source"],
+        **{path: chosen[path] for path in form.fields},
+    }
+    return with_settings(preset(chosen["preset"], chosen["method"]), changes)
 
 
 def values_of(form: RunForm, config: RunConfig) -> list[Any]:
-    """What to show for a config: values for `form.outputs`."""
+    """Return what to show for a config: values for `form.outputs`."""
+    return form.fill(_shown(form, config))
+
+
+def _shown(form: RunForm, config: RunConfig) -> dict[str, Any]:
+    """Return what each component shows for a config, by name."""
     known = {path: spec["value"] for path, spec in settings(config)}
     source = config.model.source
     looks_local = source.startswith(("/", ".", "~")) or source.endswith(".gguf")
     kind = "bundled" if source == "bundled" else "path" if looks_local else "hub"
     text = gr.update(value="" if kind == "bundled" else source, visible=kind != "bundled")
-    plain = [kind, text, config.method, config.preset, config.data.source]
-    fields = [known[path] if known[path] is not None else "" for path in form.fields]
-    return [*plain, *fields, gr.update(visible=config.data.source != "builtin")]
+    return {
+        "model_kind": kind,
+        "model_text": text,
+        "method": config.method,
+        "preset": config.preset,
+        "data_source": config.data.source,
+        **{path: "" if known[path] is None else known[path] for path in form.fields},
+    }
 
 
-def preset_values(form: RunForm, name: str, model_kind: str, model_text: str, method: str) -> Any:
-    """The settings that a preset and a method stand for; the chosen model stays."""
-    _, _, _, _, *rest = values_of(form, preset(name, method))
-    return [model_kind, model_text, method, name, *rest]
+def preset_values(
+    form: RunForm, name: str, model_kind: str, model_text: str, method: str
+) -> list[Any]:
+    """Return values for the settings that a preset and a method stand for; the chosen model stays."""
+    model = {"model_kind": model_kind, "model_text": model_text}
+    return form.fill(_shown(form, preset(name, method)) | model)
 
 
 def config_of_run(values: dict[str, Any]) -> RunConfig:
-    """The config that a run was started with."""
+    """Return the config that a run was started with."""
     return RunConfig.from_values(values)
 
 
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
-    """Time, memory and sizes of the run that the form describes, or what is wrong with it."""
+    """Draw time, memory and sizes of the run that the form describes, or what is wrong with it."""
     try:
         config = config_of(form, values)
         runs = app.store.runs(kind="quantize")  # a model of another size would mislead
@@ -206,7 +256,7 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 
 
 def start_words(app: App, run_id: int) -> str:
-    """ "Run 4 started." or "Run 4 is queued as number 2."."""
+    """Tell that a run has started, or its place in the queue."""
     position = app.store.queue_position(run_id)
     busy = app.store.live_run() is not None
     method = METHOD_NAMES[app.store.run(run_id).method]

@@ -22,6 +22,8 @@ from ui.html import (
     table,
     tag,
 )
+from upq.config import QUANTIZED, Precision
+from upq.context import SeriesNames
 from upq.quantize.estimate import Estimate
 from upq.store import Run
 
@@ -36,7 +38,7 @@ STATE_MARKS = {
 
 
 def estimate_panel(estimate: Estimate) -> Html:
-    """Time, memory and sizes before Start, and what will not be quantized."""
+    """Draw time, memory and sizes before Start, and what will not be quantized."""
     sizes = [
         fact("time", span(estimate.seconds_low, estimate.seconds_high)),
         fact("memory", size(estimate.memory_bytes)),
@@ -50,40 +52,45 @@ def estimate_panel(estimate: Estimate) -> Html:
 
 
 def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
-    """Curves of the run: block errors of both precisions, distillation loss, held-out KL."""
+    """Draw the curves of the run: block errors of both precisions, distillation loss, held-out KL."""
     if run is None or run.kind != "quantize" or run.state == "queued" or not points:
         return Html()
     series: dict[str, dict[float, float]] = {}
     for point in points:
         series.setdefault(point["series"], {})[point["step"]] = point["value"]
 
-    def curve(name: str, label: str, kind: str) -> Series:
-        return Series(label, kind, list(series.get(name, {}).items()))
+    names = {precision: SeriesNames(precision.key) for precision in QUANTIZED}
 
-    def blocks(precision: str, title: str) -> Html:
+    def curve(name: str, label: str, precision: Precision) -> Series:
+        return Series(label, precision.key, list(series.get(name, {}).items()))
+
+    def blocks(precision: Precision) -> Html:
         before, after = (
-            {
-                int(block): value
-                for block, value in series.get(f"{precision}_block_{when}", {}).items()
-            }
-            for when in ("before", "after")
+            {int(block): value for block, value in series.get(name, {}).items()}
+            for name in (names[precision].block_before, names[precision].block_after)
         )
-        total = run.stages.get(precision, {}).get("total", 0)
+        total = run.stages.get(precision.key, {}).get("total", 0)
         count = total if max([*before, *after, -1]) < total <= 200 else 0
-        return block_chart(title, precision, before, after, blocks=count)
+        title = f"{precision.name} block error"
+        return block_chart(title, precision.key, before, after, blocks=count)
 
-    held_out = [curve(f"held_out_kl_{kind}", kind.upper(), kind) for kind in ("int4", "int2")]
-    has_held_out = any(one.points for one in held_out)
+    held_out = [
+        curve(names[precision].held_out_kl, precision.name, precision) for precision in QUANTIZED
+    ]
+    has_held_out = any(kl_curve.points for kl_curve in held_out)
     waiting = "Starts with the end-to-end training."
     losses = [
-        curve(f"{prefix}{name}", f"{name.replace('_', ' ')}, {kind.upper()}", kind)
-        for kind, prefix in (("int4", "int4_"), ("int2", ""))
-        for name in ("jsd", "next_token")
+        curve(
+            names[precision].over_steps(loss),
+            f"{loss.replace('_', ' ')}, {precision.name}",
+            precision,
+        )
+        for precision in QUANTIZED
+        for loss in ("jsd", "next_token")
     ]
-    norm = curve("grad_norm", "norm", "int2")
+    norm = curve(names[Precision.INT2].over_steps("grad_norm"), "norm", Precision.INT2)
     charts = [
-        blocks("int4", "INT4 block error"),
-        blocks("int2", "INT2 block error"),
+        *map(blocks, QUANTIZED),
         line_chart("End-to-end loss (nats)", losses, x_name="step", empty=waiting),
         line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
         if has_held_out
@@ -93,7 +100,7 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def log_view(lines: Sequence[tuple[float, str]]) -> Html:
-    """The last lines of the log with the local time of each."""
+    """Draw the last lines of the log with the local time of each."""
     if not lines:
         return notice("empty", "Nothing logged yet.")
     rows = [
@@ -104,7 +111,7 @@ def log_view(lines: Sequence[tuple[float, str]]) -> Html:
 
 
 def history_table(runs: Sequence[Run], fidelity: Mapping[tuple[int, str], float]) -> Html:
-    """All quantize runs with their actions. fidelity: (run id, precision) -> mean KL."""
+    """Draw all quantize runs with their actions. fidelity holds the mean KL of each (run id, precision)."""
     if not runs:
         return notice("empty", "Finished runs are listed here.")
     head = ("run", "state", "KL INT4", "KL INT2", "time", "")

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import CLICKS, Header, clicked_run
 from ui.html import parts, run_panel
 from ui.quantize import form as run_form
@@ -26,8 +26,8 @@ NEWEST = 0
 
 
 @dataclass
-class Panel:
-    """The live panel: what `_panel` fills, in its order."""
+class Panel(Outputs):
+    """The live panel, filled by `_panel`. seen holds what is shown, so that the same is not drawn twice."""
 
     summary: gr.HTML
     charts: gr.HTML
@@ -36,10 +36,6 @@ class Panel:
     resume: gr.Button
     chat: gr.Button
     seen: gr.State
-
-    @property
-    def outputs(self) -> list[Any]:
-        return list(vars(self).values())
 
 
 def build(app: App, header: Header, tabs: gr.Tabs) -> None:
@@ -90,10 +86,10 @@ def _wire_form(
     started: gr.HTML,
     shown: gr.State,
 ) -> None:
-    def guess(*values: Any) -> Any:
+    def estimate(*values: Any) -> Any:
         return run_form.estimate_html(app, form, values)
 
-    def begin(*values: Any) -> Any:
+    def queue_run(*values: Any) -> Any:
         try:
             run_id = app.store.enqueue(run_form.config_of(form, values))
         except UserError as error:
@@ -108,16 +104,16 @@ def _wire_form(
     changes = [component.change for component in plain]
     changes += [getattr(component, _settled(component)) for component in typed]
     changes.append(header.catalog.change)  # a page was opened, or a run ended and taught us speeds
-    gr.on(changes, guess, form.inputs, expected, trigger_mode="always_last", **PRIVATE)
-    start.click(begin, form.inputs, [started, shown], **PRIVATE)
+    gr.on(changes, estimate, form.inputs, expected, trigger_mode="always_last", **PRIVATE)
+    start.click(queue_run, form.inputs, [started, shown], **PRIVATE)
     chosen = [form.preset, form.model_kind, form.model_text, form.method]
     gr.on(
         [form.preset.input, form.method.input], take_preset, chosen, form.outputs, **PRIVATE
-    ).then(guess, form.inputs, expected, **PRIVATE)
+    ).then(estimate, form.inputs, expected, **PRIVATE)
 
 
 def _settled(component: Any) -> str:
-    """The event that says a person is done with a field: text is judged when it is left."""
+    """Name the event that tells that a person is done with a field: text is judged when it is left."""
     return "blur" if isinstance(component, gr.Textbox | gr.Number) else "input"
 
 
@@ -153,7 +149,7 @@ def _wire_panel(
 
 
 def _chosen(app: App, run_id: int) -> Run | None:
-    """The run to show: the opened one, else the live one, else the newest quantization."""
+    """Return the run to show: the opened one, else the live one, else the newest quantization."""
     if run_id != NEWEST:
         try:
             return app.store.run(run_id)
@@ -165,23 +161,23 @@ def _chosen(app: App, run_id: int) -> Run | None:
     return next(iter(app.store.runs(limit=1, kind="quantize")), None)
 
 
-def _panel(app: App, run_id: int, seen: tuple[str, int]) -> Any:
+def _panel(app: App, run_id: int, seen: tuple[str, int]) -> list[Any]:
     run = _chosen(app, run_id)
     position = app.store.queue_position(run.id) if run else 0
     now_seen = (f"{run.id} {position}", run.revision) if run else ("none", 0)
     if now_seen == tuple(seen):
-        return [gr.skip()] * 7
+        return Panel.fill()
     state = run.state if run else ""
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
-    return (
-        run_panel.run_panel(run, position, time.time()),
-        render.run_charts(run, app.store.metrics(run.id) if run else []),
-        render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
-        gr.update(visible=stoppable),
-        gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        gr.update(visible=has_artifacts),
-        now_seen,
+    return Panel.fill(
+        summary=run_panel.run_panel(run, position, time.time()),
+        charts=render.run_charts(run, app.store.metrics(run.id) if run else []),
+        log=render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
+        cancel=gr.update(visible=stoppable),
+        resume=gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        chat=gr.update(visible=has_artifacts),
+        seen=now_seen,
     )
 
 
@@ -211,7 +207,7 @@ def _wire_history(
 
 
 def _act(app: App, action: str, run_id: int) -> tuple[Any, Any, Any]:
-    """Carry out a button of the history: what to say, which run to show, which to start from."""
+    """Carry out a button of the history; return a message, the run to show and the run to start from."""
     run = app.store.run(run_id)
     if action == "resume":
         return parts.notice("done", app.store.resume(run.id)), run.id, gr.skip()
@@ -235,7 +231,7 @@ def _history(app: App) -> Any:
 
 
 def _open_live(app: App, event: gr.EventData) -> Any:
-    """Where the header's link to the live run leads."""
+    """Follow the header's link to the live run: return the tab to open and the run to show."""
     _, run_id = clicked_run(event)
     try:
         run = app.store.run(run_id)

@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ui.app_state import speed_key
+from ui.app_state import speed_note
 from ui.html import METHOD_NAMES, Point, model_name, size
-from upq.config import RunConfig, as_text, command, preset, settings
-from upq.context import training_tokens
+from upq.config import (
+    QUANTIZED,
+    CheckConfig,
+    Precision,
+    RunConfig,
+    as_text,
+    command,
+    preset,
+    settings,
+)
+from upq.context import SeriesNames, training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
+from upq.jobs import model_key
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
@@ -30,7 +40,7 @@ Checks = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and of how many trials."""
+    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and the number of trials."""
 
     value: float
     low: float
@@ -40,7 +50,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One artifact or baseline of one run; None is "not measured". scores: suite -> outcome of its newest check."""
+    """One artifact or baseline of one run; None means that something was not measured.
+
+    scores holds the outcome of the newest check of each suite.
+    """
 
     run: int
     model: str
@@ -77,8 +90,10 @@ class ResultRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One compared run. slot: its colour class; curves: series -> (step, value); minutes: series -> (minutes that the
-    run had been worked on, value), without the points of which that is not known; config: None if unreadable.
+    """One compared run.
+
+    slot is its colour class. curves holds (step, value) for each series, minutes holds (minutes that the run had been
+    worked on, value), without the points of which that is not known. config is None if it cannot be read.
     """
 
     run: Run
@@ -93,13 +108,13 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """E.g. "#4 UPQ"; short enough for a legend."""
+        """A name short enough for a legend, such as "#4 UPQ"."""
         return f"#{self.run.id} {METHOD_NAMES.get(self.run.method, self.run.method)}"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that two runs differ in, as text; usual: whether it is the value of the run's preset."""
+    """A setting that two runs differ in, as text. usual tells whether it is the value of the run's preset."""
 
     path: str
     values: tuple[str, str]
@@ -107,18 +122,18 @@ class Setting:
 
 
 def comparable(store: Store) -> list[Run]:
-    """The quantization runs that have begun, newest first."""
+    """Return the quantization runs that have begun, newest first."""
     return [run for run in store.runs(limit=sys.maxsize, kind="quantize") if run.started_at]
 
 
 def newest(runs: Sequence[Run]) -> list[int]:
-    """Ids of the newest finished runs of the model that was finished last, newest first."""
+    """Return the ids of the newest finished runs of the model that was finished last, newest first."""
     done = [run for run in runs if run.state == "done"]
     return [run.id for run in done if run.model == done[0].model][:MAX_RUNS]
 
 
 def gather(store: Store, run_ids: Sequence[int]) -> list[Subject]:
-    """The chosen runs in the order of their numbers; ones that are gone are left out."""
+    """Return the chosen runs in the order of their numbers; ones that are gone are left out."""
     checks = _newest_checks(store, set(run_ids))
     runs = {run.id: run for run in comparable(store) if run.id in set(run_ids)}
     return [
@@ -132,10 +147,10 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
     config = config_of(run)
     curves: dict[str, list[Point]] = {}
     minutes: dict[str, list[Point]] = {}
-    for one in points:
-        curves.setdefault(one["series"], []).append((one["step"], one["value"]))
-        if one["at_s"] is not None:
-            minutes.setdefault(one["series"], []).append((one["at_s"] / 60, one["value"]))
+    for point in points:
+        curves.setdefault(point["series"], []).append((point["step"], point["value"]))
+        if point["at_s"] is not None:
+            minutes.setdefault(point["series"], []).append((point["at_s"] / 60, point["value"]))
     tokens = training_tokens(points)
     origin = {
         "machine": machine_words(run),
@@ -143,7 +158,7 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
         "command": command(config) if config else "",
     }
     scores = {
-        (suite, name): one for suite in checks for name, one in scores_of(suite, checks[suite])
+        (suite, name): score for suite in checks for name, score in scores_of(suite, checks[suite])
     }
     return Subject(
         run=run,
@@ -152,11 +167,11 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
             _row(
                 store,
                 run,
-                one,
+                measured,
                 scores,
-                origin | {"training_tokens": _tokens_of(one["label"], tokens, config)},
+                origin | {"training_tokens": _tokens_of(measured["label"], tokens, config)},
             )
-            for one in store.measurements(run.id)
+            for measured in store.measurements(run.id)
         ],
         curves=curves,
         minutes=minutes,
@@ -168,11 +183,16 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
 
 
 def _tokens_of(label: str, tokens: Mapping[str, int], config: RunConfig | None) -> int | None:
-    """Tokens that an artifact was calibrated with and trained on; INT2 that starts from INT4 has had INT4's too."""
-    names = {"INT4": ["int4"], "INT2": ["int2"]}.get(label, [])
-    if label == "INT2" and config and config.int2.start == "int4":
-        names.append("int4")
-    return sum(count for stage, count in tokens.items() if stage.partition("_")[0] in names) or None
+    """Count the tokens that an artifact was calibrated with and trained on.
+
+    INT2 that starts from INT4 has had INT4's too.
+    """
+    made = [precision for precision in QUANTIZED if precision.name == label]
+    if made == [Precision.INT2] and config and config.int2.start == Precision.INT4.key:
+        made.append(Precision.INT4)
+    keys = [precision.key for precision in made]
+    stages = [*keys, *(SeriesNames(key).distill_stage for key in keys)]
+    return sum(tokens.get(stage, 0) for stage in stages) or None
 
 
 def _row(
@@ -183,9 +203,11 @@ def _row(
     origin: dict[str, Any],
 ) -> ResultRow:
     label, precision, extra = measured["label"], measured["precision"], measured["extra"]
-    speed = store.note(speed_key(run.id, precision, run.model)) if label == precision else None
-    same = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
-    added = ("kl_low", "kl_high", "agreed_median")
+    speed = None
+    if label == precision:
+        speed = store.note(speed_note(model_key(store, run.id, precision, run.model)))
+    stored = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
+    extras = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(
         run=run.id,
         model=model_name(run.model),
@@ -193,33 +215,38 @@ def _row(
         preset=run.preset,
         label=label,
         precision=precision,
-        **{name: measured[name] for name in same},
-        **{name: extra.get(name) for name in added},
+        **{name: measured[name] for name in stored},
+        **{name: extra.get(name) for name in extras},
         tokens_per_s=speed,
         run_seconds=run.worked_s,
         peak_bytes=run.peak_bytes,
         gpu_peak_bytes=run.gpu_peak_bytes,
         seed=run.config["seed"],
         **origin,
-        scores={suite: score for (suite, whose), score in scores.items() if whose == label},
+        scores={suite: score for (suite, checked), score in scores.items() if checked == label},
     )
 
 
 def _newest_checks(store: Store, run_ids: set[int]) -> dict[int, Checks]:
-    """Run id -> what was checked; a precision that the newest check of a suite left out comes from an older one."""
+    """Return what was checked of each run.
+
+    A precision that the newest check of a suite left out comes from an older one.
+    """
     found: dict[int, Checks] = {}
     for check in store.runs(limit=sys.maxsize, kind="check"):
         if check.state != "done" or check.parent_id not in run_ids:
             continue
-        suite = check.config["suite"]
+        suite = CheckConfig.from_values(check.config).suite
         own = found.setdefault(check.parent_id, {}).setdefault(suite, {})
-        for precision, one in check_report.outcomes(suite, store.check_results(check.id)).items():
-            own.setdefault(precision, one)
+        for precision, outcomes in check_report.outcomes(
+            suite, store.check_results(check.id)
+        ).items():
+            own.setdefault(precision, outcomes)
     return found
 
 
 def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Score]]:
-    """(precision, its score) of a suite's outcomes."""
+    """Yield each precision with its score, of a suite's outcomes."""
     name, count = FIGURES[suite]
     for row in check_report.rows(suite, found):
         yield (
@@ -229,7 +256,7 @@ def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[
 
 
 def config_of(run: Run) -> RunConfig | None:
-    """The run's config as this version understands it; None if it does not."""
+    """Return the run's config as this version understands it; None if it does not."""
     try:
         return RunConfig.from_values(run.config)
     except UserError:
@@ -237,11 +264,11 @@ def config_of(run: Run) -> RunConfig | None:
 
 
 def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
-    """The settings in which two configs differ, in the order of the settings."""
-    usual = [dict(settings(preset(one.preset, one.method))) for one in (first, second)]
+    """Return the settings in which two configs differ, in the order of the settings."""
+    usual = [dict(settings(preset(config.preset, config.method))) for config in (first, second)]
     found = []
-    for (path, one), (_, other) in zip(settings(first), settings(second), strict=True):
-        values = (one["value"], other["value"])
+    for (path, spec), (_, other) in zip(settings(first), settings(second), strict=True):
+        values = (spec["value"], other["value"])
         if values[0] != values[1]:
             texts = (as_text(values[0]), as_text(values[1]))
             marks = (values[0] == usual[0][path]["value"], values[1] == usual[1][path]["value"])
@@ -250,13 +277,13 @@ def differing(first: RunConfig, second: RunConfig) -> list[Setting]:
 
 
 def same_yardstick(subjects: Sequence[Subject]) -> bool:
-    """Whether all runs were measured on the same held-out answers: FP16's own perplexity of them tells."""
+    """Tell whether all runs were measured on the same held-out answers, by FP16's own perplexity of them."""
     reference = (row for subject in subjects for row in subject.rows if row.label == "FP16")
     return len({(row.model, row.tokens, round(row.ppl or 0.0, 6)) for row in reference}) < 2
 
 
 def machine_words(run: Run) -> str:
-    """The machine that the run was last executed on, "" for runs of before this was kept."""
+    """Describe the machine that the run was last executed on; "" for runs of before this was kept."""
     if not run.environments:
         return ""
     machine = run.environments[-1]["machine"]
@@ -268,7 +295,7 @@ def machine_words(run: Run) -> str:
 
 
 def commit_words(run: Run) -> str:
-    """The commit that the run was last executed at, else the version; "" if that was not kept."""
+    """Return the commit that the run was last executed at, else the version; "" if that was not kept."""
     if not run.environments:
         return ""
     last = run.environments[-1]

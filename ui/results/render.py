@@ -29,7 +29,10 @@ from ui.results.comparison import ResultRow, Score
 
 @dataclass(frozen=True)
 class Measure:
-    """Something to set against size. value: of a row, None where it was not measured; how to get it, if it was not."""
+    """Something to set against size.
+
+    value returns the measure of a row, None where it was not measured; missing tells how to get it then.
+    """
 
     title: str
     value: Callable[[ResultRow], float | None]
@@ -59,8 +62,10 @@ SUITES = {"wikitext2": "WikiText-2", "mmlu": "MMLU", "ifeval": "IFEval", "builti
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. key: what it is sorted by, None where there is no value; origin: about where a row comes
-    from, which a report says elsewhere.
+    """A column of the table.
+
+    key returns what a row is sorted by, None where there is no value. origin marks a column about where a row comes
+    from, which a report tells elsewhere.
     """
 
     name: str
@@ -83,7 +88,7 @@ def _artifact(row: ResultRow) -> Html:
 
 def _kl(row: ResultRow) -> Html:
     text = fixed(row.kl, 3)
-    return with_interval(text, row.kl_low, row.kl_high, lambda one: fixed(one, 3))
+    return with_interval(text, row.kl_low, row.kl_high, lambda value: fixed(value, 3))
 
 
 def _agreed(row: ResultRow) -> Html | str:
@@ -132,30 +137,30 @@ COLUMNS = (
 
 
 def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
-    """Every artifact and baseline side by side; a click on a column's head sorts by it.
+    """Draw every artifact and baseline side by side; a click on a column's head sorts by it.
 
-    brief: for paper, without the columns that are empty or about where the rows come from, and without sorting.
+    brief is for paper: without the columns that are empty or about where the rows come from, and without sorting.
     """
     if not rows:
         return notice(
             "empty", "No results yet.", "They appear here when a run has packed its first artifact."
         )
     chosen = [
-        one
-        for one in COLUMNS
-        if not brief or (not one.origin and any(one.key(row) is not None for row in rows))
+        column
+        for column in COLUMNS
+        if not brief or (not column.origin and any(column.key(row) is not None for row in rows))
     ]
     return table(
-        [one.name for one in chosen],
-        [[one.cell(row) for one in chosen] for row in rows],
-        numeric=[place for place, one in enumerate(chosen) if one.numeric],
+        [column.name for column in chosen],
+        [[column.cell(row) for column in chosen] for row in rows],
+        numeric=[place for place, column in enumerate(chosen) if column.numeric],
         class_="results",
-        keys=() if brief else [[one.key(row) for one in chosen] for row in rows],
+        keys=() if brief else [[column.key(row) for column in chosen] for row in rows],
     )
 
 
 def score_cell(suite: str, score: Score | None) -> Html:
-    """A suite's figure with its interval and the number of trials; a dash where it was not measured."""
+    """Draw a suite's figure with its interval and the number of trials; a dash where it was not measured."""
     if score is None:
         return Html(NO_VALUE)
     measure = MEASURES[suite]
@@ -166,7 +171,7 @@ def score_cell(suite: str, score: Score | None) -> Html:
 def with_interval(
     text: str, low: float | None, high: float | None, write: Callable[[float], str]
 ) -> Html:
-    """A figure and, where it is known and not a point, its 95 % interval."""
+    """Draw a figure and, where it is known and not a point, its 95 % interval."""
     if low is None or high is None or low == high:
         return join([text])
     ends = f" {write(low).removesuffix(' %')}\u2013{write(high)}"
@@ -174,7 +179,7 @@ def with_interval(
 
 
 def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
-    """Size on disk against one of MEASURES, FP16 once for each model."""
+    """Draw size on disk against one of MEASURES, FP16 once for each model."""
     chosen = MEASURES[measure]
     models = {row.model for row in rows}
     dots: dict[str, Dot] = {}
@@ -200,11 +205,11 @@ def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
 
 
 def csv_text(rows: Sequence[ResultRow]) -> str:
-    """The rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
+    """Return the rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    plain = [one.name for one in fields(ResultRow) if one.name != "scores"]
-    parts = [one.name for one in fields(Score)]
+    plain = [field.name for field in fields(ResultRow) if field.name != "scores"]
+    parts = [field.name for field in fields(Score)]
     writer.writerow([*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)])
     for row in rows:
         scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
@@ -213,6 +218,6 @@ def csv_text(rows: Sequence[ResultRow]) -> str:
 
 
 def _csv_cell(value: object) -> object:
-    """A spreadsheet must not take text for a formula."""
+    """Mark text that a spreadsheet would take for a formula."""
     starts_formula = isinstance(value, str) and value[:1] in "=+-@\t\r" and value != ""
     return f"'{value}" if starts_formula else value

@@ -22,32 +22,34 @@ from ui.html import (
     tag,
 )
 from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
-from upq.context import TOKENS
+from upq.config import QUANTIZED, Precision
+from upq.context import UNNAMED, SeriesNames, curve_of, is_over_steps
 
-#: Curves over the steps of a training, by the name that people know them by. Those of INT4 begin with int4_.
+#: Curves over the steps of a training, by the name that people know them by.
 SERIES_NAMES = {
     "jsd": "Distillation loss (JSD, nats)",
     "next_token": "Next-token loss (nats)",
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
     "tokens_per_s": "Training speed (tokens/s)",
-    "held_out_kl_int4": "Held-out KL of INT4 (nats)",
-    "held_out_kl_int2": "Held-out KL of INT2 (nats)",
+    **{
+        SeriesNames(precision.key).held_out_kl: f"Held-out KL of {precision.name} (nats)"
+        for precision in QUANTIZED
+    },
 }
-PRECISIONS = ("INT4", "INT2")
 #: From this ratio of the longest run to the shortest, minutes are drawn on a logarithmic axis.
 LOG_MINUTES = 12.0
 
 
 def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
-    """Held-out KL while the runs were worked on; a run without a curve is a point at its end."""
+    """Draw held-out KL while the runs were worked on; a run without a curve is a point at its end."""
     series = [
-        one
-        for precision in PRECISIONS
+        curve
+        for precision in QUANTIZED
         for subject in subjects
-        if (one := _kl_series(subject, precision)).points
+        if (curve := _kl_series(subject, precision)).points
     ]
-    ends = [max(x for x, _ in one.points) for one in series]
+    ends = [max(x for x, _ in curve.points) for curve in series]
     spread = max(ends, default=1.0) / max(min(ends, default=1.0), 1e-9)
     logarithmic = spread > LOG_MINUTES
     return line_chart(
@@ -60,63 +62,63 @@ def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
     )
 
 
-def _kl_series(subject: Subject, precision: str) -> Series:
-    points = list(subject.minutes.get(f"held_out_kl_{precision.lower()}", ()))
-    name = f"{subject.name} {precision}"
+def _kl_series(subject: Subject, precision: Precision) -> Series:
+    points = list(subject.minutes.get(SeriesNames(precision.key).held_out_kl, ()))
+    name = f"{subject.name} {precision.name}"
     if not points:
         measured = subject.run.stages.get("measure", {}).get("seconds", 0.0)
         at = (subject.run.worked_s - measured) / 60
-        points = [(at, row.kl) for row in subject.rows if row.label == precision and row.kl]
+        points = [(at, row.kl) for row in subject.rows if row.label == precision.name and row.kl]
         name += ", at its end"
-    return Series(name, subject.slot, points, precision == "INT4", f"#{subject.run.id}")
+    return Series(name, subject.slot, points, precision is Precision.INT4, f"#{subject.run.id}")
 
 
-def block_errors(subjects: Sequence[Subject], precision: str) -> Html:
-    """Error of each decoder block's output, before its training (dashed) and after."""
-    series = []
+def block_errors(subjects: Sequence[Subject], precision: Precision) -> Html:
+    """Draw the error of each decoder block's output, before its training (dashed) and after."""
+    series, names = [], SeriesNames(precision.key)
     for subject in subjects:
-        before, after = (
-            subject.curves.get(f"{precision.lower()}_block_{when}", ())
-            for when in ("before", "after")
-        )
+        before = subject.curves.get(names.block_before, ())
+        after = subject.curves.get(names.block_after, ())
         series.append(Series(f"{subject.name} before", subject.slot, before, True, quiet=True))
         series.append(Series(subject.name, subject.slot, after, label=f"#{subject.run.id}"))
     return line_chart(
-        f"{precision} block error, dashed before training",
+        f"{precision.name} block error, dashed before training",
         series,
         x_name="block",
         y_scale=log_axis,
-        empty=f"None of these runs trained {precision} block by block.",
+        empty=f"None of these runs trained {precision.name} block by block.",
     )
 
 
 def series_choices(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
-    """(label, series) of the curves over steps that any of the runs has, the loss first."""
-    there = {name for subject in subjects for name in subject.curves}
-    over_steps = {name for name in there if "_block_" not in name and not name.endswith(TOKENS)}
+    """Return label and name of the curves over steps that any of the runs has, the loss first."""
+    existing = {name for subject in subjects for name in subject.curves}
+    over_steps = set(filter(is_over_steps, existing))
     known = [name for name in SERIES_NAMES if name in over_steps]
     return [(series_name(name), name) for name in [*known, *sorted(over_steps - {*known})]]
 
 
 def series_name(series: str) -> str:
-    """A curve's name as shown."""
-    if series.startswith("int4_"):
-        return f"{series_name(series.removeprefix('int4_'))}, INT4"
-    return SERIES_NAMES.get(series) or series.replace("_", " ").capitalize()
+    """Return a curve's name as shown."""
+    key, curve = curve_of(series)
+    words = SERIES_NAMES.get(curve) or curve.replace("_", " ").capitalize()
+    return words if key == UNNAMED else f"{words}, {key.upper()}"
 
 
 def overlay(subjects: Sequence[Subject], series: str) -> Html:
-    """One curve of each run over its steps."""
+    """Draw one curve of each run over its steps."""
     curves = [
-        Series(one.name, one.slot, one.curves.get(series, ()), label=f"#{one.run.id}")
-        for one in subjects
+        Series(
+            subject.name, subject.slot, subject.curves.get(series, ()), label=f"#{subject.run.id}"
+        )
+        for subject in subjects
     ]
     empty = "None of these runs has this curve."
     return line_chart(series_name(series), curves, x_name="step", empty=empty)
 
 
 def differences(first: Subject, second: Subject) -> Html:
-    """The settings in which two runs differ; what their presets say is marked."""
+    """Draw the settings in which two runs differ, with those marked that are the preset's."""
     if first.config is None or second.config is None:
         return notice("empty", "This version cannot read the settings of one of these runs.")
     found = differing(first.config, second.config)
@@ -127,14 +129,17 @@ def differences(first: Subject, second: Subject) -> Html:
         mark = tag("small", " preset") if usual else None
         return tag("span", text or NO_VALUE, mark, class_="usual" if usual else "changed")
 
-    rows = [[tag("code", one.path), *(map(cell, one.values, one.usual))] for one in found]
+    rows = [
+        [tag("code", setting.path), *(map(cell, setting.values, setting.usual))]
+        for setting in found
+    ]
     head = ("setting", run_name(first.run), run_name(second.run))
     return table(head, rows, class_="differences")
 
 
 def origins(subjects: Sequence[Subject], *, opened: bool = False) -> Html:
-    """For each run: the line that repeats it, where it was executed, and what its stages took."""
-    return tag("div", *(_origin(one, opened) for one in subjects), class_="origins")
+    """Draw for each run the line that repeats it, where it was executed, and what its stages took."""
+    return tag("div", *(_origin(subject, opened) for subject in subjects), class_="origins")
 
 
 def _origin(subject: Subject, opened: bool) -> Html:
@@ -157,7 +162,7 @@ def _origin(subject: Subject, opened: bool) -> Html:
 def _facts(subject: Subject) -> list[Html]:
     run = subject.run
     last: dict[str, Any] = run.environments[-1] if run.environments else {}
-    versions = ", ".join(f"{name} {one}" for name, one in last.get("versions", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in last.get("versions", {}).items())
     facts = [
         ("state", run.state),
         ("seed", run.config.get("seed")),
@@ -176,7 +181,7 @@ def _stages(subject: Subject) -> Html | None:
     stages = subject.run.stages
     if not stages:
         return None
-    times = [duration(stage_seconds(one, one["started"])) for one in stages.values()]
+    times = [duration(stage_seconds(stage, stage["started"])) for stage in stages.values()]
     tokens = [
         f"{subject.tokens[name]:,}" if name in subject.tokens else NO_VALUE for name in stages
     ]
@@ -186,7 +191,7 @@ def _stages(subject: Subject) -> Html | None:
 
 
 def remarks(subjects: Sequence[Subject]) -> Html:
-    """What a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
+    """Tell what a reader has to know before comparing: nothing is chosen, or the yardsticks differ."""
     if not subjects:
         return notice(
             "empty",
@@ -203,10 +208,12 @@ def remarks(subjects: Sequence[Subject]) -> Html:
 
 
 def one_run_only() -> Html:
-    """What stands in the place of differences where there are no two runs."""
+    """Tell why there are no differences where there are no two runs."""
     return notice("empty", "Choose two different runs to see what sets them apart.")
 
 
 def all_block_errors(subjects: Sequence[Subject]) -> Html:
-    """The block errors of both precisions beside each other."""
-    return tag("div", *(block_errors(subjects, one) for one in PRECISIONS), class_="charts")
+    """Draw the block errors of both precisions beside each other."""
+    return tag(
+        "div", *(block_errors(subjects, precision) for precision in QUANTIZED), class_="charts"
+    )

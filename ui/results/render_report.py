@@ -21,8 +21,8 @@ EXAMPLES, EXAMPLE_CHARACTERS = 3, 700
 
 
 def report(subjects: Sequence[Subject]) -> str:
-    """The whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
-    title = "UPQ Studio: " + (", ".join(one.name for one in subjects) or "no run")
+    """Return the whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
+    title = "UPQ Studio: " + (", ".join(subject.name for subject in subjects) or "no run")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -36,8 +36,9 @@ def report(subjects: Sequence[Subject]) -> str:
 
 @cache
 def _style() -> Html:
-    """The page's own look and the app's, so that charts and tables look as they do there. Dark where the reader's
-    system is, but not on paper.
+    """Return the page's own look and the app's, so that charts and tables look as they do there.
+
+    It is dark where the reader's system is, but not on paper.
     """
     app, own = (
         (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in STYLE_SHEETS
@@ -55,12 +56,18 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
         "header",
         tag("h1", "UPQ Studio", class_="brand"),
         *(
-            tag("p", tag("i", class_=f"key {one.slot}"), run_name(one.run), " ", one.run.name)
-            for one in subjects
+            tag(
+                "p",
+                tag("i", class_=f"key {subject.slot}"),
+                run_name(subject.run),
+                " ",
+                subject.run.name,
+            )
+            for subject in subjects
         ),
         tag("p", f"Report of {made}", class_="hint"),
     )
-    rows = [row for one in subjects for row in one.rows]
+    rows = [row for subject in subjects for row in subject.rows]
     if not rows:
         return [top, notice("empty", "Nothing has been measured yet.")]
     charts = [render.size_against_quality(rows, name) for name in _measured(rows)]
@@ -70,23 +77,29 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
         _section("Figures", _headline(rows), render.results_table(rows, brief=True)),
         _section("Size against quality", tag("div", *charts, class_="charts large")),
         _section("Training", *_training(subjects)),
-        *(_section(f"Evaluations of {one.name}", *_checks(one)) for one in subjects if one.checks),
+        *(
+            _section(f"Evaluations of {subject.name}", *_checks(subject))
+            for subject in subjects
+            if subject.checks
+        ),
         *_differences(subjects),
         _section("Where the results come from", render_compare.origins(subjects, opened=True)),
         *(
-            _section(f"Answers of {one.name}", found)
-            for one in subjects
-            if (found := _examples(one))
+            _section(f"Answers of {subject.name}", found)
+            for subject in subjects
+            if (found := _examples(subject))
         ),
     ]
 
 
 def _differences(subjects: Sequence[Subject]) -> list[Html]:
-    """How each further run is set up differently from the first one."""
+    """Draw how each further run is set up differently from the first one."""
     first, *others = subjects
     return [
-        _section(f"Settings of {first.name} and {one.name}", render_compare.differences(first, one))
-        for one in others
+        _section(
+            f"Settings of {first.name} and {other.name}", render_compare.differences(first, other)
+        )
+        for other in others
     ]
 
 
@@ -95,23 +108,23 @@ def _section(title: str, *children: Html) -> Html:
 
 
 def _measured(rows: Sequence[ResultRow]) -> list[str]:
-    """The measures that at least one quantized model has; KL always."""
+    """Return the measures that at least one quantized model has, and KL always."""
     quantized = [row for row in rows if row.label != "FP16"]
     return [
         name
-        for name, one in MEASURES.items()
-        if name == "kl" or any(one.value(row) is not None for row in quantized)
+        for name, measure in MEASURES.items()
+        if name == "kl" or any(measure.value(row) is not None for row in quantized)
     ]
 
 
 def _headline(rows: Sequence[ResultRow]) -> Html:
-    """The smallest set of figures that says what was won and lost: each artifact's size and fidelity."""
+    """Draw the few figures that tell what was won and lost: each artifact's size and fidelity."""
     facts = []
     for row in rows:
         if row.baseline or row.label == "FP16":
             continue
         kl = render.with_interval(
-            f"KL {fixed(row.kl, 3)}", row.kl_low, row.kl_high, lambda one: fixed(one, 3)
+            f"KL {fixed(row.kl, 3)}", row.kl_low, row.kl_high, lambda value: fixed(value, 3)
         )
         name = tag("dt", f"#{row.run} {row.label}", class_=row.precision.lower())
         words = join(
@@ -123,7 +136,8 @@ def _headline(rows: Sequence[ResultRow]) -> Html:
 
 def _training(subjects: Sequence[Subject]) -> list[Html]:
     curves = [
-        render_compare.overlay(subjects, one) for _, one in render_compare.series_choices(subjects)
+        render_compare.overlay(subjects, series)
+        for _, series in render_compare.series_choices(subjects)
     ]
     return [
         tag("div", render_compare.kl_over_minutes(subjects), class_="large"),
@@ -133,7 +147,7 @@ def _training(subjects: Sequence[Subject]) -> list[Html]:
 
 
 def _checks(subject: Subject) -> list[Html]:
-    """Scores, and shares of instruction types or subjects, of each suite that was put to the run."""
+    """Draw the scores, and the shares of instruction types or subjects, of each suite that was put to the run."""
     parts = []
     for suite, found in subject.checks.items():
         parts += [tag("h4", SUITES[suite]), render_checks.scores_table(suite, found)]
@@ -142,10 +156,10 @@ def _checks(subject: Subject) -> list[Html]:
 
 
 def _examples(subject: Subject) -> Html | None:
-    """What the precisions answered to the first prompts of a check, beside each other."""
+    """Draw what the precisions answered to the first prompts of a check, beside each other."""
     for suite in ("builtin", "ifeval"):
         found = subject.checks.get(suite, {})
-        answers = {name: {one.key: one.response for one in found[name]} for name in found}
+        answers = {name: {result.key: result.response for result in found[name]} for name in found}
         names = [name for name in PRECISIONS if name in answers]
         keys = list(answers[names[0]])[:EXAMPLES] if names else []
         if keys:

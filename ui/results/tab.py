@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import IN_ORDER, PRIVATE, App
+from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import Header
 from ui.html import Html, parts
 from ui.results import comparison, render, render_compare, render_report
@@ -25,8 +25,8 @@ SORT = """element.addEventListener('click', (event) => {
   const body = head.closest('table').tBodies[0];
   const key = (row) => row.cells[head.cellIndex].dataset.key ?? '';
   const compare = (a, b) => isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
-  const rows = [...body.rows].sort((one, other) => {
-    const [a, b] = [key(one), key(other)];
+  const rows = [...body.rows].sort((row, other) => {
+    const [a, b] = [key(row), key(other)];
     if (a === '' || b === '') return (a === '') - (b === '');
     return rising ? compare(a, b) : compare(b, a);
   });
@@ -44,8 +44,8 @@ MEASURE_CHOICES = [
 
 
 @dataclass
-class Page:
-    """What the chosen runs fill, in the order of `_show`; the controls among them keep their values where they can."""
+class Page(Outputs):
+    """What the chosen runs fill. The controls among these keep their values where they can."""
 
     note: gr.HTML
     scatter: gr.HTML
@@ -60,10 +60,6 @@ class Page:
     table: gr.HTML
     csv: gr.DownloadButton
     report: gr.DownloadButton
-
-    @property
-    def outputs(self) -> list[Any]:
-        return list(vars(self).values())
 
 
 def build(app: App, header: Header) -> None:
@@ -100,9 +96,20 @@ def build(app: App, header: Header) -> None:
         gr.HTML(parts.panel_title("Runs and artifacts"))
         table = gr.HTML(js_on_load=SORT, elem_id="results-table")
     page = Page(
-        note, scatter, minutes, blocks, series, overlay, first, second, differences, origins, table,
-        csv, report,
-    )  # fmt: skip
+        note=note,
+        scatter=scatter,
+        minutes=minutes,
+        blocks=blocks,
+        series=series,
+        overlay=overlay,
+        first=first,
+        second=second,
+        differences=differences,
+        origins=origins,
+        table=table,
+        csv=csv,
+        report=report,
+    )
     _wire(app, header, chosen, selector, measure, page)
 
 
@@ -138,8 +145,12 @@ def _subjects(app: App, chosen: Sequence[int] | None) -> list[Subject]:
 
 def _choices(app: App, chosen: Sequence[int] | None) -> Any:
     runs = comparison.comparable(app.store)
-    there = {run.id for run in runs}
-    kept = comparison.newest(runs) if chosen is None else [one for one in chosen if one in there]
+    comparable_ids = {run.id for run in runs}
+    kept = (
+        comparison.newest(runs)
+        if chosen is None
+        else [run_id for run_id in chosen if run_id in comparable_ids]
+    )
     choices = [(f"{parts.run_name(run)} {run.name}".strip(), run.id) for run in runs]
     return gr.update(choices=choices, value=kept)
 
@@ -151,34 +162,34 @@ def _show(
     series: str | None,
     first: int | None,
     second: int | None,
-) -> Any:
+) -> list[Any]:
     subjects = _subjects(app, chosen)
     rows = [row for subject in subjects for row in subject.rows]
     curves = render_compare.series_choices(subjects)
-    known = [one for _, one in curves]
+    known = [name for _, name in curves]
     curve = series if series in known else next(iter(known), None)
     ids = [subject.run.id for subject in subjects]
     pair = (_kept(first, ids, 0), _kept(second, ids, -1))
     names = [(parts.run_name(subject.run), subject.run.id) for subject in subjects]
-    return (
-        render_compare.remarks(subjects),
-        render.size_against_quality(rows, measure),
-        render_compare.kl_over_minutes(subjects),
-        render_compare.all_block_errors(subjects),
-        gr.update(choices=curves, value=curve, visible=bool(curves)),
-        render_compare.overlay(subjects, curve or ""),
-        gr.update(choices=names, value=pair[0], visible=len(ids) > 1),
-        gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
-        _differences(app, *pair),
-        render_compare.origins(subjects),
-        render.results_table(rows),
-        _download(app, "csv", ids, render.csv_text(rows), bool(rows)),
-        _download(app, "html", ids, render_report.report(subjects), bool(rows)),
+    return Page.fill(
+        note=render_compare.remarks(subjects),
+        scatter=render.size_against_quality(rows, measure),
+        minutes=render_compare.kl_over_minutes(subjects),
+        blocks=render_compare.all_block_errors(subjects),
+        series=gr.update(choices=curves, value=curve, visible=bool(curves)),
+        overlay=render_compare.overlay(subjects, curve or ""),
+        first=gr.update(choices=names, value=pair[0], visible=len(ids) > 1),
+        second=gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
+        differences=_differences(app, *pair),
+        origins=render_compare.origins(subjects),
+        table=render.results_table(rows),
+        csv=_download(app, "csv", ids, render.csv_text(rows), bool(rows)),
+        report=_download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
 
 def _kept(chosen: int | None, ids: Sequence[int], place: int) -> int | None:
-    """The run that was chosen, if it still takes part, else the one at this place."""
+    """Return the run that was chosen, if it still takes part, else the one at this place."""
     return chosen if chosen in ids else next(iter(ids[place:]), None)
 
 
@@ -200,5 +211,5 @@ def _overlay(app: App, chosen: Sequence[int] | None, series: str) -> Html:
 def _differences(app: App, first: int | None, second: int | None) -> Html:
     if first is None or second is None or first == second:
         return render_compare.one_run_only()
-    pair = {one.run.id: one for one in comparison.gather(app.store, [first, second])}
+    pair = {subject.run.id: subject for subject in comparison.gather(app.store, [first, second])}
     return render_compare.differences(pair[first], pair[second]) if len(pair) == 2 else Html()

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kernels.packing import PackedWeight
 from upq import machine
-from upq.artifact.format import FORMAT_VERSIONS, OPTIONAL_PARTS, Artifact, as_stored, parts_of
+from upq.artifact.format import FORMAT_VERSIONS, Artifact
+from upq.artifact.parts import OPTIONAL_PARTS, as_stored, parts_of
 from upq.artifact.vet import damaged, vetted_layers
 from upq.config import RunConfig
 from upq.errors import UserError

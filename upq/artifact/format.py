@@ -1,29 +1,20 @@
 """What an artifact is: a manifest, tensors and files, enough to load the model again with no network.
 
-Per packed layer the tensors are `name.codes`, `name.scale` and some of OPTIONAL_PARTS (docs/architecture.md); every
+Per packed layer the tensors are `name.codes`, `name.scale` and some of upq.artifact.parts.OPTIONAL_PARTS; every
 other parameter stands under its own name, losslessly in the smallest float type that holds it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from kernels.packing import PackedWeight
+if TYPE_CHECKING:  # torch takes seconds to import, and the store only hands artifacts on
+    import torch
 
 #: 1: linear layers of the decoder blocks are packed. 2: embedding and head are as well, 8 bits each. 3: layers have
 #: transforms or a zero for each group.
 FORMAT_VERSIONS = (1, 2, 3)
-#: Tensors that a packed layer may have beside codes and scale, with the type in which they are stored.
-OPTIONAL_PARTS = {
-    "zero": torch.uint8,
-    "scale_in": torch.float16,
-    "scale_out": torch.float16,
-    "affine": torch.float32,
-    "shift": torch.float32,
-}
 
 
 @dataclass(frozen=True)
@@ -40,20 +31,3 @@ class Artifact:
         """Bytes of all tensors and files."""
         tensors = sum(tensor.nbytes for tensor in self.tensors.values())
         return tensors + sum(map(len, self.files.values()))
-
-
-def as_stored(packed: PackedWeight) -> PackedWeight:
-    """The same weight with the tensors of its transform in the types of the format."""
-    if packed.transform is None:
-        return packed
-    parts = packed.transform.tensors.items()
-    stored = {name: tensor.to(OPTIONAL_PARTS[name]).contiguous() for name, tensor in parts}
-    return replace(packed, transform=replace(packed.transform, **stored))
-
-
-def parts_of(packed: PackedWeight) -> dict[str, torch.Tensor]:
-    """The tensors of a packed layer by the last part of their names."""
-    parts = {"codes": packed.codes, "scale": packed.scale}
-    if packed.zeros is not None:
-        parts["zero"] = packed.zeros
-    return parts | (packed.transform.tensors if packed.transform else {})

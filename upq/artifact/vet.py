@@ -12,7 +12,8 @@ from torch import nn
 
 from kernels.packing import PackedWeight
 from kernels.transform import LATTICE, Transform, part_shapes
-from upq.artifact.format import OPTIONAL_PARTS, Artifact, parts_of
+from upq.artifact.format import Artifact
+from upq.artifact.parts import OPTIONAL_PARTS, parts_of
 from upq.errors import UserError
 from upq.models import parameter_names
 

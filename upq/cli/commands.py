@@ -1,22 +1,23 @@
-"""What each command of the command line does with its flags, and the tables that it prints."""
+"""What each command of the command line does with its flags, and the tables that it prints.
+
+A command imports what it needs when it is called: torch and transformers take seconds, and a wrong flag, a list of the
+runs or a page of help need neither.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from upq.cli import chat as chatting
-from upq.cli import demo as demonstration
-from upq.cli import evaluate as eval_command
-from upq.config import RunConfig, preset, settings, with_settings
+from upq.config import TASKS, CheckConfig, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
-from upq.evaluation import check_config, scores
-from upq.jobs import follow, worker_main
-from upq.store import data_dir, open_store
+
+if TYPE_CHECKING:
+    from upq.store import Store
 
 
 def run(options: Any) -> int | None:
@@ -33,10 +34,13 @@ def run(options: Any) -> int | None:
         )
         return None
     config = config_of(options)
+
+    from upq.jobs import follow
+
     follow.vet(config)
-    folder = data_dir(options.data_dir)
+    folder = _folder(options)
     run = follow.run_and_wait(folder, lambda store: store.enqueue(config), print, options.processes)
-    result = follow.summary(open_store(folder), run.id)
+    result = follow.summary(_store(options), run.id)
     _print_table(result["artifacts"] + result["baselines"])
     _write(options.json, result)
     return 0 if run.state == "done" else 1
@@ -54,7 +58,9 @@ def config_of(options: Any) -> RunConfig:
 
 def demo(options: Any) -> int | None:
     """The whole way of a run in the terminal: quantize, chat, checks."""
-    result = demonstration.demo(data_dir(options.data_dir), options.model, options.preset, print)
+    from upq.cli.demo import demo as whole_way
+
+    result = whole_way(_folder(options), options.model, options.preset, print)
     print(f"\n{result['model']}. {result['reference_note']}")
     _print_table(result["artifacts"] + result["baselines"])
     for one in result["chat"]:
@@ -80,7 +86,7 @@ def list_runs(options: Any) -> None:
             run.stage,
             run.error_message,
         )
-        for run in open_store(data_dir(options.data_dir)).runs()
+        for run in _store(options).runs()
     ]
     headers = ["run", "kind", "method", "preset", "model", "state", "stage", "error"]
     print(
@@ -92,13 +98,16 @@ def list_runs(options: Any) -> None:
 
 def show(options: Any) -> None:
     """What is known of a run: measurements and log."""
-    store = open_store(data_dir(options.data_dir))
+    store = _store(options)
     run = store.run(options.run)
     print(
         f"run {run.id}: {run.kind} {run.method} {run.preset} on {run.model}, {run.state} {run.error_message}"
     )
     if run.error_hint:
         print(run.error_hint)
+
+    from upq.jobs import follow
+
     result = follow.summary(store, run.id)
     _print_table(result["artifacts"] + result["baselines"])
     for _, line in store.log_lines(run.id):
@@ -108,35 +117,48 @@ def show(options: Any) -> None:
 
 def cancel(options: Any) -> None:
     """Ask a run to stop."""
-    print(open_store(data_dir(options.data_dir)).request_cancel(options.run))
+    print(_store(options).request_cancel(options.run))
 
 
 def resume(options: Any) -> int:
     """Let a run go on and wait for it."""
-    folder = data_dir(options.data_dir)
+    _store(options).run(options.run)  # before anything heavy is imported
 
-    def resume(store: Any) -> int:
+    from upq.jobs import follow
+
+    def go_on(store: Store) -> int:
         print(store.resume(options.run))
         return options.run
 
-    return 0 if follow.run_and_wait(folder, resume, print).state == "done" else 1
+    return 0 if follow.run_and_wait(_folder(options), go_on, print).state == "done" else 1
 
 
 def chat(options: Any) -> None:
     """A chat in the terminal with several precisions at once."""
-    store = open_store(data_dir(options.data_dir))
-    chatting.chat(store, options.run, _precisions(options.precision))
+    store, precisions = _store(options), _precisions(options.precision)
+    store.run(options.run)
+
+    from upq.cli import chat as terminal
+
+    terminal.chat(store, options.run, precisions)
 
 
 def check(options: Any) -> int:
     """Put a suite to a run's models and print the scores."""
-    folder = data_dir(options.data_dir)
     precisions = _precisions(options.precision)
-    model = open_store(folder).run(options.run).model
-    path = str(Path(options.path).absolute()) if options.path else None
-    values = {"max_tokens": options.max_tokens, "path": path, **_suite_options(options)}
-    config = check_config(options.suite, precisions, options.run, model, **values)
-    run, rows = follow.check(folder, options.run, config, print)
+    config = CheckConfig(
+        suite=options.suite,
+        precisions=tuple(precisions),
+        run_id=options.run,
+        model=_store(options).run(options.run).model,
+        path=str(Path(options.path).absolute()) if options.path else None,
+        max_tokens=options.max_tokens,
+        **_suite_options(options),
+    )
+
+    from upq.jobs import follow
+
+    run, rows = follow.check(_folder(options), config, print)
     _print_scores(options.suite, rows)
     _write(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1
@@ -144,18 +166,22 @@ def check(options: Any) -> int:
 
 def evaluate(options: Any) -> None:
     """Measure the artifacts of a run, task by task."""
-    folder = data_dir(options.data_dir)
+    tasks, precisions = _tasks(options.tasks), _precisions(options.precision)
+    _store(options).run(options.run)
+
+    from upq.cli import evaluate as evaluation
+
+    folder = _folder(options)
     text = Path(options.text) if options.text else None
     result: dict[str, Any] = {"run": options.run}
-    for task in eval_command.chosen_tasks(options.tasks):
+    for task in tasks:
         if task == "fidelity":
-            result["artifacts"] = eval_command.fidelity(folder, options.run, text, options.tokens)
+            result["artifacts"] = evaluation.fidelity(folder, options.run, text, options.tokens)
             _print_table(result["artifacts"])
         else:
             values = {"max_tokens": options.max_tokens, **_suite_options(options)}
-            chosen = _precisions(options.precision)
-            result[task] = eval_command.suite_rows(
-                folder, options.run, task, chosen, options.data, values, print
+            result[task] = evaluation.suite_rows(
+                folder, options.run, task, precisions, options.data, values, print
             )
             _print_scores(task, result[task])
         _write(options.json, result)
@@ -167,21 +193,46 @@ def _suite_options(options: Any) -> dict[str, Any]:
 
 def doctor(options: Any) -> int:
     """Say what is wrong with the data folder; 1 if anything is."""
-    problems = open_store(data_dir(options.data_dir)).doctor()
+    problems = _store(options).doctor()
     print("\n".join(problems) or "The data folder is in order.")
     return 1 if problems else 0
 
 
 def worker(options: Any) -> None:
     """Execute queued runs until told to stop."""
-    worker_main(data_dir(options.data_dir), options.device, once=options.once)
+    from upq.jobs import worker_main
+
+    worker_main(_folder(options), options.device, once=options.once)
+
+
+def _folder(options: Any) -> Path:
+    """The data folder that the flags name. Raises UserError("not_writable")."""
+    from upq.store import data_dir
+
+    return data_dir(options.data_dir)
+
+
+def _store(options: Any) -> Store:
+    """The store of the data folder that the flags name."""
+    from upq.store import open_store
+
+    return open_store(_folder(options))
 
 
 def count(text: str) -> int:
+    """A flag's value that is a whole number of 0 or more. Raises argparse.ArgumentTypeError."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is negative; expected 0 or more")
     return number
+
+
+def _tasks(text: str) -> list[str]:
+    """Names of TASKS from a comma-separated list. Raises UserError("bad_suite")."""
+    tasks = [name.strip() for name in text.split(",") if name.strip()]
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise UserError("bad_suite", f"--tasks is {text!r}; expected some of {', '.join(TASKS)}.")
+    return tasks
 
 
 def _precisions(text: str) -> list[str]:
@@ -216,6 +267,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 def _print_scores(suite: str, rows: list[dict[str, Any]]) -> None:
     """Scores with 95 % intervals; lost, gained and p compare with FP16."""
+    from upq.evaluation import scores
+
     print(f"\nSuite {suite}, 95 % intervals in brackets")
     print(tabulate([scores.readable(suite, row) for row in rows], headers="keys"))
 

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from upq.config import preset, with_settings
+from upq.config import PRECISIONS, CheckConfig, preset, with_settings
 from upq.decode import Decoding, stream
 from upq.errors import UserError
-from upq.evaluation import check_config
 from upq.jobs import Models, Say, check, run_and_wait, summary, vet
 from upq.store import Run, open_store
 
@@ -25,7 +24,7 @@ DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
 
 
 def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
-    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/architecture.md)."""
+    """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/cli.md)."""
     started = time.monotonic()
     config = with_settings(preset(name), {"model.source": source})
     vet(config)
@@ -40,17 +39,22 @@ def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
     served = Models(store)
     conversations = [_ask_all(served, run, prompt) for prompt in DEMO_PROMPTS]
     limit, tokens = DEMO_CHECKS[name]
-    precisions = ["FP16", "INT4", "INT2"]
-    options = {"limit": limit, "max_tokens": tokens}
-    chosen = check_config("builtin", precisions, run.id, run.model, **options)
-    _, rows = check(folder, run.id, chosen, say)
+    chosen = CheckConfig(
+        suite="builtin",
+        precisions=PRECISIONS,
+        run_id=run.id,
+        model=run.model,
+        limit=limit,
+        max_tokens=tokens,
+    )
+    _, rows = check(folder, chosen, say)
     result = summary(store, run.id) | {"chat": conversations, "checks": rows}
     return result | {"seconds": time.monotonic() - started, "run_seconds": result["seconds"]}
 
 
 def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
     answers = {"prompt": prompt}
-    for precision in ("FP16", "INT4", "INT2"):
+    for precision in PRECISIONS:
         one = served.get(run.id, precision, run.model)
         messages = [{"role": "user", "content": prompt}]
         for piece in stream(

@@ -8,24 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from upq import data
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.context import SilentContext
 from upq.errors import UserError
-from upq.evaluation import check_config, local_copy, read_chunk, wikitext
+from upq.evaluation import local_copy, read_chunk, wikitext
 from upq.jobs import follow
 from upq.quantize import Yardstick, pipeline
 from upq.store import open_store
-
-TASKS = ("fidelity", "wikitext2", "mmlu", "ifeval")
-
-
-def chosen_tasks(text: str) -> list[str]:
-    """Names from a comma-separated list. Raises UserError("bad_suite")."""
-    tasks = [one.strip() for one in text.split(",") if one.strip()]
-    if not tasks or not set(tasks) <= set(TASKS):
-        message = f"--tasks is {text!r}; expected some of {', '.join(TASKS)}."
-        raise UserError("bad_suite", message)
-    return tasks
 
 
 def suite_rows(
@@ -37,18 +26,24 @@ def suite_rows(
     options: dict[str, Any],
     say: follow.Say,
 ) -> list[dict[str, Any]]:
-    """Put one suite to the artifacts of a run as a check run; its check_report.rows.
+    """Put one suite to the artifacts of a run as a check run; its rows of scores.
 
     data_folder: where local copies of the suites are, None: what UPQ_DATA names; what is not there comes from the hub.
-    options: of check_config. Raises UserError where the check run does not end as done.
+    options: further fields of CheckConfig. Raises UserError where the check run does not end as done.
     """
     store = open_store(folder)
     run = store.run(run_id)
     there = {"FP16", *(one.precision for one in store.artifacts(run_id))}
     wanted = [one for one in precisions if one in there]
-    path = local_copy(suite, data_folder)
-    config = check_config(suite, wanted, run_id, run.model, path=path, **options)
-    ended, rows = follow.check(folder, run_id, config, say)
+    config = CheckConfig(
+        suite=suite,
+        precisions=tuple(wanted),
+        run_id=run_id,
+        model=run.model,
+        path=local_copy(suite, data_folder),
+        **options,
+    )
+    ended, rows = follow.check(folder, config, say)
     if ended.state != "done":
         message = ended.error_message or f"Check run {ended.id} is {ended.state}."
         raise UserError(ended.error_code or ended.state, message, ended.error_hint)

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+import upq
 from upq.cli import commands
-from upq.config import DEFAULT_METHOD, METHODS, PRESETS
-from upq.evaluation import SUITES
+from upq.config import DEFAULT_METHOD, METHODS, PRESET_WORDS, PRESETS, SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="python -m upq", description="The command line: the same functions that the app calls."
     )
+    whole.add_argument("--version", action="version", version=f"UPQ Studio {upq.__version__}")
     whole.add_argument(
         "--data-dir", help="where runs are kept (default: UPQ_HOME, else the user data folder)"
     )
@@ -34,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
         "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
     )
     run.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
-    run.add_argument("--preset", default="quick", choices=PRESETS)
+    words = "; ".join(f"{name}: {meaning}" for name, meaning in PRESET_WORDS.items())
+    run.add_argument("--preset", default="quick", choices=PRESETS, help=words)
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
     )

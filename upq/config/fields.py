@@ -77,7 +77,7 @@ def nearest(name: str, paths: Sequence[str]) -> str:
     alike = (
         difflib.get_close_matches(name, same_leaf, 1, 0.0)
         or difflib.get_close_matches(name, paths, 1, 0.7)
-        or [leaves[one] for one in difflib.get_close_matches(leaf, leaves, 1, 0.7)]
+        or [leaves[close] for close in difflib.get_close_matches(leaf, leaves, 1, 0.7)]
     )
     return (
         f"Did you mean {alike[0]}?"

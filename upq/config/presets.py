@@ -10,20 +10,30 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from upq.config.schema import METHODS, PRESETS, RunConfig, settings, with_settings
+from upq.config.precision import QUANTIZED, Precision
+from upq.config.schema import (
+    DEFAULT_METHOD,
+    METHODS,
+    PRESETS,
+    RunConfig,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 
 Settings = dict[str, Any]
-DEFAULT_METHOD = "rotated_upq"
+#: What each preset is for, in the words of the app, the command line and the documentation.
+PRESET_WORDS = {
+    "smoke": "a test of the machinery, a minute or two, not for use",
+    "quick": "up to 12 minutes on 2 cores for the bundled model",
+    "overnight": "up to 2 hours there, the quality that ships with the app",
+    "standard": "about an hour on one GPU for 1B",
+    "paper": "the published budget, on many GPUs",
+}
 
 
 def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
-    """The RunConfig of a preset and method.
-
-    smoke: under 60 s on 2 cores; quick: under 12 minutes on 2 cores for the bundled model; overnight: up to 2 hours
-    there; standard: about an hour on one GPU for 1B; paper: the published budget.
-    Raises UserError("bad_config") for an unknown name.
-    """
+    """The RunConfig of a preset, one of PRESET_WORDS, and a method. Raises UserError("bad_config") for another name."""
     for what, given, known in (("preset", name, PRESETS), ("method", method, METHODS)):
         if given not in known:
             raise UserError(
@@ -41,9 +51,9 @@ def changes(config: RunConfig) -> dict[str, str]:
     start = dict(settings(preset(config.preset, config.method)))
     named = {"model.source", "method", "preset"}
     return {
-        path: as_text(one["value"])
-        for path, one in settings(config)
-        if path not in named and one["value"] != start[path]["value"]
+        path: as_text(setting["value"])
+        for path, setting in settings(config)
+        if path not in named and setting["value"] != start[path]["value"]
     }
 
 
@@ -63,9 +73,23 @@ def command(config: RunConfig) -> str:
     return shlex.join(words)
 
 
+def _of(precision: Precision, settings: Settings) -> Settings:
+    return {f"{precision.key}.{path}": value for path, value in settings.items()}
+
+
+def _int4(settings: Settings) -> Settings:
+    return _of(Precision.INT4, settings)
+
+
+def _int2(settings: Settings) -> Settings:
+    return _of(Precision.INT2, settings)
+
+
 def _both(settings: Settings) -> Settings:
     """The settings of one precision, for both of them."""
-    return {f"{one}.{path}": value for one in ("int4", "int2") for path, value in settings.items()}
+    return {
+        path: value for precision in QUANTIZED for path, value in _of(precision, settings).items()
+    }
 
 
 _NO_TRAINING: Settings = {"blockwise.epochs": 0, "distill.tokens": 0}
@@ -130,78 +154,121 @@ COMMON: dict[str, Settings] = {
 }
 
 
-def _blockwise(
-    tokens: int, epochs: int, batch: int, weight: float, scale: float, **others: float
-) -> Settings:
-    rates = {"weight_lr": weight, "scale_lr": scale, **others}
-    size = {"tokens": tokens, "epochs": epochs, "batch_tokens": batch}
-    return {f"blockwise.{name}": value for name, value in (size | rates).items()}
+def _blockwise(**values: float) -> Settings:
+    """Settings of the block-wise training of a precision."""
+    return {f"blockwise.{name}": value for name, value in values.items()}
 
 
-def _distill(tokens: int, batch: int, weight: float, scale: float, **others: Any) -> Settings:
-    values = {"tokens": tokens, "batch_tokens": batch, "weight_lr": weight, "scale_lr": scale}
-    return {f"distill.{name}": value for name, value in (values | others).items()}
+def _distill(**values: float) -> Settings:
+    """Settings of the end-to-end training of a precision."""
+    return {f"distill.{name}": value for name, value in values.items()}
 
 
-def _int4(settings: Settings) -> Settings:
-    return {f"int4.{path}": value for path, value in settings.items()}
-
-
-def _int2(settings: Settings) -> Settings:
-    return {f"int2.{path}": value for path, value in settings.items()}
-
-
-_SMOKE = _blockwise(256, 1, 256, 0.01, 0.005)
+_SMOKE = _blockwise(tokens=256, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005)
 #: How much each preset trains unless its method says otherwise.
 BUDGET: dict[str, Settings] = {
-    "smoke": _int4(_SMOKE) | _int2(_SMOKE | _distill(512, 256, 3e-4, 1e-3, checkpoint_seconds=5.0)),
-    "quick": _int4(_blockwise(8000, 1, 512, 0.01, 0.003))
-    | _int2(_blockwise(16_000, 2, 512, 0.03, 0.01) | _distill(48_000, 512, 3e-4, 1e-3)),
-    "overnight": _int4(_blockwise(24_000, 2, 512, 0.01, 0.003))
-    | _int2(_blockwise(48_000, 2, 512, 0.02, 0.01) | _distill(500_000, 1024, 3e-4, 1e-3)),
-    "standard": _int4(_blockwise(262_144, 2, 4096, 0.003, 0.001))
+    "smoke": _int4(_SMOKE)
     | _int2(
-        _blockwise(262_144, 2, 4096, 0.01, 0.005)
-        | _distill(4_000_000, 8192, 3e-4, 1e-3, checkpoint_seconds=600.0)
+        _SMOKE
+        | _distill(
+            tokens=512, batch_tokens=256, weight_lr=3e-4, scale_lr=1e-3, checkpoint_seconds=5.0
+        )
     ),
-    "paper": _int4(_blockwise(2_000_000, 2, 4096, 1e-3, 1e-3) | {"group_size": 0})
+    "quick": _int4(
+        _blockwise(tokens=8000, epochs=1, batch_tokens=512, weight_lr=0.01, scale_lr=0.003)
+    )
     | _int2(
-        _blockwise(0, 0, 4096, 0.0, 0.0)
+        _blockwise(tokens=16_000, epochs=2, batch_tokens=512, weight_lr=0.03, scale_lr=0.01)
+        | _distill(tokens=48_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3)
+    ),
+    "overnight": _int4(
+        _blockwise(tokens=24_000, epochs=2, batch_tokens=512, weight_lr=0.01, scale_lr=0.003)
+    )
+    | _int2(
+        _blockwise(tokens=48_000, epochs=2, batch_tokens=512, weight_lr=0.02, scale_lr=0.01)
+        | _distill(tokens=500_000, batch_tokens=1024, weight_lr=3e-4, scale_lr=1e-3)
+    ),
+    "standard": _int4(
+        _blockwise(tokens=262_144, epochs=2, batch_tokens=4096, weight_lr=0.003, scale_lr=0.001)
+    )
+    | _int2(
+        _blockwise(tokens=262_144, epochs=2, batch_tokens=4096, weight_lr=0.01, scale_lr=0.005)
+        | _distill(
+            tokens=4_000_000,
+            batch_tokens=8192,
+            weight_lr=3e-4,
+            scale_lr=1e-3,
+            checkpoint_seconds=600.0,
+        )
+    ),
+    "paper": _int4(
+        _blockwise(tokens=2_000_000, epochs=2, batch_tokens=4096, weight_lr=1e-3, scale_lr=1e-3)
+        | {"group_size": 0}
+    )
+    | _int2(
+        _blockwise(tokens=0, epochs=0, batch_tokens=4096, weight_lr=0.0, scale_lr=0.0)
         | {"group_size": 0, "scale_init": "absmax"}
         | _distill(
-            30_000_000_000,
-            16_384,
-            1e-3,  # ParetoQ's 2e-5
-            1e-3,
+            tokens=30_000_000_000,
+            batch_tokens=16_384,
+            weight_lr=1e-3,  # ParetoQ's 2e-5
+            scale_lr=1e-3,
             accumulation=16,
             warmup_share=0.0,
             checkpoint_seconds=1800.0,
         )
     ),
 }
-_ROTATED_TRAINING = {"weight": 0.01, "scale": 0.003, "norm_lr": 0.003}
+_ROTATED_TRAINING = {"weight_lr": 0.01, "scale_lr": 0.003, "norm_lr": 0.003}
 _UNISVQ_RATES = {"vector_lr": 5e-4, "norm_lr": 5e-5}
 
 #: Where a method needs other amounts than its preset's.
 AMOUNT: dict[tuple[str, str], Settings] = {
-    ("smoke", "efficientqat"): _int4(_distill(256, 256, 0.0, 1e-3)),
+    ("smoke", "efficientqat"): _int4(
+        _distill(tokens=256, batch_tokens=256, weight_lr=0.0, scale_lr=1e-3)
+    ),
     ("smoke", "unisvq"): _both({"blockwise.batch_tokens": 256, "blockwise.vector_lr": 5e-3}),
-    ("smoke", "rotated_upq"): _both(_blockwise(256, 1, 256, **_ROTATED_TRAINING)),
+    ("smoke", "rotated_upq"): _both(
+        _blockwise(tokens=256, epochs=1, batch_tokens=256, **_ROTATED_TRAINING)
+    ),
     ("quick", "gptq"): _both({"blockwise.tokens": 24_000}),
     ("quick", "efficientqat"): _int4(
-        _blockwise(8000, 1, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
-        | _distill(8000, 512, 0.0, 1e-3)
+        _blockwise(
+            tokens=8000,
+            epochs=1,
+            batch_tokens=512,
+            weight_lr=0.01,
+            scale_lr=0.003,
+            zero_lr=0.01,
+            norm_lr=0.001,
+        )
+        | _distill(tokens=8000, batch_tokens=512, weight_lr=0.0, scale_lr=1e-3)
     )
     | _int2(
-        _blockwise(20_000, 2, 512, 0.01, 0.003, zero_lr=0.01, norm_lr=0.001)
-        | _distill(36_000, 512, 0.0, 2e-3)
+        _blockwise(
+            tokens=20_000,
+            epochs=2,
+            batch_tokens=512,
+            weight_lr=0.01,
+            scale_lr=0.003,
+            zero_lr=0.01,
+            norm_lr=0.001,
+        )
+        | _distill(tokens=36_000, batch_tokens=512, weight_lr=0.0, scale_lr=2e-3)
     ),
     ("quick", "unisvq"): _both(
-        _blockwise(24_000, 1, 512, 0.0, 0.0, **_UNISVQ_RATES)
+        _blockwise(
+            tokens=24_000, epochs=1, batch_tokens=512, weight_lr=0.0, scale_lr=0.0, **_UNISVQ_RATES
+        )
         | {"blockwise.vector_lr": 3e-3, "descent_passes": 5}
     ),
-    ("quick", "rotated_upq"): _int4(_blockwise(8000, 1, 512, **_ROTATED_TRAINING))
-    | _int2(_blockwise(12_000, 1, 256, **_ROTATED_TRAINING) | _distill(40_000, 512, 1e-3, 3e-3)),
+    ("quick", "rotated_upq"): _int4(
+        _blockwise(tokens=8000, epochs=1, batch_tokens=512, **_ROTATED_TRAINING)
+    )
+    | _int2(
+        _blockwise(tokens=12_000, epochs=1, batch_tokens=256, **_ROTATED_TRAINING)
+        | _distill(tokens=40_000, batch_tokens=512, weight_lr=1e-3, scale_lr=3e-3)
+    ),
     ("overnight", "gptq"): _both({"blockwise.tokens": 65_536}),
     ("overnight", "efficientqat"): _both(
         {"blockwise.zero_lr": 0.01, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
@@ -209,39 +276,102 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     | {"int2.blockwise.weight_lr": 0.01, "int2.blockwise.scale_lr": 0.003}
     | {"int4.distill.tokens": 60_000},
     ("overnight", "unisvq"): _both(
-        _blockwise(48_000, 2, 512, 0.0, 0.0, **_UNISVQ_RATES)
+        _blockwise(
+            tokens=48_000, epochs=2, batch_tokens=512, weight_lr=0.0, scale_lr=0.0, **_UNISVQ_RATES
+        )
         | {"blockwise.vector_lr": 2e-3, "descent_passes": 10}
     ),
-    ("overnight", "rotated_upq"): _both(_blockwise(24_000, 2, 256, **_ROTATED_TRAINING))
+    ("overnight", "rotated_upq"): _both(
+        _blockwise(tokens=24_000, epochs=2, batch_tokens=256, **_ROTATED_TRAINING)
+    )
     | _int4({"descent_passes": 2})
-    | _int2(_distill(480_000, 512, 1e-3, 3e-3)),
+    | _int2(_distill(tokens=480_000, batch_tokens=512, weight_lr=1e-3, scale_lr=3e-3)),
     ("standard", "gptq"): _both({"blockwise.tokens": 262_144, "blockwise.batch_tokens": 8192}),
     ("standard", "efficientqat"): _both(
         {"blockwise.zero_lr": 0.005, "blockwise.norm_lr": 0.001, "distill.scale_lr": 1e-3}
     )
     | {"int4.distill.tokens": 1_000_000},
     ("standard", "unisvq"): _both(
-        _blockwise(262_144, 2, 4096, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
+        _blockwise(
+            tokens=262_144,
+            epochs=2,
+            batch_tokens=4096,
+            weight_lr=0.0,
+            scale_lr=0.0,
+            **_UNISVQ_RATES,
+        )
+        | {"descent_passes": 10}
     ),
     ("standard", "rotated_upq"): _both(
-        _blockwise(262_144, 2, 2048, **_ROTATED_TRAINING) | {"descent_passes": 3}
+        _blockwise(tokens=262_144, epochs=2, batch_tokens=2048, **_ROTATED_TRAINING)
+        | {"descent_passes": 3}
     )
-    | _int2(_distill(4_000_000, 8192, 3e-4, 1e-3, norm_lr=1e-3, checkpoint_seconds=600.0)),
+    | _int2(
+        _distill(
+            tokens=4_000_000,
+            batch_tokens=8192,
+            weight_lr=3e-4,
+            scale_lr=1e-3,
+            norm_lr=1e-3,
+            checkpoint_seconds=600.0,
+        )
+    ),
     ("paper", "gptq"): _both({"blockwise.tokens": 262_144, "group_size": 128}),
     ("paper", "efficientqat"): _both({"group_size": 64, "scale_init": "absmax"})
     | _int4(
-        _blockwise(8_388_608, 2, 4096, 3e-4, 3e-3, zero_lr=1e-4, norm_lr=1e-5)
-        | _distill(16_777_216, 16_384, 0.0, 3e-4, accumulation=8, warmup_share=0.03, clip_norm=0.3)
+        _blockwise(
+            tokens=8_388_608,
+            epochs=2,
+            batch_tokens=4096,
+            weight_lr=3e-4,
+            scale_lr=3e-3,
+            zero_lr=1e-4,
+            norm_lr=1e-5,
+        )
+        | _distill(
+            tokens=16_777_216,
+            batch_tokens=16_384,
+            weight_lr=0.0,
+            scale_lr=3e-4,
+            accumulation=8,
+            warmup_share=0.03,
+            clip_norm=0.3,
+        )
     )
     | _int2(
-        _blockwise(8_388_608, 2, 4096, 7e-4, 3e-3, zero_lr=1e-4, norm_lr=2e-5)
-        | _distill(16_777_216, 16_384, 0.0, 7e-4, accumulation=8, warmup_share=0.03, clip_norm=0.3)
+        _blockwise(
+            tokens=8_388_608,
+            epochs=2,
+            batch_tokens=4096,
+            weight_lr=7e-4,
+            scale_lr=3e-3,
+            zero_lr=1e-4,
+            norm_lr=2e-5,
+        )
+        | _distill(
+            tokens=16_777_216,
+            batch_tokens=16_384,
+            weight_lr=0.0,
+            scale_lr=7e-4,
+            accumulation=8,
+            warmup_share=0.03,
+            clip_norm=0.3,
+        )
     ),
     ("paper", "unisvq"): _both(
-        _blockwise(4_194_304, 1, 16_384, 0.0, 0.0, **_UNISVQ_RATES) | {"descent_passes": 10}
+        _blockwise(
+            tokens=4_194_304,
+            epochs=1,
+            batch_tokens=16_384,
+            weight_lr=0.0,
+            scale_lr=0.0,
+            **_UNISVQ_RATES,
+        )
+        | {"descent_passes": 10}
     ),
     ("paper", "rotated_upq"): _both(
-        {"scale_init": "search"} | _blockwise(2_000_000, 2, 2048, **_ROTATED_TRAINING)
+        {"scale_init": "search"}
+        | _blockwise(tokens=2_000_000, epochs=2, batch_tokens=2048, **_ROTATED_TRAINING)
     )
     | {"int2.distill.norm_lr": 1e-3},
 }

@@ -7,13 +7,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from upq.config.fields import build, check_fields, nearest, parse, setting, walk
+from upq.config.precision import QUANTIZED, Precision
 from upq.errors import UserError
 
 CONFIG_VERSION = 2
-METHODS = ("rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn")
+Method = Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
+METHODS: tuple[Method, ...] = get_args(Method)
+#: The method of a run for which nobody chooses one.
+DEFAULT_METHOD: Method = "rotated_upq"
+#: The method whose settings are the defaults of the fields below, so a stored config that names no method is of it.
+METHOD_OF_FIELDS: Method = "upq"
 PRESETS = ("smoke", "quick", "overnight", "standard", "paper")
 
 
@@ -235,8 +241,8 @@ class RunConfig:
 
     version: int = CONFIG_VERSION
     preset: str = setting("quick", "preset that the other fields started from")
-    method: Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"] = setting(
-        "upq", "the method whose defaults the settings below started from"
+    method: Method = setting(  # noqa: RUF009 - a field; ruff does not see that the alias is immutable
+        METHOD_OF_FIELDS, "the method whose defaults the settings below started from"
     )
     seed: int = setting(0, "seed of every random draw", 0, 2**31 - 1)
     threads: int = setting(
@@ -262,8 +268,8 @@ class RunConfig:
                 f"This config has version {self.version}; this program reads version {CONFIG_VERSION}.",
                 "Use the version of UPQ Studio that wrote it.",
             )
-        for name, one in (("int4", self.int4), ("int2", self.int2)):
-            _check_precision(name, one)
+        for precision in QUANTIZED:
+            _check_precision(precision.key, self.of(precision))
         if self.preset not in PRESETS:
             raise UserError(
                 "bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}."
@@ -273,11 +279,16 @@ class RunConfig:
                 "bad_config", f"data.path is empty; data.source={self.data.source} needs one."
             )
 
+    def of(self, precision: Precision) -> Int4Config | Int2Config:
+        """How one of QUANTIZED is made."""
+        return {Precision.INT4: self.int4, Precision.INT2: self.int2}[precision]
+
     @property
     def reads_data(self) -> bool:
         """Whether any stage looks at training sequences."""
-        stages = (self.int4, self.int2)
-        return any(one.blockwise.tokens or one.distill.tokens for one in stages)
+        return any(
+            config.blockwise.tokens or config.distill.tokens for config in map(self.of, QUANTIZED)
+        )
 
     def to_json(self) -> str:
         """The config as one JSON object with sorted keys."""
@@ -322,12 +333,12 @@ def _upgraded(values: Any) -> Any:
         return values
     values = {**values, "version": CONFIG_VERSION}
     if "warm_start" in (int2 := values.get("int2", {})):
-        values["int2"] = {name: one for name, one in int2.items() if name != "warm_start"}
+        values["int2"] = {name: value for name, value in int2.items() if name != "warm_start"}
         values["int2"]["blockwise"] = int2["warm_start"]
     if values.get("method") == "rtn":  # trained nothing, whatever its settings said
-        for name in ("int4", "int2"):
-            parts = {**values.get(name, {}), "blockwise": {"tokens": 0}, "distill": {"tokens": 0}}
-            values[name] = parts
+        nothing = {"blockwise": {"tokens": 0}, "distill": {"tokens": 0}}
+        for precision in QUANTIZED:
+            values[precision.key] = {**values.get(precision.key, {}), **nothing}
     return values
 
 

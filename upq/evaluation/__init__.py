@@ -12,12 +12,10 @@ from upq.evaluation.intervals import Share
 from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
 from upq.evaluation.scores import by_type
 from upq.evaluation.suite_data import local_copy
-from upq.evaluation.suites import SUITES, check_config
 from upq.evaluation.wikitext import read_chunk
 
 __all__ = [
     "LETTERS",
-    "SUITES",
     "Marked",
     "PromptResult",
     "Question",
@@ -28,7 +26,6 @@ __all__ = [
     "by_category",
     "by_subject",
     "by_type",
-    "check_config",
     "ifeval_suite",
     "instruction_types",
     "local_copy",

@@ -74,8 +74,8 @@ class Reference:
                 "diverged", "The quantized model gives non-finite logits on the held-out answers."
             )
         lengths = [count for batch in self.batches for count in batch.counts.sum(1).tolist()]
-        low, high = bootstrap_mean([one.sum().item() for one in kl.split(lengths)], lengths)
-        agreed = torch.tensor([_agreed(one) for one in same.split(lengths)], dtype=torch.float64)
+        low, high = bootstrap_mean([answer.sum().item() for answer in kl.split(lengths)], lengths)
+        agreed = torch.tensor(list(map(_agreed, same.split(lengths))), dtype=torch.float64)
         return Fidelity(
             kl=kl.mean().item(),
             kl_p95=kl.quantile(0.95).item(),
@@ -97,12 +97,12 @@ def _agreed(same: torch.Tensor) -> int:
 
 
 def _batches(examples: list[Example], device: torch.device) -> list[Batch]:
-    ordered = sorted(examples, key=lambda one: len(one.ids))
+    ordered = sorted(examples, key=lambda example: len(example.ids))
     batches: list[list[Example]] = [[]]
-    for one in ordered:
-        if batches[-1] and len(one.ids) * (len(batches[-1]) + 1) > BATCH_TOKENS:
+    for example in ordered:
+        if batches[-1] and len(example.ids) * (len(batches[-1]) + 1) > BATCH_TOKENS:
             batches.append([])
-        batches[-1].append(one)
+        batches[-1].append(example)
     return [collate(rows, device) for rows in batches]
 
 

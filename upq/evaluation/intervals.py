@@ -69,9 +69,9 @@ class Paired:
 def paired(before: Mapping[Any, bool | None], after: Mapping[Any, bool | None]) -> Paired:
     """Compare outcomes by item; an item that one side lacks, or has None for, is left out."""
     pairs = [
-        (one, after[key])
-        for key, one in before.items()
-        if one is not None and after.get(key) is not None
+        (outcome, after[key])
+        for key, outcome in before.items()
+        if outcome is not None and after.get(key) is not None
     ]
     lost = sum(old and not new for old, new in pairs)
     gained = sum(bool(new) and not old for old, new in pairs)

@@ -77,9 +77,9 @@ class Exam:
 
     def sample(self, per_subject: int, seed: int) -> list[Question]:
         """Questions grouped by subject, subjects by name: all (0), or so many of each subject, drawn by the seed."""
-        ordered = sorted(self.questions, key=lambda one: (one.subject, one.key))
+        ordered = sorted(self.questions, key=lambda question: (question.subject, question.key))
         chosen: list[Question] = []
-        for subject, group in groupby(ordered, key=lambda one: one.subject):
+        for subject, group in groupby(ordered, key=_subject):
             own = list(group)
             count = min(per_subject or len(own), len(own))
             drawn = random.Random(f"{seed}-{subject}").sample(range(len(own)), count)
@@ -90,7 +90,7 @@ class Exam:
         """Everything up to "Answer:"."""
         name = question.subject.replace("_", " ")
         head = f"The following are multiple choice questions (with answers) about {name}."
-        solved = [f"{_asked(one)} {LETTERS[one.answer]}" for one in self.shots[question.subject]]
+        solved = [f"{_asked(shot)} {LETTERS[shot.answer]}" for shot in self.shots[question.subject]]
         return "\n\n".join([head, *solved, _asked(question)])
 
 
@@ -110,7 +110,7 @@ class Marked:
 
     @property
     def correct(self) -> bool:
-        """Whether that is the right one."""
+        """Whether that is the right letter."""
         return self.choice == self.answer
 
     def to_json(self) -> dict[str, Any]:
@@ -121,9 +121,13 @@ class Marked:
         return cls(**{**data, "scores": tuple(data["scores"])})
 
 
-def _asked(one: Question) -> str:
-    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, one.choices, strict=True)]
-    return "\n".join([one.question.strip(), *lines, "Answer:"])
+def _subject(question: Question) -> str:
+    return question.subject
+
+
+def _asked(question: Question) -> str:
+    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, question.choices, strict=True)]
+    return "\n".join([question.question.strip(), *lines, "Answer:"])
 
 
 def exam(path: Path | None = None) -> Exam:
@@ -138,12 +142,9 @@ def exam(path: Path | None = None) -> Exam:
         files = path, path.with_name(path.name.replace("test", "dev"))
         test, dev = (_questions(_rows(file), file.name) for file in files)
     shots = {
-        subject: tuple(group)
-        for subject, group in groupby(
-            sorted(dev, key=lambda one: one.subject), key=lambda one: one.subject
-        )
+        subject: tuple(group) for subject, group in groupby(sorted(dev, key=_subject), key=_subject)
     }
-    if missing := sorted({one.subject for one in test} - shots.keys()):
+    if missing := sorted(set(map(_subject, test)) - shots.keys()):
         raise UserError("bad_suite", f"The dev split has no solved question of {missing[0]}.")
     return Exam(questions=tuple(test), shots=shots)
 
@@ -204,13 +205,13 @@ def letter_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     start = len(tokenizer("Answer:")["input_ids"])
     letters = [tokenizer(f"Answer: {letter}")["input_ids"][start:] for letter in LETTERS]
     stem = letters[0][: shared_length(letters)]
-    if any(len(one) != len(stem) + 1 for one in letters):
+    if any(len(ids) != len(stem) + 1 for ids in letters):
         raise UserError(
             "bad_suite",
             "This model's tokenizer does not write the letters A to D as one token each.",
             "MMLU cannot be scored by letter with it.",
         )
-    return stem, [one[-1] for one in letters]
+    return stem, [ids[-1] for ids in letters]
 
 
 def marks(
@@ -234,21 +235,21 @@ def marks(
             continue
         # The shots that are read once depend on the whole sample, so that a resumed run computes what a whole one does.
         ids = {
-            at: (tokenizer(paper.prompt(one), verbose=False)["input_ids"] + stem)[-longest:]
-            for at, one in own.items()
+            at: (tokenizer(paper.prompt(question), verbose=False)["input_ids"] + stem)[-longest:]
+            for at, question in own.items()
         }
         shared = min(shared_length(ids.values()), min(map(len, ids.values())) - 1)
         for at in sorted(chosen & own.keys()):
             check(read)
             scores = torch.log_softmax(reader.logits(ids[at], shared=shared)[-1], -1)[letters]
             read += len(ids[at]) - shared
-            one = own[at]
+            question = own[at]
             yield (
                 at,
                 Marked(
-                    key=one.key,
-                    subject=one.subject,
-                    answer=one.answer,
+                    key=question.key,
+                    subject=question.subject,
+                    answer=question.answer,
                     scores=tuple(scores.tolist()),
                 ),
             )
@@ -256,19 +257,19 @@ def marks(
 
 def micro(results: Sequence[Marked]) -> Share:
     """Accuracy over questions, each counting once: what lm-eval reports."""
-    return Share(sum(one.correct for one in results), len(results))
+    return Share(sum(result.correct for result in results), len(results))
 
 
 def by_subject(results: Sequence[Marked]) -> dict[str, Share]:
     """subject -> accuracy, by name."""
-    names = sorted({one.subject for one in results})
-    return {name: micro([one for one in results if one.subject == name]) for name in names}
+    names = sorted({result.subject for result in results})
+    return {name: micro([result for result in results if result.subject == name]) for name in names}
 
 
 def by_category(results: Sequence[Marked]) -> dict[str, Share]:
     """Category -> accuracy over its questions; a category without questions is left out."""
     found = {
-        name: micro([one for one in results if one.subject in subjects])
+        name: micro([result for result in results if result.subject in subjects])
         for name, subjects in CATEGORIES.items()
     }
     return {name: share for name, share in found.items() if share.of}
@@ -283,8 +284,8 @@ def macro(results: Sequence[Marked]) -> tuple[float, Interval]:
     subjects = by_subject(results).values()
     if not subjects:
         return 0.0, (0.0, 1.0)
-    mean = sum(one.value for one in subjects) / len(subjects)
-    smoothed = [((one.passed + 1) / (one.of + 2), one.of) for one in subjects]
+    mean = sum(share.value for share in subjects) / len(subjects)
+    smoothed = [((share.passed + 1) / (share.of + 2), share.of) for share in subjects]
     variance = sum(p * (1 - p) / n for p, n in smoothed) / len(subjects) ** 2
     half = NORMAL_QUANTILE_95 * math.sqrt(variance)
     return mean, (max(0.0, mean - half), min(1.0, mean + half))
@@ -293,6 +294,6 @@ def macro(results: Sequence[Marked]) -> tuple[float, Interval]:
 def compare(before: Sequence[Marked], after: Sequence[Marked]) -> Paired:
     """McNemar's test over the questions that both models answered."""
     return paired(
-        {(one.subject, one.key): one.correct for one in before},
-        {(one.subject, one.key): one.correct for one in after},
+        {(result.subject, result.key): result.correct for result in before},
+        {(result.subject, result.key): result.correct for result in after},
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from upq.config import PRECISIONS, Precision
 from upq.evaluation import mmlu, wikitext
 from upq.evaluation.ifeval import PromptResult
 from upq.evaluation.intervals import Paired, Share, paired
@@ -19,15 +20,14 @@ KINDS: dict[str, type[PromptResult] | type[Marked] | type[Chunk]] = {
     "mmlu": Marked,
     "wikitext2": Chunk,
 }
-PRECISIONS = ("FP16", "INT4", "INT2")
-BASE = PRECISIONS[0]
+BASE = Precision.FP16.name
 RULES = ("strict", "loose")
 
 
 def outcomes(suite: str, stored: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Stored rows (precision, position, result) as outcomes by precision, FP16 first, in the suite's order."""
     found: dict[str, list[Any]] = {}
-    order = sorted(stored, key=lambda one: (PRECISIONS.index(one["precision"]), one["position"]))
+    order = sorted(stored, key=lambda row: (PRECISIONS.index(row["precision"]), row["position"]))
     for row in order:
         found.setdefault(row["precision"], []).append(KINDS[suite].from_json(row["result"]))
     return found
@@ -68,7 +68,7 @@ def _mmlu(own: Sequence[Marked], base: Sequence[Marked]) -> dict[str, Any]:
     }
     for name, shares in groups.items():
         row[name] = {
-            one: _scored("accuracy", share) | {"n": share.of} for one, share in shares.items()
+            group: _scored("accuracy", share) | {"n": share.of} for group, share in shares.items()
         }
     return row
 
@@ -76,7 +76,7 @@ def _mmlu(own: Sequence[Marked], base: Sequence[Marked]) -> dict[str, Any]:
 def _wikitext(own: Sequence[Chunk], base: Sequence[Chunk]) -> dict[str, Any]:
     value, (low, high) = wikitext.perplexity(own)
     row = {"ppl": value, "ppl_low": low, "ppl_high": high}
-    row |= {"tokens": sum(one.tokens for one in own), "chunks": len(own)}
+    row |= {"tokens": sum(chunk.tokens for chunk in own), "chunks": len(own)}
     both = min(len(base), len(own))
     if both:
         lost, (low, high) = wikitext.difference(base[:both], own[:both])
@@ -103,7 +103,7 @@ def readable(suite: str, row: Mapping[str, Any]) -> dict[str, str]:
     names = {"accuracy": "accuracy", "macro": "mean of subjects"}
     if suite != "mmlu":
         rules = [f"{unit}_{rule}" for unit in ("prompt", "instruction") for rule in RULES]
-        names = {one: one.replace("_", " ") for one in rules}
+        names = {rule: rule.replace("_", " ") for rule in rules}
     cells = {title: _percentage(row, name) for name, title in names.items()}
     tested: dict[str, str] = dict.fromkeys(("lost", "gained", "p"), "")
     if "p" in row:
@@ -177,8 +177,8 @@ def compare(
 ) -> Paired:
     """McNemar's test over whole prompts; a prompt that one side lacks or could not judge is left out."""
     return paired(
-        {one.key: getattr(one, rule) for one in before},
-        {one.key: getattr(one, rule) for one in after},
+        {result.key: getattr(result, rule) for result in before},
+        {result.key: getattr(result, rule) for result in after},
     )
 
 

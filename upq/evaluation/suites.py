@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from upq.config import CheckConfig
 from upq.decode import answers, end_ids
-from upq.errors import UserError
 from upq.evaluation import ifeval, mmlu, wikitext
 from upq.models import chat_ids
 
@@ -47,17 +47,17 @@ class Source(Protocol):
         ...
 
 
-class Answered:
+class Instructions:
     """IFEval-style prompts, answered greedily and many side by side, judged by programs."""
 
-    def __init__(self, config: dict[str, Any], models: Source) -> None:
+    def __init__(self, config: CheckConfig, models: Source) -> None:
         self.config, self.models = config, models
 
     @cached_property
     def items(self) -> list[ifeval.CheckPrompt]:
-        if self.config["suite"] == "builtin":
-            return ifeval.builtin_suite()[: self.config["limit"] or None]
-        return ifeval.ifeval_suite(_path(self.config))[: self.config["limit"] or None]
+        if self.config.suite == "builtin":
+            return ifeval.builtin_suite()[: self.config.limit or None]
+        return ifeval.ifeval_suite(_path(self.config))[: self.config.limit or None]
 
     def outcomes(self, precision: str, wanted: Sequence[int], step: Step) -> Outcomes:
         served = self.models.get(*_model(self.config, precision))
@@ -65,41 +65,41 @@ class Answered:
             at: chat_ids(served.tokenizer, [{"role": "user", "content": self.items[at].prompt}])
             for at in wanted
         }
-        ends, longest = end_ids(served.engine, served.tokenizer), self.config["max_tokens"]
+        ends, longest = end_ids(served.engine, served.tokenizer), self.config.max_tokens
         for at, answer in answers(served.engine, ids, ends, max_new_tokens=longest, check=step):
             text = served.tokenizer.decode(answer, skip_special_tokens=True)
-            yield at, ifeval.judge(self.items[at], text, self.config["seed"]).to_json()
+            yield at, ifeval.judge(self.items[at], text, self.config.seed).to_json()
 
 
-class Lettered:
+class MultipleChoice:
     """MMLU, scored by letter."""
 
-    def __init__(self, config: dict[str, Any], models: Source) -> None:
+    def __init__(self, config: CheckConfig, models: Source) -> None:
         self.config, self.models = config, models
         self.exam = mmlu.exam(_path(config))
 
     @cached_property
     def items(self) -> list[mmlu.Question]:
-        return self.exam.sample(self.config["per_subject"], self.config["seed"])
+        return self.exam.sample(self.config.per_subject, self.config.seed)
 
     def outcomes(self, precision: str, wanted: Sequence[int], step: Step) -> Outcomes:
         served = self.models.get(*_model(self.config, precision))
         engine, tokenizer = served.engine, served.tokenizer
-        for at, one in mmlu.marks(engine, tokenizer, self.exam, self.items, wanted, step):
-            yield at, one.to_json()
+        for at, marked in mmlu.marks(engine, tokenizer, self.exam, self.items, wanted, step):
+            yield at, marked.to_json()
 
 
-class Chunked:
+class WikiText:
     """WikiText-2, chunk by chunk."""
 
-    def __init__(self, config: dict[str, Any], models: Source) -> None:
+    def __init__(self, config: CheckConfig, models: Source) -> None:
         self.config, self.models = config, models
 
     @cached_property
     def items(self) -> list[list[int]]:
-        model, tokenizer = self.models.whole(*_model(self.config, self.config["precisions"][0]))
+        model, tokenizer = self.models.whole(*_model(self.config, self.config.precisions[0]))
         text = wikitext.joined_text(_path(self.config))
-        return wikitext.chunks(tokenizer, text, wikitext.context_of(model), self.config["limit"])
+        return wikitext.chunks(tokenizer, text, wikitext.context_of(model), self.config.limit)
 
     def outcomes(self, precision: str, wanted: Sequence[int], step: Step) -> Outcomes:
         model, _ = self.models.whole(*_model(self.config, precision))
@@ -110,36 +110,23 @@ class Chunked:
             read += len(self.items[at])
 
 
-SUITES: dict[str, type[Answered] | type[Lettered] | type[Chunked]] = {
-    "builtin": Answered,
-    "ifeval": Answered,
-    "mmlu": Lettered,
-    "wikitext2": Chunked,
+#: What puts each of upq.config.SUITES to a model.
+KINDS: dict[str, type[Instructions] | type[MultipleChoice] | type[WikiText]] = {
+    "builtin": Instructions,
+    "ifeval": Instructions,
+    "mmlu": MultipleChoice,
+    "wikitext2": WikiText,
 }
 
 
-def check_config(
-    suite: str, precisions: Sequence[str], run_id: int | None, model: str, **options: Any
-) -> dict[str, Any]:
-    """The config of a check run. options: path of a local copy (None: the hub), limit (first so many prompts or
-    chunks; 0: all), per_subject (MMLU; 0: all), max_tokens (longest answer), seed. Raises UserError("bad_suite").
-    """
-    if suite not in SUITES:
-        expected = ", ".join(SUITES)
-        raise UserError("bad_suite", f"suite is {suite!r}; expected one of {expected}.")
-    defaults = {"path": None, "limit": 0, "per_subject": 0, "max_tokens": 256, "seed": 0}
-    named = {"suite": suite, "precisions": list(precisions), "run_id": run_id, "model": model}
-    return defaults | options | named
-
-
-def run_check(config: dict[str, Any], context: CheckContext, models: Source) -> None:
-    """Put a suite to each precision. config: as check_config makes it."""
-    suite = SUITES[config["suite"]](config, models)
-    done = {(one["precision"], one["position"]) for one in context.check_results()}
-    total = len(suite.items) * len(config["precisions"])
+def run_check(config: CheckConfig, context: CheckContext, models: Source) -> None:
+    """Put a suite to each precision of the config."""
+    suite = KINDS[config.suite](config, models)
+    done = {(row["precision"], row["position"]) for row in context.check_results()}
+    total = len(suite.items) * len(config.precisions)
     context.stage("check", total)
     context.progress(len(done))
-    for precision in config["precisions"]:
+    for precision in config.precisions:
         wanted = [at for at in range(len(suite.items)) if (precision, at) not in done]
         if not wanted:
             continue
@@ -162,9 +149,9 @@ def _step(context: CheckContext, precision: str, done: Sized) -> Step:
     return step
 
 
-def _path(config: dict[str, Any]) -> Path | None:
-    return Path(config["path"]) if config.get("path") else None
+def _path(config: CheckConfig) -> Path | None:
+    return Path(config.path) if config.path else None
 
 
-def _model(config: dict[str, Any], precision: str) -> tuple[int | None, str, str]:
-    return config["run_id"], precision, config["model"]
+def _model(config: CheckConfig, precision: str) -> tuple[int | None, str, str]:
+    return config.run_id, precision, config.model

@@ -86,7 +86,7 @@ def read_chunk(model: Any, ids: Sequence[int]) -> Chunk:
 
 def perplexity(results: Sequence[Chunk]) -> tuple[float, Interval]:
     """exp of the mean over tokens, and its 95 % bootstrap interval over chunks."""
-    sums, counts = [one.nll for one in results], [one.tokens for one in results]
+    sums, counts = [chunk.nll for chunk in results], [chunk.tokens for chunk in results]
     low, high = bootstrap_mean(sums, counts)
     return _exp(sum(sums) / sum(counts)), (_exp(low), _exp(high))
 
@@ -96,7 +96,7 @@ def difference(before: Sequence[Chunk], after: Sequence[Chunk]) -> tuple[float, 
     the same, so this interval is far narrower than the two of the perplexities.
     """
     lost = [new.nll - old.nll for old, new in zip(before, after, strict=True)]
-    counts = [one.tokens for one in before]
+    counts = [chunk.tokens for chunk in before]
     return sum(lost) / sum(counts), bootstrap_mean(lost, counts)
 
 

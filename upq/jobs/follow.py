@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.evaluation import scores
 from upq.jobs.supervisor import Supervisor
 from upq.models import inspect
@@ -85,28 +85,25 @@ def summary(store: Store, run_id: int) -> dict[str, Any]:
     }
 
 
-def check(
-    folder: Path, run_id: int, config: dict[str, Any], say: Say
-) -> tuple[Run, list[dict[str, Any]]]:
-    """Run a suite on the models of a run: (the check run, a row of scores per precision, check_report.rows).
+def check(folder: Path, config: CheckConfig, say: Say) -> tuple[Run, list[dict[str, Any]]]:
+    """Do a check run: (the run as it ended, a row of scores a precision as upq.evaluation.scores.rows gives them).
 
-    config: as check_run.check_config makes it. A check run of the same config that did not come to its end is
-    continued instead of a new one.
+    One of the same config that did not come to its end is continued instead.
     """
     unfinished = [
         run.id
         for run in open_store(folder).runs(kind="check")
-        if run.parent_id == run_id and run.config == config and run.state != "done"
+        if run.config == config.to_values() and run.state != "done"
     ]
 
     def start(store: Store) -> int:
         if not unfinished:
-            return store.enqueue_check(config, run_id)
+            return store.enqueue_check(config)
         if store.run(unfinished[0]).state in ("failed", "cancelled", "interrupted"):
             store.resume(unfinished[0])
         return unfinished[0]
 
     run = run_and_wait(folder, start, say)
     stored = open_store(folder).check_results(run.id)
-    found = scores.outcomes(config["suite"], stored)
-    return run, scores.rows(config["suite"], found)
+    found = scores.outcomes(config.suite, stored)
+    return run, scores.rows(config.suite, found)

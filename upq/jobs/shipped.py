@@ -58,7 +58,7 @@ def add_to(store: Store, folder: Path = FOLDER) -> int | None:
     if resolve(run["model"]).kind == "hub":
         return None
     loaded = load(run["model"])
-    prepared = [_checked(precision, one, folder, loaded) for precision, one in artifacts.items()]
+    prepared = [_checked(precision, kept, folder, loaded) for precision, kept in artifacts.items()]
     return store.adopt({**run, "name": NAME}, prepared, origin(run), NOTE)
 
 
@@ -90,9 +90,9 @@ def main(data_folder: Path, folder: Path = FOLDER) -> None:
 
 def origin(run: Mapping[str, Any]) -> str:
     """Where the shipped models come from, as a line of the run's log."""
+    found = [place["machine"] for place in run["environments"]]
     machines = {
-        f"{one['machine']['cores']} cores of {one['machine']['processor']}"
-        for one in run["environments"]
+        machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}" for machine in found
     }
     tokens = sum(training_tokens(run["metrics"]).values())
     kl = {row["label"]: row["kl"] for row in run["measurements"]}
@@ -103,14 +103,14 @@ def origin(run: Mapping[str, Any]) -> str:
     )
 
 
-def _checked(precision: str, one: dict[str, Any], folder: Path, loaded: LoadedModel) -> Prepared:
-    if one["manifest"]["base_model"]["files"] != loaded.info.files:
+def _checked(precision: str, kept: dict[str, Any], folder: Path, loaded: LoadedModel) -> Prepared:
+    if kept["manifest"]["base_model"]["files"] != loaded.info.files:
         raise Mismatch(
             f"{precision} was made of another {loaded.info.name} than the one that is installed"
         )
     with numpy.load(folder / f"{precision}.npz", allow_pickle=False) as arrays:
-        prepared = prepare(restored(one["manifest"], arrays, loaded))
-    found, expected = digests(prepared), one["digests"]
+        prepared = prepare(restored(kept["manifest"], arrays, loaded))
+    found, expected = digests(prepared), kept["digests"]
     wrong = sorted(
         name for name in found.keys() | expected if found.get(name) != expected.get(name)
     )

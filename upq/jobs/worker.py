@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.jobs.worker_context import (
     HEARTBEAT_S,
     LEASE_S,
@@ -48,7 +48,7 @@ def default_engine(store: Store) -> Engine:
         if context.run.kind == "quantize":
             pipeline.run_quantization(RunConfig.from_values(config), context)
         else:
-            suites.run_check(config, context, models)
+            suites.run_check(CheckConfig.from_values(config), context, models)
 
     return engine
 

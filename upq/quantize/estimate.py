@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from upq.config import BlockwiseConfig, DistillConfig, PrecisionConfig, RunConfig
+from upq.config import (
+    QUANTIZED,
+    BlockwiseConfig,
+    DistillConfig,
+    Precision,
+    PrecisionConfig,
+    RunConfig,
+)
+from upq.context import SeriesNames
 from upq.errors import UserError
 from upq.files import RESOURCES
 from upq.models import Shape, inspect
@@ -48,6 +56,25 @@ LOW, HIGH = 0.8, 1.3
 TORCH_BYTES = 1_200_000_000
 TYPICAL_PROMPT_TOKENS = 45
 TYPICAL_ANSWER_SHARE = 0.85
+#: Multiplications for each weight and token: one forward, and two more for a backward pass behind it.
+TRAINING = 3.0
+#: Forward passes of a block beside its training: for its targets, its error before and after, and on to the next block.
+STREAM_PASSES = 4
+#: Bytes of a 16-bit number, and of a float32 one.
+HALF, FLOAT = 2, 4
+#: Entries of UniSVQ's lattice: A is 4 x 4, B has 4.
+LATTICE_ENTRIES = 4 * 4 + 4
+#: Optimizer bits -> bytes of a trained value's gradient and its two moments.
+LEARNING_BYTES = {32: FLOAT + 2 * FLOAT, 8: HALF + 2}
+#: Linear layers of a decoder block in the Llama family: query, key, value, output, gate, up and down.
+LINEARS_PER_BLOCK = 7
+#: Bytes that a block keeps for its backward pass, for each token and input of its widest layer: about six float32
+#: numbers in a Llama block, four of them in the MLP and the rest in attention and norms, which are narrower.
+BLOCK_BYTES = 24
+#: The same where blocks are computed again: their input alone, a quarter as wide.
+INPUT_BYTES = 1
+#: A stage's speed is not taken from fewer seconds than this.
+MEASURABLE_SECONDS = 1
 #: What a prompt of the model's own takes: header and text, and a fifth more for those that are dropped.
 OWN_PROMPT_TOKENS = 110
 
@@ -86,6 +113,10 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         stage: amount / rates.get(stage, defaults[stage])
         for stage, amount in work(config, shape).items()
     }
+    for precision in QUANTIZED:
+        stage, most = SeriesNames(precision.key).distill_stage, config.of(precision).distill.seconds
+        if most and stage in times:
+            times[stage] = min(times[stage], most)
     seconds = FIXED_SECONDS + sum(times.values())
     if sum(times[stage] for stage in times.keys() - rates.keys()) > GUESSED_SHARE * seconds:
         notes.append("The time is a first guess; it becomes exact after one run on this machine.")
@@ -93,7 +124,7 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         notes.append(
             "The number of rows in your dataset is not known yet; the time assumes there are enough."
         )
-    fp16, skipped = shape.parameters * 2, list(shape.skipped)
+    fp16, skipped = shape.parameters * HALF, list(shape.skipped)
     rest = fp16
     if config.embedding_bits == 8:
         rest -= _saved_bytes(shape.embeddings, 8, PrecisionConfig(group_size=0))
@@ -103,8 +134,8 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
         seconds_high=seconds * HIGH,
         memory_bytes=_memory(config, shape),
         fp16_bytes=fp16,
-        int4_bytes=rest - _saved_bytes(shape.int4, 4, config.int4),
-        int2_bytes=rest - _saved_bytes(shape.int2, 2, config.int2),
+        int4_bytes=rest - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
+        int2_bytes=rest - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
         skipped=skipped,
         notes=notes,
     )
@@ -122,21 +153,29 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
     everything = shape.quantized + shape.head
     amounts = {
         "data": everything * (answers * sequence + own * OWN_PROMPT_TOKENS + held_out),
-        "measure": everything * held_out * (5 if config.measure.baselines else 3),
+        "measure": everything * held_out * _measured_models(config),
     }
-    for stage, one in (("int4", config.int4), ("int2", config.int2)):
-        amounts[stage] = _blockwise_work(one, shape)
-        tokens = one.distill.tokens
-        unique = min(answers * sequence, tokens) if one.distill.loss == "jsd" else 0
-        amounts[f"{stage}_distill"] = 3.0 * everything * tokens + shape.quantized * unique
+    for precision in QUANTIZED:
+        settings = config.of(precision)
+        amounts[precision.key] = _blockwise_work(settings, shape)
+        tokens = settings.distill.tokens
+        unique = min(answers * sequence, tokens) if settings.distill.loss == "jsd" else 0
+        amounts[SeriesNames(precision.key).distill_stage] = (
+            TRAINING * everything * tokens + shape.quantized * unique
+        )
     return {stage: amount for stage, amount in amounts.items() if amount}
 
 
+def _measured_models(config: RunConfig) -> int:
+    """FP16, what the run made of it, and as many baselines."""
+    return 1 + len(QUANTIZED) * (2 if config.measure.baselines else 1)
+
+
 def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
-    """Of one precision: training passes and the streams' own, Hessians, and LDLQ with its descent passes."""
+    """Multiplications of a block-wise stage: training, forward passes beside it, Hessians, LDLQ and its descent."""
     blockwise = config.blockwise
     epochs = blockwise.epochs if _trains(blockwise) else 0
-    total = shape.quantized * blockwise.tokens * (3.0 * epochs + 4)
+    total = shape.quantized * blockwise.tokens * (TRAINING * epochs + STREAM_PASSES)
     if config.rounding == "ldlq":
         total += blockwise.tokens * sum(width**2 for width in _shared_widths(shape.int2))
         solved = sum(rows * columns**2 for rows, columns in shape.int2.values())
@@ -189,7 +228,7 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
         found = {
             name: amount / spent[name]
             for name, amount in work(config, shape).items()
-            if spent.get(name, 0) > 1
+            if spent.get(name, 0) > MEASURABLE_SECONDS
         }
         rates = found | rates
     return rates
@@ -198,7 +237,7 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
 def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, config: PrecisionConfig) -> int:
     """What packed layers take less than their weights in 16 bits."""
     return sum(
-        rows * columns * 2 - _packed_bytes(rows, columns, bits, config)
+        rows * columns * HALF - _packed_bytes(rows, columns, bits, config)
         for rows, columns in layers.values()
     )
 
@@ -206,17 +245,19 @@ def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, config: Precisio
 def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
     """One packed layer: codes, float16 scales, zeros in a byte, float16 vectors of a rotation, float32 lattice."""
     groups = rows * (columns // (config.group_size or columns))
-    size = rows * columns * bits // 8 + groups * (3 if config.grid == "integer_zero" else 2)
-    size += {"none": 0, "input": 2 * columns, "both": 2 * (columns + rows)}[config.rotation]
-    return size + (4 * (16 + 4) if config.codebook == "lattice" else 0)
+    size = rows * columns * bits // 8 + groups * (
+        HALF + 1 if config.grid == "integer_zero" else HALF
+    )
+    size += HALF * {"none": 0, "input": columns, "both": columns + rows}[config.rotation]
+    return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
 
 
 def _memory(config: RunConfig, shape: Shape) -> int:
     """The exact reference, the teacher, a model that is measured or trained, what distillation adds; and torch. Latent
     weights are files that are mapped, which give way where memory is short.
     """
-    held = shape.parameters * (shape.stored_bytes + 2 + 2)
-    trained = max(_distill_memory(one.distill, shape) for one in (config.int4, config.int2))
+    held = shape.parameters * (shape.stored_bytes + HALF + HALF)
+    trained = max(_distill_memory(config.of(precision).distill, shape) for precision in QUANTIZED)
     return held + trained + TORCH_BYTES
 
 
@@ -224,11 +265,11 @@ def _distill_memory(config: DistillConfig, shape: Shape) -> int:
     """The student's float32 weights, its 16-bit ones, activations; gradients and moments where weights learn."""
     if not config.tokens:
         return 0
-    learning = 0
-    if config.weight_lr:
-        learning = 2 + 2 if config.optimizer_bits == 8 else 4 + 8
+    learning = LEARNING_BYTES[config.optimizer_bits] if config.weight_lr else 0
     width = max(columns for _, columns in shape.int2.values())
-    depth = max(1, len(shape.int2) // 7)
-    kept = 24 + depth if config.checkpointing else 24 * depth
+    depth = max(1, len(shape.int2) // LINEARS_PER_BLOCK)
+    kept = BLOCK_BYTES * depth
+    if config.checkpointing:
+        kept = BLOCK_BYTES + INPUT_BYTES * depth
     activations = config.batch_tokens * width * kept
-    return shape.quantized * (4 + 2 + learning) + activations
+    return shape.quantized * (FLOAT + HALF + learning) + activations

@@ -9,9 +9,12 @@ from typing import Any
 
 from upq.artifact import Artifact
 from upq.artifact.assembly import assemble
+from upq.config import Precision
 from upq.data import Example
 from upq.evaluation import Reference
 from upq.layers import memory_bytes
+
+FP16 = Precision.FP16
 
 
 class Yardstick:
@@ -31,7 +34,7 @@ class Yardstick:
         found = self.reference.measure(self.teacher, self.check)
         size = 2 * sum(parameter.numel() for parameter in self.teacher.parameters())
         fidelity = replace(found, seconds=found.seconds + self._reading_s)
-        return fidelity.row("FP16", "FP16", bits_per_weight=16.0, size_bytes=size)
+        return fidelity.row(FP16.name, FP16.name, bits_per_weight=float(FP16.bits), size_bytes=size)
 
     def assembled(self, artifact: Artifact) -> Any:
         """The artifact's model, on the device and in the type in which it is measured."""

@@ -15,7 +15,7 @@ import torch
 
 from upq import data
 from upq.artifact import Artifact, assembly
-from upq.config import RunConfig
+from upq.config import QUANTIZED, Precision, RunConfig
 from upq.context import RunContext
 from upq.errors import UserError
 from upq.models import (
@@ -46,15 +46,15 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     context.progress(1, detail=loaded.info.name)
     dataset = data.build(config, replace(loaded, model=teacher), context)
     work = Work(config, context, loaded, teacher, dataset, layers)
-    made: dict[str, Artifact] = {}
+    made: dict[Precision, Artifact] = {}
 
-    def finished(precision: str, quantized: Quantized) -> None:
-        if precision == "INT2":
+    def finished(precision: Precision, quantized: Quantized) -> None:
+        if precision is Precision.INT2:
             context.stage("pack", 0)
         made[precision] = _built(precision, quantized, work)
         context.save_artifact(made[precision])
         size, bits = made[precision].size_bytes, made[precision].manifest["bits_per_weight"]
-        context.log(f"{precision}: {size / 1e6:.1f} MB, {bits:.2f} bits per quantized weight")
+        context.log(f"{precision.name}: {size / 1e6:.1f} MB, {bits:.2f} bits per quantized weight")
 
     quantize(work, finished)
     _measure(work, made)
@@ -86,15 +86,12 @@ def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
 def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
     """Names of the linears to quantize; the others are logged with their reason."""
     chosen: list[set[str]] = []
-    for precision, group_size in (
-        ("INT4", config.int4.group_size),
-        ("INT2", config.int2.group_size),
-    ):
-        planned = plan_layers(model, group_size)
+    for precision in QUANTIZED:
+        planned = plan_layers(model, config.of(precision).group_size)
         chosen.append({layer.name for layer in planned if layer.quantize})
         for layer in planned:
             if not layer.quantize:
-                context.log(f"{precision} skips {layer.name} {layer.shape}: {layer.reason}")
+                context.log(f"{precision.name} skips {layer.name} {layer.shape}: {layer.reason}")
     for layer in plan_embeddings(model) if config.embedding_bits == 8 else []:
         if not layer.quantize:
             context.log(f"{layer.name} {layer.shape} stays in 16 bits: {layer.reason}")
@@ -102,33 +99,34 @@ def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
     return [layer.name for layer in planned if layer.name in both]
 
 
-def _measure(work: Work, made: dict[str, Artifact]) -> None:
+def _measure(work: Work, made: dict[Precision, Artifact]) -> None:
     config, context = work.config, work.context
-    labels = [("FP16", None), *((precision, artifact) for precision, artifact in made.items())]
-    if config.measure.baselines and config.method != "rtn":
-        labels += [(f"RTN {name}", None) for name in made]
-    context.stage("measure", len(labels))
+    has_baselines = config.measure.baselines and config.method != "rtn"
+    baselines = list(made) if has_baselines else []
+    context.stage("measure", 1 + len(made) + len(baselines))
     yardstick = Yardstick(work.teacher, work.dataset.held_out, context.check)
-    rows = []
-    for done, (label, kept) in enumerate(labels, 1):
-        context.check()
-        if label == "FP16":
-            rows.append(yardstick.fp16_row())
-            continue
-        artifact = kept or _baseline(work, label.removeprefix("RTN "))
+    context.check()
+    rows = [yardstick.fp16_row()]
+
+    def measure(label: str, artifact: Artifact) -> None:
         row = yardstick.row(label, artifact, yardstick.assembled(artifact))
         rows.append(row)
         context.log(
             f"{label}: KL {row['kl']:.3f}, top-1 {row['top1']:.1%}, perplexity {row['ppl']:.2f}"
         )
-        context.progress(done, detail=label)
+        context.progress(len(rows), detail=label)
+
+    for precision, artifact in made.items():
+        context.check()
+        measure(precision.name, artifact)
+    for precision in baselines:
+        context.check()
+        baseline = _built(precision, round_to_nearest(work, precision), work)
+        measure(f"RTN {precision.name}", baseline)
     context.save_measurements(rows)
 
 
-def _baseline(work: Work, precision: str) -> Artifact:
-    stage = work.config.int4 if precision == "INT4" else work.config.int2
-    return _built(precision, round_to_nearest(work, stage), work)
-
-
-def _built(precision: str, quantized: Quantized, work: Work) -> Artifact:
-    return assembly.build(precision, quantized.packed, work.loaded, work.config, quantized.plain)
+def _built(precision: Precision, quantized: Quantized, work: Work) -> Artifact:
+    return assembly.build(
+        precision.name, quantized.packed, work.loaded, work.config, quantized.plain
+    )

@@ -19,13 +19,11 @@ from kernels.packing import PackedWeight
 from upq.config import (
     BlockwiseConfig,
     DistillConfig,
-    Int2Config,
-    Int4Config,
-    PrecisionConfig,
+    Precision,
     RunConfig,
     derived_seed,
 )
-from upq.context import RunContext
+from upq.context import TOKENS, RunContext, SeriesNames
 from upq.data import Batch, Dataset, collate, plan_batches
 from upq.errors import UserError
 from upq.evaluation import Reference
@@ -52,6 +50,8 @@ from upq.training.distill import Distillation, distill
 
 #: Held-out answers that the KL curve of a training is drawn from; the table uses all of them.
 PROBE_EXAMPLES = 8
+#: Before the name of a norm's weight in a checkpoint.
+PLAIN = "plain:"
 
 
 @dataclass(frozen=True)
@@ -82,51 +82,48 @@ class Work:
         return self.loaded.model.get_parameter(f"{name}.weight").detach()
 
 
-def quantize(work: Work, finished: Callable[[str, Quantized], None]) -> None:
+def quantize(work: Work, finished: Callable[[Precision, Quantized], None]) -> None:
     """Make INT4, then INT2, which starts from INT4 or from FP16.
 
     finished(precision, quantized) is called as soon as a precision is ready, so INT4 chats while INT2 trains.
     """
     fp16 = {name: work.weight(name) for name in work.layers}
-    int4 = _precision(work, "int4", work.config.int4, fp16, {})
-    finished("INT4", int4)
+    int4 = _made(work, Precision.INT4, fp16, {})
+    finished(Precision.INT4, int4)
     start: Mapping[str, Start] = fp16
     norms: dict[str, torch.Tensor] = {}
     if work.config.int2.start == "int4":
         start, norms = int4.packed, int4.plain
-    finished("INT2", _precision(work, "int2", work.config.int2, start, norms, int4))
+    finished(Precision.INT2, _made(work, Precision.INT2, start, norms, int4))
 
 
-def round_to_nearest(work: Work, config: Int4Config | Int2Config) -> Quantized:
+def round_to_nearest(work: Work, precision: Precision) -> Quantized:
     """The baseline: every layer rounded to its nearest levels, at the config's group size, on the odd grid."""
-    grid = Grid(4 if isinstance(config, Int4Config) else 2)
+    grid, group_size = Grid(precision.bits), work.config.of(precision).group_size
     packed = {}
     for name in work.layers:
         work.context.check()
         weight = work.weight(name).float()
-        packed[name] = grid.pack(weight, *grid.fit(weight, config.group_size))
+        packed[name] = grid.pack(weight, *grid.fit(weight, group_size))
     return Quantized(packed, {})
 
 
-def _precision(
+def _made(
     work: Work,
-    name: str,
-    config: PrecisionConfig,
+    precision: Precision,
     start: Mapping[str, Start],
     norms: dict[str, torch.Tensor],
     int4: Quantized | None = None,
 ) -> Quantized:
-    """Make one precision from the weights and norms that it starts from.
-
-    name: "int4" or "int2". int4: the INT4 model, which may teach INT2.
-    """
-    grid = Grid(4 if name == "int4" else 2, config.grid == "integer_zero")
-    work.context.stage(name, len(decoder_blocks(work.teacher)[1]))
+    """Make one precision from the weights and norms that it starts from. int4: the INT4 model, which may teach INT2."""
+    config = work.config.of(precision)
+    grid = Grid(precision.bits, config.grid == "integer_zero")
+    work.context.stage(precision.key, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")
-    task = Reconstruction(work.teacher, name, grid, config, start, seed, norms)
+    task = Reconstruction(work.teacher, precision.key, grid, config, start, seed, norms)
     result = _reconstructed(work, task)
     if config.distill.tokens:
-        result = _distilled(work, name, grid, config, result, int4)
+        result = _distilled(work, precision, grid, result, int4)
     packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
     return Quantized(packed, result.plain)
 
@@ -169,7 +166,7 @@ def _reconstructed(work: Work, task: Reconstruction) -> BlockResult:
         batches = _calibration(work, task.config.blockwise)
         tokens = sum(int(batch.real.sum()) for batch in batches)
         passes = max(1, task.config.blockwise.epochs)
-        work.context.metric(f"{task.name}_tokens", 0, tokens * passes)
+        work.context.metric(task.name + TOKENS, 0, tokens * passes)
     result = reconstruct(task, batches, work.context, blocks)
     work.context.flush()
     return result
@@ -186,13 +183,13 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
 
 def _distilled(
     work: Work,
-    name: str,
+    precision: Precision,
     grid: Grid,
-    config: PrecisionConfig,
     start: BlockResult,
     int4: Quantized | None,
 ) -> BlockResult:
-    folder = work.context.checkpoint_dir / f"{name}-distill"
+    config = work.config.of(precision).distill
+    folder = work.context.checkpoint_dir / f"{precision.key}-distill"
     if (kept := checkpoint.load(folder / "done")) is not None:
         return _unflattened(kept[0])
     student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
@@ -207,15 +204,15 @@ def _distilled(
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
-        work.context.metric(f"held_out_kl_{name}", step, kl)
+        work.context.metric(SeriesNames(precision.key).held_out_kl, step, kl)
 
     steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
-    with parallel.joint_work(*settings), _teacher(work, name, config.distill, int4) as teacher:
+    with parallel.joint_work(*settings), _teacher(work, precision, config, int4) as teacher:
         seed = derived_seed(work.config.seed, "distillation")
-        task = Distillation(student, teacher, work.dataset.train, config.distill, seed, name)
+        task = Distillation(student, teacher, work.dataset.train, config, seed, precision.key)
         distill(task, work.context, steps, probe)
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
-    plain = norm_weights(student) if config.distill.norm_lr else start.plain
+    plain = norm_weights(student) if config.norm_lr else start.plain
     result = BlockResult(layers, plain)
     checkpoint.save(folder / "done", _flat(result), {})
     steps.forget()
@@ -223,7 +220,9 @@ def _distilled(
 
 
 @contextmanager
-def _teacher(work: Work, name: str, config: DistillConfig, int4: Quantized | None) -> Iterator[Any]:
+def _teacher(
+    work: Work, precision: Precision, config: DistillConfig, int4: Quantized | None
+) -> Iterator[Any]:
     """The model that the student learns from; FP16's blocks leave the device where INT4 takes their place."""
     if config.teacher != "int4" or config.loss == "next_token":
         yield work.teacher
@@ -231,7 +230,7 @@ def _teacher(work: Work, name: str, config: DistillConfig, int4: Quantized | Non
     if int4 is None:
         raise UserError(
             "bad_config",
-            f"{name}.distill.teacher is int4, but there is no INT4 model yet.",
+            f"{precision.key}.distill.teacher is int4, but there is no INT4 model yet.",
             "Use live or cached.",
         )
     teacher = packed_teacher(work.teacher, int4.packed, int4.plain)
@@ -240,7 +239,7 @@ def _teacher(work: Work, name: str, config: DistillConfig, int4: Quantized | Non
 
 
 def _flat(result: BlockResult) -> dict[str, torch.Tensor]:
-    tensors = {f"plain:{name}": weight for name, weight in result.plain.items()}
+    tensors = {f"{PLAIN}{name}": weight for name, weight in result.plain.items()}
     for name, latent in result.layers.items():
         tensors |= {f"{name}:{part}": tensor for part, tensor in latent.tensors().items()}
     return tensors
@@ -249,10 +248,11 @@ def _flat(result: BlockResult) -> dict[str, torch.Tensor]:
 def _unflattened(tensors: dict[str, torch.Tensor]) -> BlockResult:
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        if not key.startswith("plain:"):
+        if not key.startswith(PLAIN):
             name, _, part = key.rpartition(":")
             parts.setdefault(name, {})[part] = tensor
     plain = {
-        key.removeprefix("plain:"): tensor for key, tensor in tensors.items() if key[:6] == "plain:"
+        key.removeprefix(PLAIN): tensor for key, tensor in tensors.items() if key.startswith(PLAIN)
     }
-    return BlockResult({name: Latent.of_tensors(latent) for name, latent in parts.items()}, plain)
+    latents = {name: Latent.of_tensors(own) for name, own in parts.items()}
+    return BlockResult(latents, plain)

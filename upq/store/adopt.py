@@ -45,12 +45,15 @@ def insert(
         ],
     )
     run_id = int(cursor.lastrowid or 0)
-    for one in artifacts:
-        store_artifacts.insert(db, run_id, one, run["ended_at"])
+    for artifact in artifacts:
+        store_artifacts.insert(db, run_id, artifact, run["ended_at"])
     add_measurements(db, run_id, run["measurements"])
     db.conn.executemany(
         "INSERT INTO metrics (run_id, series, step, value, at_s) VALUES (?, ?, ?, ?, ?)",
-        [(run_id, one["series"], one["step"], one["value"], one["at_s"]) for one in run["metrics"]],
+        [
+            (run_id, point["series"], point["step"], point["value"], point["at_s"])
+            for point in run["metrics"]
+        ],
     )
     add_log(db, run_id, [(now, line)])
     return run_id

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from sqlite_utils import Database
 
 from upq.artifact import Artifact
 from upq.errors import UserError
 from upq.store.connections import Connections
+
+if TYPE_CHECKING:
+    import torch
 
 PART_BYTES = 16 * 2**20
 
@@ -63,12 +65,16 @@ def root_digest(part_digests: tuple[str, ...]) -> str:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's elements as bytes, in row order, whatever its dtype (NumPy has no bfloat16)."""
+    import torch  # noqa: PLC0415  takes seconds, and most of the store works without
+
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
 def bytes_tensor(data: bytearray, dtype_name: str, shape: list[int]) -> torch.Tensor:
     """The reverse of tensor_bytes; the tensor owns `data`."""
+    import torch  # noqa: PLC0415  as above
+
     dtype = getattr(torch, dtype_name)
     if not data:
         return torch.empty(shape, dtype=dtype)

@@ -2,7 +2,7 @@
 
 Every process has one Store. The app reads and enqueues; a worker claims a run and writes through
 its Lease. Changes happen in short transactions that take the write lock first. All SQL of the
-product is in the modules named store*.
+product is in this package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from upq.artifact import Artifact
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
@@ -53,11 +53,12 @@ class Store:
         labels = (name, config.model.source, config.method, config.preset)
         return self._enqueue("quantize", values, None, labels)
 
-    def enqueue_check(self, config: dict[str, Any], parent_id: int | None, name: str = "") -> int:
+    def enqueue_check(self, config: CheckConfig, *, name: str = "") -> int:
         """Put a check run at the end of the queue. Raises UserError("run_not_found")."""
-        if parent_id is not None:
-            self.run(parent_id)
-        return self._enqueue("check", config, parent_id, (name, config["model"], "", ""))
+        if config.run_id is not None:
+            self.run(config.run_id)
+        labels = (name, config.model, "", "")
+        return self._enqueue("check", config.to_values(), config.run_id, labels)
 
     def _enqueue(
         self, kind: str, config: dict[str, Any], parent_id: int | None, labels: tuple[str, ...]

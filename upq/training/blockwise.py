@@ -19,7 +19,7 @@ from torch import nn
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq.config import BlockwiseConfig, PrecisionConfig, derived_seed
-from upq.context import RunContext
+from upq.context import RunContext, SeriesNames
 from upq.data import Batch
 from upq.errors import UserError
 from upq.layers import (
@@ -114,7 +114,7 @@ def reconstruct(
     here: torch.device = device or model.device
     folder = context.checkpoint_dir / "streams"
     streams = Streams.enter(model, batches, here, folder, STREAM_BYTES)
-    whole = BlockResult(plain=dict(task.norms))
+    whole, names = BlockResult(plain=dict(task.norms)), SeriesNames(task.name)
     for index, kept in enumerate(blocks):
         context.check()
         name, block = f"{prefix}.{index}.", on_device(kept, here)
@@ -129,8 +129,8 @@ def reconstruct(
         _advance(block, result, streams, index, task)
         whole.layers.update({name + layer: latent for layer, latent in result.layers.items()})
         whole.plain.update({name + norm: weight for norm, weight in result.plain.items()})
-        context.metric(f"{task.name}_block_before", index, result.error_before)
-        context.metric(f"{task.name}_block_after", index, result.error_after)
+        context.metric(names.block_before, index, result.error_before)
+        context.metric(names.block_after, index, result.error_after)
         context.progress(index + 1, detail=f"block {index + 1} of {len(blocks)}")
     return whole
 

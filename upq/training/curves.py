@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from upq.context import RunContext
+from upq.context import TOKENS, RunContext, SeriesNames
 from upq.errors import UserError
 
 
@@ -57,13 +57,14 @@ class _Numbers:
 class Curves:
     """Reports the steps of a distillation in order, and stops it at the first loss that is not finite.
 
-    precision: "int4" or "int2"; the series of INT4 carry its name. loss: the name of the loss.
+    precision: "int4" or "int2". loss: the name of the loss.
     """
 
     def __init__(self, context: RunContext, precision: str, loss: str) -> None:
         self.context, self.precision = context, precision
-        prefix = "" if precision == "int2" else f"{precision}_"
-        self.series = [f"{prefix}{name}" for name in (loss, "grad_norm", "lr", "tokens_per_s")]
+        self.names = SeriesNames(precision)
+        curves = (loss, "grad_norm", "lr", "tokens_per_s")
+        self.series = [self.names.over_steps(curve) for curve in curves]
         self.waiting: deque[tuple[Step, _Numbers]] = deque()
         self.reported = -math.inf
 
@@ -88,6 +89,7 @@ class Curves:
     def settle(self) -> None:
         """Report every step that was entered, as before the weights are saved or measured; raises as `report` does."""
         while self.waiting:
+            self.reported = -math.inf  # the step before may have been reported a moment ago
             self._report(*self.waiting.popleft())
 
     def _report(self, step: Step, numbers: _Numbers) -> None:
@@ -98,7 +100,7 @@ class Curves:
         self.reported = now
         for name, value in zip(self.series, (loss, norm, step.rate, speed), strict=True):
             self.context.metric(name, step.index, value)
-        self.context.metric(f"{self.precision}_distill_tokens", step.index, step.tokens)
+        self.context.metric(self.names.distill_stage + TOKENS, step.index, step.tokens)
         self.context.progress(step.shown, tokens_per_s=speed, detail=f"loss {loss:.3f}")
 
     def _check(self, step: Step, loss: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from upq.config import DistillConfig
-from upq.context import RunContext
+from upq.context import RunContext, SeriesNames
 from upq.data import Example, collate, plan_batches
 from upq.errors import Interrupted
 from upq.layers import fix_codes, release_codes
@@ -103,7 +103,8 @@ def distill(
         first = made = found[1]["step"]
         spent = found[1].get("seconds", 0.0)
     clock = _Clock(config, steps, spent)
-    context.stage(f"{task.precision}_distill", SHOWN_STEPS if config.seconds else steps)
+    names = SeriesNames(task.precision)
+    context.stage(names.distill_stage, SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
     curves = Curves(context, task.precision, config.loss)
 

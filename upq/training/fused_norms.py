@@ -19,7 +19,8 @@ TRIAL_ROWS = 4
 def fused_norms(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Compute the RMS norms of model, whose activations have this dtype, by kernels.gpu.norms.
 
-    Norms that compute something else, or all of them where Triton is missing, stay as they are.
+    Norms that compute something else or that the CPU lends (upq.models.placement), or all where Triton is missing, stay
+    as they are.
     """
     changed = []
     try:
@@ -27,8 +28,9 @@ def fused_norms(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     except ImportError:
         yield
         return
+    here = next(model.parameters()).device
     for norm in model.modules():
-        if _is_rms_norm(norm, dtype, norms.MAX_WIDTH):
+        if _is_rms_norm(norm, dtype, norms.MAX_WIDTH, here):
             norm.forward = partial(_forward, norm, norms.rms_norm)
             changed.append(norm)
     try:
@@ -47,12 +49,14 @@ def _forward(norm: Any, rms_norm: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _is_rms_norm(norm: Any, dtype: torch.dtype, widest: int) -> bool:
-    """Whether a module computes the formula of the kernels: some models add 1 to the weight, or round elsewhere."""
+def _is_rms_norm(norm: Any, dtype: torch.dtype, widest: int, here: torch.device) -> bool:
+    """Whether a module is on `here` and computes the formula of the kernels: some models add 1 to the weight,
+    or round elsewhere.
+    """
     weight, epsilon = getattr(norm, "weight", None), getattr(norm, "variance_epsilon", None)
     if epsilon is None or not isinstance(weight, torch.Tensor) or weight.ndim != 1:
         return False
-    if weight.dtype != dtype or len(weight) > widest:
+    if weight.dtype != dtype or weight.device != here or len(weight) > widest:
         return False
     trial = torch.linspace(-3, 4, TRIAL_ROWS * len(weight), device=weight.device).to(dtype)
     trial = trial.view(TRIAL_ROWS, -1)

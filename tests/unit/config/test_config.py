@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upq.config import METHODS, PRESETS, RunConfig, preset, settings, with_settings
+from upq.config import (
+    METHODS,
+    PRECISIONS,
+    PRESETS,
+    QUANTIZED,
+    Precision,
+    RunConfig,
+    preset,
+    settings,
+    with_settings,
+)
 from upq.errors import UserError
 
 SETTINGS = dict(settings())
@@ -169,6 +179,17 @@ def test_an_unknown_preset_or_method_is_refused() -> None:
         preset("smoke", "magic")
 
 
+def test_the_defaults_of_the_fields_are_those_of_the_method_that_a_config_without_one_has() -> None:
+    bare = RunConfig.from_values({})
+    assert bare == RunConfig()
+    assert bare.method == "upq"
+    amounts = ("tokens", "epochs", "lr", "seconds", "rows", "seed", "preset", "embedding_bits")
+    of_preset = dict(settings(preset("quick", "upq")))
+    for path, setting in settings(bare):
+        if not path.endswith(amounts):
+            assert setting["value"] == of_preset[path]["value"], path
+
+
 #: What a run of version 0.1.0 stored, shortened where a setting has kept its default.
 VERSION_1 = """{"data": {"answer_tokens": 24, "held_out": 4, "max_rows": 8, "sequence_tokens": 96},
  "device": "auto", "embedding_bits": 8,
@@ -231,3 +252,15 @@ def test_a_config_cannot_be_changed_in_place() -> None:
     config = RunConfig()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.seed = 3  # type: ignore[misc]
+
+
+def test_a_precision_knows_its_names_and_bits() -> None:
+    assert [precision.name for precision in Precision] == list(PRECISIONS)
+    assert [(one.name, one.key, one.bits) for one in QUANTIZED] == [
+        ("INT4", "int4", 4),
+        ("INT2", "int2", 2),
+    ]
+    assert [RunConfig().of(precision) for precision in QUANTIZED] == [
+        RunConfig().int4,
+        RunConfig().int2,
+    ]

@@ -48,13 +48,13 @@ import socket, sys
 def refuse(*args, **kwargs):
     raise SystemExit("network attempted")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from upq import check_scores, checks
+from upq.evaluation import ifeval, scores
 from upq.errors import UserError
-results = [checks.judge(prompt, "Hello there, friend.") for prompt in checks.builtin_suite()]
-assert check_scores.totals(results).prompt_strict.of > 50
+results = [ifeval.judge(prompt, "Hello there, friend.") for prompt in ifeval.builtin_suite()]
+assert scores.totals(results).prompt_strict.of > 50
 assert "if_verifiable.ifbench" not in sys.modules  # it downloads on import
 try:
-    checks.ifeval_suite()
+    ifeval.ifeval_suite()
 except UserError as error:
     sys.stdout.write(error.code)
 """
@@ -67,10 +67,10 @@ def test_without_the_library_every_type_is_unavailable_and_nothing_breaks() -> N
     program = """
 import sys
 sys.modules["if_verifiable"] = None
-from upq import check_scores, checks
-results = [checks.judge(prompt, "Hello.") for prompt in checks.builtin_suite()]
-assert all("Python 3.11" in (reason or "") for reason in checks.instruction_types().values())
-score = check_scores.totals(results).row()
+from upq.evaluation import ifeval, scores
+results = [ifeval.judge(prompt, "Hello.") for prompt in ifeval.builtin_suite()]
+assert all("Python 3.11" in (reason or "") for reason in ifeval.instruction_types().values())
+score = scores.totals(results).row()
 sys.stdout.write(f"{score['n']} {score['n_instructions']} {score['unavailable'] > 64}")
 """
     done = run_python(program, {})

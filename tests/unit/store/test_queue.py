@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.store_cases import WRITES, claimed
+from tests.support.store_cases import WRITES, a_check, claimed
 from upq.config import RunConfig, preset
 from upq.errors import UserError
 from upq.store import Store
@@ -49,12 +49,12 @@ def test_an_unknown_run_is_a_user_error(store: Store) -> None:
             ask(99)
         assert caught.value.code == "run_not_found"
     with pytest.raises(UserError, match="no run 99"):
-        store.enqueue_check({"model": "bundled"}, 99)
+        store.enqueue_check(a_check(99))
 
 
 def test_checks_stand_in_the_same_queue_and_know_their_run(store: Store) -> None:
     parent = store.enqueue(RunConfig())
-    check = store.run(store.enqueue_check({"model": "bundled", "limit": 3}, parent, "check"))
+    check = store.run(store.enqueue_check(a_check(parent, limit=3), name="check"))
     assert (check.kind, check.parent_id, check.config["limit"]) == ("check", parent, 3)
     assert [run.id for run in store.runs(kind="check")] == [check.id]
     assert store.queue_position(check.id) == 2
@@ -142,7 +142,7 @@ def test_only_ended_runs_are_deleted_and_nothing_of_them_stays(store: Store) -> 
         store.delete(run_id)
     assert caught.value.code == "run_is_running"
     lease.finish("done")
-    check = store.enqueue_check({"model": "bundled"}, run_id)
+    check = store.enqueue_check(a_check(run_id))
     with pytest.raises(UserError, match=f"Run {check} is queued"):
         store.delete(run_id)
     store.request_cancel(check)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.store_cases import Clock, claimed
+from tests.support.store_cases import Clock, a_check, claimed
 from upq.config import RunConfig
 from upq.files import clean_text
 from upq.store import Store
@@ -101,7 +101,7 @@ def test_measurements_keep_unknown_keys_as_extra(store: Store) -> None:
 
 
 def test_check_results_answers_and_notes_come_back(store: Store) -> None:
-    run_id = store.enqueue_check({"model": "bundled"}, None)
+    run_id = store.enqueue_check(a_check(None))
     lease = store.lease(claimed(store))
     lease.save_check_result("INT4", 1, {"response": "ü\ud800"})
     lease.save_check_result("INT4", 0, {"response": ""})

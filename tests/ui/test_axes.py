@@ -55,9 +55,9 @@ POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, m
 def test_the_front_holds_exactly_the_points_that_nothing_beats(
     points: list[tuple[int, int]], higher_is_better: bool
 ) -> None:
-    def beats(one: tuple[int, int], other: tuple[int, int]) -> bool:
-        better = one[1] >= other[1] if higher_is_better else one[1] <= other[1]
-        return one != other and one[0] <= other[0] and better
+    def beats(point: tuple[int, int], other: tuple[int, int]) -> bool:
+        better = point[1] >= other[1] if higher_is_better else point[1] <= other[1]
+        return point != other and point[0] <= other[0] and better
 
     expected = {point for point in points if not any(beats(other, point) for other in points)}
     assert axes.front(points, higher_is_better) == sorted(expected)
@@ -73,8 +73,8 @@ def test_names_cover_neither_each_other_nor_dots(places: list[tuple[float, float
         for (x, y), name, side in zip(places, names, sides, strict=True)
         if side
     ]
-    for one, other in combinations(boxes, 2):
-        assert axes._apart(one, other)
+    for box, other in combinations(boxes, 2):
+        assert axes._apart(box, other)
 
 
 def test_a_lone_name_stands_right_of_its_dot_and_left_at_the_right_edge() -> None:
