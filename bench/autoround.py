@@ -47,7 +47,7 @@ def main() -> None:
     store = open_store(options.data_dir)
     context = SilentContext(options.data_dir, store.cached_answers, store.save_answers)
     dataset = data.build(config, replace(loaded, model=teacher), context)
-    samples = _samples([token for one in dataset.train for token in one.ids])
+    samples = _samples([token for example in dataset.train for token in example.ids])
     started = time.monotonic()
     quantized = _quantized(loaded, samples, options.bits, options.iters, config.seed)
     seconds = time.monotonic() - started

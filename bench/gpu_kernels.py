@@ -59,7 +59,7 @@ def main() -> None:
     if options.warm:
         warm(*options.warm)
         return
-    shapes = [one.split("x") for one in options.shapes or ()] or SHAPES
+    shapes = [shape.split("x") for shape in options.shapes or ()] or SHAPES
     bandwidth = copy_bandwidth()
     sys.stdout.write(f"copy: {bandwidth / 1e9:.0f} GB/s, read and written bytes together\n")
     rows: list[dict[str, Any]] = []

@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     device, size = torch.device(options.device), SMALL if options.tiny else FULL
     models = {"tiny": TINY} if options.tiny else MODELS
-    models = {name: one for name, one in models.items() if name in (options.models or models)}
+    models = {name: model for name, model in models.items() if name in (options.models or models)}
 
     def is_asked(label: str) -> bool:
         return not options.stages or label in options.stages
@@ -121,7 +121,7 @@ def main() -> None:
             failed.append(label)
             print(f"{label}: FAILED {error}\n{traceback.format_exc()}", flush=True)
             return
-        print({name: one for name, one in rows[-1].items() if one is not None}, flush=True)
+        print({name: row for name, row in rows[-1].items() if row is not None}, flush=True)
         report.save(options.json, rows, sequence=size.sequence, batches=size.batches)
 
     for name, shape in models.items():
@@ -149,9 +149,9 @@ def stage_row(
     model = _model(resized(shape, 1, vocabulary=1024), device).to("cpu")
     grid = Grid(precision.bits, config.grid == "integer_zero")
     start = {
-        one.name: model.get_submodule(one.name).weight
-        for one in plan_layers(model, config.group_size)
-        if one.quantize
+        layer.name: model.get_submodule(layer.name).weight
+        for layer in plan_layers(model, config.group_size)
+        if layer.quantize
     }
     task = Reconstruction(model, precision.key, grid, config, start)
     few, many = size.batches
@@ -229,7 +229,7 @@ def _reconstruct(
     words = task.model.config.vocab_size
     ids = [torch.randint(words, (rows, size.sequence)) for _ in range(count)]
     every = torch.ones(rows, size.sequence, dtype=torch.bool)
-    batches = [Batch(one, every, every) for one in ids]
+    batches = [Batch(tokens, every, every) for tokens in ids]
     with tempfile.TemporaryDirectory() as folder:
         context = SilentContext(Path(folder))
         started = _start(device)
@@ -242,7 +242,7 @@ def _distill(
 ) -> tuple[float, int | None]:
     """(median seconds of a step, peak bytes on the GPU) of a shallow model."""
     teacher = _model(shape, device)
-    names = [one.name for one in plan_layers(teacher, 64) if one.quantize]
+    names = [layer.name for layer in plan_layers(teacher, 64) if layer.quantize]
     student = copy_to_quantize(teacher, names)
 
     def make(_: str, linear: nn.Linear) -> nn.Module:
@@ -272,7 +272,9 @@ def _distill(
 
 def _packed(model: Any, names: list[str]) -> Any:
     weights = {name: model.get_submodule(name).weight for name in names}
-    packed = {name: INT4.pack(one, *INT4.fit(one, 64, "absmax")) for name, one in weights.items()}
+    packed = {
+        name: INT4.pack(weight, *INT4.fit(weight, 64, "absmax")) for name, weight in weights.items()
+    }
     return packed_teacher(model, packed, {})
 
 

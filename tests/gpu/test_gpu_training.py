@@ -41,7 +41,7 @@ def model_of(blocks: int, device: str) -> LlamaForCausalLM:
 def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, list[float], int]:
     """(result, errors of the blocks, peak bytes on the GPU) of a model that is at home on CPU or GPU."""
     model = model_of(blocks, home)
-    names = [one.name for one in plan_layers(model, 64)]
+    names = [layer.name for layer in plan_layers(model, 64)]
     start = {name: model.get_parameter(f"{name}.weight").detach() for name in names}
     task = Reconstruction(model, "int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
     context = RecordingContext(folder)

@@ -30,7 +30,7 @@ def train(source: str, folder: Path) -> None:
     """Distill the model and save layers, norms and losses as folder/result."""
     torch.set_num_threads(1)
     teacher = load(source).model
-    names = [one.name for one in plan_layers(teacher, 16)]
+    names = [layer.name for layer in plan_layers(teacher, 16)]
     student = copy_to_quantize(teacher, names)
 
     def make(_: str, linear: torch.nn.Linear) -> FakeQuantLinear:
@@ -42,7 +42,7 @@ def train(source: str, folder: Path) -> None:
     distill(Distillation(student, teacher, DATA, SETTINGS), context)
     if parallel.is_main():
         assert {name for name, _ in fake_quant_layers(student)} == set(names)
-        changed = {n: one for n, one in student.named_parameters() if "embed" not in n}
+        changed = {n: parameter for n, parameter in student.named_parameters() if "embed" not in n}
         curve = context.curve("jsd")
         state = {"processes": parallel.size(), "losses": [curve[step] for step in sorted(curve)]}
         checkpoint.save(folder / "result", changed, state)

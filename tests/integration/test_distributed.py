@@ -67,7 +67,7 @@ def test_a_whole_run_of_two_processes(tiny_model_dir: Path, tmp_path: Path) -> N
     store = open_store(data)
     (run,) = store.runs()
     assert run.state == "done"
-    assert [one.precision for one in store.artifacts(run.id)] == ["INT4", "INT2"]
-    steps = [one["step"] for one in store.metrics(run.id) if one["series"] == "jsd"]
+    assert [artifact.precision for artifact in store.artifacts(run.id)] == ["INT4", "INT2"]
+    steps = [point["step"] for point in store.metrics(run.id) if point["series"] == "jsd"]
     assert steps == sorted(set(steps))
     assert len(steps) >= 3

@@ -70,13 +70,13 @@ def test_both_artifacts_hold_every_layer_in_its_bits_and_compute_from_packed_cod
     for precision, bits in (("INT4", 4), ("INT2", 2)):
         artifact = finished[method].artifacts[precision]
         model, _ = assembly.assemble(artifact)
-        layers = {name: one for name, one in packed_layers(model) if name.startswith("model.")}
+        layers = {name: layer for name, layer in packed_layers(model) if name.startswith("model.")}
         assert len(layers) == 2 * 7
-        assert {one.bits for one in layers.values()} == {bits}
+        assert {layer.bits for layer in layers.values()} == {bits}
         parts = {name.rpartition(".")[2] for name in artifact.tensors if ".layers." in name}
         assert parts - {"codes", "scale", "weight"} == SURROUNDINGS[method]
         assert artifact.manifest["method"] == method
-        assert not any(isinstance(one, torch.nn.Linear) for one in model.modules())
+        assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
 
 
 @methods
@@ -108,7 +108,7 @@ def test_a_run_repeated_gives_the_same_bits(
 
 
 def test_methods_differ_in_what_they_store(finished: dict[str, RecordingContext]) -> None:
-    digests = {digest(one.artifacts["INT2"]) for one in finished.values()}
+    digests = {digest(context.artifacts["INT2"]) for context in finished.values()}
     assert len(digests) == len(METHODS)
 
 
@@ -118,7 +118,7 @@ def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and
     """EfficientQAT's second phase, for both of its precisions."""
     context = finished["efficientqat"]
     for name, precision in (("int4", "INT4"), ("int2", "INT2")):
-        blocks = [checkpoint.load(one) for one in sorted((context.folder / name).iterdir())]
+        blocks = [checkpoint.load(path) for path in sorted((context.folder / name).iterdir())]
         model, _ = assembly.assemble(context.artifacts[precision])
         for layer, module in packed_layers(model):
             if not layer.startswith("model."):

@@ -27,7 +27,7 @@ def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None
 
 
 def digests(context: RecordingContext) -> dict[str, str]:
-    return {name: digest(one) for name, one in context.artifacts.items()}
+    return {name: digest(artifact) for name, artifact in context.artifacts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,9 @@ def test_weights_that_are_in_the_compute_dtype_are_not_held_twice(tiny: LoadedMo
     stored.to(compute_dtype(cpu))
     twin = placed_copy(stored, cpu)
     assert twin is not stored
-    places = [{one.data_ptr() for one in model.parameters()} for model in (stored, twin)]
+    places = [
+        {parameter.data_ptr() for parameter in model.parameters()} for model in (stored, twin)
+    ]
     assert places[0] == places[1]
 
 

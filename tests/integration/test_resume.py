@@ -56,9 +56,9 @@ def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 def outcome(store: Store, run_id: int) -> dict[str, Any]:
     artifacts = [store.load_artifact(run_id, precision) for precision in ("INT4", "INT2")]
     rows = store.measurements(run_id)
-    points = {(one["series"], one["step"]): one["value"] for one in store.metrics(run_id)}
+    points = {(point["series"], point["step"]): point["value"] for point in store.metrics(run_id)}
     return {
-        "tensors": [digest(one) for one in artifacts],
+        "tensors": [digest(artifact) for artifact in artifacts],
         "points": set(points),
         "values": {at: value for at, value in points.items() if at[0] != "tokens_per_s"},
         "kl": {row["label"]: row["kl"] for row in rows},
@@ -92,9 +92,9 @@ def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
     first.join(20)
     run = store.run(run_id)
     assert (run.state, run.stage) == ("running", stage), "killed where it should be"
-    finished = [one.precision for one in store.artifacts(run_id)]
+    finished = [artifact.precision for artifact in store.artifacts(run_id)]
     assert finished == ([] if stage == "int4" else ["INT4"])
-    curve = [one["step"] for one in store.metrics(run_id) if one["series"] == "jsd"]
+    curve = [point["step"] for point in store.metrics(run_id) if point["series"] == "jsd"]
 
     second = work(tmp_path)
     second.join(240)

@@ -41,9 +41,9 @@ def test_int4_cannot_teach_itself(tiny_model_dir: Path, tmp_path: Path) -> None:
 def test_a_packed_teacher_is_the_model_that_is_stored(tiny: LoadedModel) -> None:
     model = tiny.model
     packed = {
-        one.name: INT4.pack(weight, *INT4.fit(weight, 16))
-        for one in plan_layers(model, 16)
-        for weight in [model.get_parameter(f"{one.name}.weight")]
+        layer.name: INT4.pack(weight, *INT4.fit(weight, 16))
+        for layer in plan_layers(model, 16)
+        for weight in [model.get_parameter(f"{layer.name}.weight")]
     }
     teacher = packed_teacher(model, packed, {"model.norm.weight": torch.full((64,), 2.0)})
     ids = collate(examples(2)).ids

@@ -44,7 +44,7 @@ class RoundedLinear(nn.Module):
 def quantized(model: Any, bits: int, group_size: int = 64) -> Any:
     """A copy of a float model with every layer of its blocks rounded to the nearest code."""
     model, grid = copy.deepcopy(model), Grid(bits)
-    names = [one.name for one in plan_layers(model, group_size) if one.quantize]
+    names = [layer.name for layer in plan_layers(model, group_size) if layer.quantize]
 
     def packed(_: str, linear: nn.Linear) -> PackedLinear:
         fitted = grid.fit(linear.weight, group_size)
@@ -83,7 +83,7 @@ def around_layer(kind: str, number: int, rows: int, columns: int) -> Transform |
 def surrounded(model: Any, bits: int, kind: str, group_size: int = 64) -> Any:
     """A copy of a float model, each layer of its blocks rounded where its transform puts it (`around_layer`)."""
     model, grid = copy.deepcopy(model), Grid(bits)
-    names = [one.name for one in plan_layers(model, group_size) if one.quantize]
+    names = [layer.name for layer in plan_layers(model, group_size) if layer.quantize]
 
     def packed(name: str, linear: nn.Linear) -> PackedLinear:
         rows, columns = linear.weight.shape

@@ -41,7 +41,7 @@ class Case:
         quantized = fake_quantize(weight, log_scale, self.grid, self.upstream.dtype, zero)
         quantized.backward(self.upstream)
         gradients = [one.grad for one in (weight, log_scale, zero) if one is not None]
-        return [quantized.detach(), *(one for one in gradients if one is not None)]
+        return [quantized.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
 
 def check_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

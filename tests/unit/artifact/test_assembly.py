@@ -37,16 +37,17 @@ IDS = torch.randint(6, 262, (2, 20), generator=torch.Generator().manual_seed(0))
 
 def packed_of(model: Any, grid: Grid, group: int = 16) -> dict[str, PackedWeight]:
     weights = {
-        one.name: model.get_parameter(f"{one.name}.weight") for one in plan_layers(model, group)
+        layer.name: model.get_parameter(f"{layer.name}.weight")
+        for layer in plan_layers(model, group)
     }
-    return {name: grid.pack(one, *grid.fit(one, group)) for name, one in weights.items()}
+    return {name: grid.pack(weight, *grid.fit(weight, group)) for name, weight in weights.items()}
 
 
 def dense_twin(model: Any, grid: Grid, group: int = 16) -> Any:
     """The model with every quantized weight replaced by the values that its codes stand for."""
     twin = copy.deepcopy(model)
-    for one in plan_layers(model, group):
-        weight = twin.get_parameter(f"{one.name}.weight")
+    for layer in plan_layers(model, group):
+        weight = twin.get_parameter(f"{layer.name}.weight")
         weight.data = round_trip(grid, weight.data, *grid.fit(weight.data, group))
     return twin
 
@@ -82,15 +83,15 @@ def surrounded(packed: PackedWeight) -> PackedWeight:
 
 def transformed_artifact(loaded: LoadedModel, group: int = 64) -> Artifact:
     packed = packed_of(loaded.model, INT2, group)
-    layers = {name: surrounded(one) for name, one in packed.items()}
+    layers = {name: surrounded(weight) for name, weight in packed.items()}
     return assembly.build("INT2", layers, loaded, RunConfig(embedding_bits=8))
 
 
 def round_embeddings(model: Any) -> None:
     """Replace what an artifact packs of embedding and head by the values that its codes stand for."""
-    for one in plan_embeddings(model):
-        if one.quantize:
-            weight = model.get_parameter(f"{one.name}.weight")
+    for layer in plan_embeddings(model):
+        if layer.quantize:
+            weight = model.get_parameter(f"{layer.name}.weight")
             weight.data = round_trip(INT8, weight.data, *INT8.fit(weight.data, 0, "absmax"))
 
 
@@ -187,8 +188,8 @@ def test_a_tied_pair_holds_one_copy_of_its_8_bit_codes(tiny: LoadedModel) -> Non
     assert model.lm_head.scale is model.model.embed_tokens.scale
     assert "lm_head.codes" not in packed.tensors
     saved = 262 * 64 * 4 - 262 * (64 + 2)  # the tiny model is stored and computes in float32
-    assert sum(one.nbytes for one in dense.tensors.values()) - saved == sum(
-        one.nbytes for one in packed.tensors.values()
+    assert sum(tensor.nbytes for tensor in dense.tensors.values()) - saved == sum(
+        tensor.nbytes for tensor in packed.tensors.values()
     )
     assert memory_bytes(assembly.assemble(dense)[0]) - memory_bytes(model) == saved
     for key in ("bits_per_weight", "quantized_weights"):
@@ -238,7 +239,7 @@ def test_in_bfloat16_too_the_logits_are_those_of_the_dense_twin(tiny: LoadedMode
 def test_codes_take_exactly_their_bits_in_memory(tiny: LoadedModel, grid: Grid, bits: int) -> None:
     artifact = artifact_of(tiny, grid)
     model, _ = assembly.assemble(artifact)
-    weights = sum(one.shape[0] * one.shape[1] for one in plan_layers(tiny.model, 16))
+    weights = sum(layer.shape[0] * layer.shape[1] for layer in plan_layers(tiny.model, 16))
     codes = sum(layer.codes.nbytes for _, layer in packed_layers(model))
     scales = sum(layer.scale.nbytes for _, layer in packed_layers(model))
     assert codes * 8 == bits * weights

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.transform import PARTS
 from tests.unit.artifact.test_assembly import artifact_of, transformed_artifact
 from upq.artifact import Artifact, assembly
+from upq.artifact.parts import OPTIONAL_PARTS
 from upq.errors import UserError
 from upq.layers import INT4
 from upq.models import load
@@ -289,3 +291,7 @@ def test_a_file_that_is_no_json_object_is_refused(
     files = {key: data for key, data in sound.files.items() if key != name}
     files |= {} if content is None else {name: content}
     assert name in refusal(dataclasses.replace(sound, files=files))
+
+
+def test_the_format_has_a_type_for_every_part_of_a_transform() -> None:
+    assert OPTIONAL_PARTS.keys() == {"zero", *PARTS}

@@ -66,7 +66,7 @@ def test_collate_marks_exactly_the_positions_that_predict_an_answer_token(
         for n in values
     ]
     batch = collate(examples)
-    answers = [one.ids[one.counted_from :] for one in examples]
+    answers = [example.ids[example.counted_from :] for example in examples]
     assert batch.next_ids.tolist() == [token for answer in answers for token in answer]
     for row, one in enumerate(examples):
         length = len(one.ids)
@@ -84,7 +84,7 @@ def test_teacher_answers_are_made_once_and_then_taken_from_the_cache(
     context = RecordingContext(tmp_path)
     first = data.build(config, tiny, context)
     assert len(context.saved_answers) == 2, "one batch held out, one for training"
-    assert {one.counted for one in first.train} <= set(range(1, 9))
+    assert {example.counted for example in first.train} <= set(range(1, 9))
 
     monkeypatch.setattr(dataset, "answers", lambda *_, **__: pytest.fail("generated again"))
     again = data.build(config, tiny, context)
@@ -142,7 +142,7 @@ def test_chat_rows_count_the_last_answer_only_and_need_no_teacher(
         for index in range(3)
     ]
     path = tmp_path / "chat.jsonl"
-    path.write_text("\n".join(json.dumps({"messages": one}) for one in rows))
+    path.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
     context = RecordingContext(tmp_path / "run")
     config = tiny_config(
         tiny_model_dir, data__source="file", data__path=str(path),
@@ -155,7 +155,7 @@ def test_chat_rows_count_the_last_answer_only_and_need_no_teacher(
     held_out_prompt = built.held_out[0].ids[: built.held_out[0].counted_from]
     asked = {tuple(chat_ids(tiny.tokenizer, row[:-1])) for row in rows}
     assert held_out_prompt in asked
-    trained = {one.ids[: one.counted_from] for one in built.train}
+    trained = {example.ids[: example.counted_from] for example in built.train}
     assert trained == asked - {held_out_prompt}
 
 
@@ -170,9 +170,9 @@ def test_text_rows_count_every_token_but_the_first(
     )
     built = data.build(config, tiny, context)
     assert not context.saved_answers
-    for one in [*built.train, *built.held_out]:
-        assert one.counted == len(one.ids) - 1
-        assert str(tiny.tokenizer.decode(list(one.ids))).endswith(" bottles of milk")
+    for example in [*built.train, *built.held_out]:
+        assert example.counted == len(example.ids) - 1
+        assert str(tiny.tokenizer.decode(list(example.ids))).endswith(" bottles of milk")
 
 
 def test_a_sequence_is_cut_and_one_without_room_for_its_answer_is_left_out(
@@ -187,4 +187,4 @@ def test_a_sequence_is_cut_and_one_without_room_for_its_answer_is_left_out(
     )  # fmt: skip
     built = data.build(config, tiny, RecordingContext(tmp_path / "run"))
     assert len(built.train) == 2
-    assert all(len(one.ids) == 64 for one in built.train)
+    assert all(len(example.ids) == 64 for example in built.train)

@@ -47,7 +47,7 @@ def test_a_fused_step_gives_the_logits_and_the_cache_of_transformers(model: Any)
     session.cache.rows = None
     with torch.inference_mode():
         expected = session._forward(inputs, 2 * BUCKET)
-        keys = [one.clone() for one in session.cache.keys]
+        keys = [key.clone() for key in session.cache.keys]
         for layer, tensors in enumerate(session.cache.keys):
             for row, length in enumerate(lengths):
                 tensors[row, :, length] = 0

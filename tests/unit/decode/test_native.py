@@ -143,7 +143,7 @@ def test_packed_models_have_the_logits_of_torch_on_rounded_activations(
     engine = native_engine(model)
     expected = logits_of(in_plain_torch(model, engine.span), ids)
     session = engine.session(1, 12)
-    found = [session.prefill(0, ids[:1]), *(session.step([0], [one])[0] for one in ids[1:])]
+    found = [session.prefill(0, ids[:1]), *(session.step([0], [token])[0] for token in ids[1:])]
     error = (torch.stack(found) - expected).norm(dim=-1) / expected.norm(dim=-1)
     # An activation just between two of its 255 values may be rounded to the other one; the rest is exact.
     assert error.min() < 1e-5
@@ -160,7 +160,7 @@ def test_a_row_gets_the_same_bits_in_any_company(name: str, bits: int) -> None:
     alone = []
     for ids in prompts:
         session = engine.session(1, 160)
-        alone.append([session.prefill(0, ids), *(session.step([0], [one])[0] for one in steps)])
+        alone.append([session.prefill(0, ids), *(session.step([0], [step])[0] for step in steps)])
     together = engine.session(len(prompts), 200)
     for row, ids in enumerate(prompts):
         assert torch.equal(together.prefill(row, ids), alone[row][0])

@@ -102,7 +102,7 @@ def test_logits_are_those_of_torch_on_rounded_and_on_exact_activations(
         engine = NativeEngine(packed, 3, exact=exact)
         expected = logits_of(in_plain_torch(packed, engine.span), ids)
         session = engine.session(1, 12)
-        found = [session.prefill(0, ids[:1]), *(session.step([0], [one])[0] for one in ids[1:])]
+        found = [session.prefill(0, ids[:1]), *(session.step([0], [token])[0] for token in ids[1:])]
         error = (torch.stack(found) - expected).norm(dim=-1) / expected.norm(dim=-1)
         assert error.min() < least
         assert error.max() < most

@@ -32,14 +32,14 @@ def test_a_second_start_compiles_nothing(fresh: Path) -> None:
     before = made.stat().st_mtime_ns
     build.load.cache_clear()
     build.load()
-    assert [one.stat().st_mtime_ns for one in fresh.glob("*.so")] == [before]
+    assert [path.stat().st_mtime_ns for path in fresh.glob("*.so")] == [before]
 
 
 def test_processes_that_start_together_make_one_library(fresh: Path) -> None:
     starts = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(3)]
     assert [one.wait(timeout=120) for one in starts] == [0, 0, 0]
     assert len(list(fresh.glob("*.so"))) == 1
-    assert not [one for one in fresh.iterdir() if one.is_dir()], "no half-made library is left"
+    assert not [path for path in fresh.iterdir() if path.is_dir()], "no half-made library is left"
 
 
 def test_changed_sources_are_another_library(
@@ -48,8 +48,8 @@ def test_changed_sources_are_another_library(
     build.load("portable C")
     sources = tmp_path / "csrc"
     sources.mkdir()
-    for one in build.SOURCES.iterdir():
-        (sources / one.name).write_bytes(one.read_bytes())
+    for path in build.SOURCES.iterdir():
+        (sources / path.name).write_bytes(path.read_bytes())
     (sources / "matrix.h").write_text((sources / "matrix.h").read_text() + "\n")
     monkeypatch.setattr(build, "SOURCES", sources)
     build.load.cache_clear()

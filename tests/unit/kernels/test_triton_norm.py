@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels a
 def passed(norm: Any, hidden: torch.Tensor, upstream: torch.Tensor) -> list[torch.Tensor]:
     """Outputs, and the gradients by the inputs and by the gains where there are any."""
     leaves = [hidden.clone().requires_grad_()]
-    leaves += [one for one in norm.parameters() if one.requires_grad]
+    leaves += [parameter for parameter in norm.parameters() if parameter.requires_grad]
     outputs = norm(leaves[0])
     return [outputs.detach(), *torch.autograd.grad(outputs, leaves, upstream)]
 
@@ -72,6 +72,6 @@ def test_a_model_with_fused_norms_gives_its_hidden_states(tiny: LoadedModel) -> 
     with torch.no_grad():
         expected = last_hidden(model, ids)
         with fused_norms(model, torch.float32):
-            assert sum("forward" in vars(one) for one in model.modules()) == 5
+            assert sum("forward" in vars(module) for module in model.modules()) == 5
             found = last_hidden(model, ids)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

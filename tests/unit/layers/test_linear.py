@@ -155,10 +155,10 @@ def test_what_modules_share_stays_shared_when_a_model_is_placed(tiny: LoadedMode
     model.lm_head = PackedLinear(pair)
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
     size = memory_bytes(model)
-    floats = sum(one.nbytes for one in model.parameters())
+    floats = sum(parameter.nbytes for parameter in model.parameters())
 
     place(model, torch.device("cpu"), torch.bfloat16)
-    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert memory_bytes(model) == size - floats // 2
     assert model(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.bfloat16
     assert model.lm_head.scale.dtype == torch.float16
@@ -170,7 +170,7 @@ def test_what_modules_share_stays_shared_when_a_model_is_placed(tiny: LoadedMode
 
 
 def test_memory_counts_tied_weights_once(tiny: LoadedModel) -> None:
-    parameters = sum(one.numel() for one in tiny.model.parameters())
-    buffers = sum(one.nbytes for one in tiny.model.buffers())
+    parameters = sum(parameter.numel() for parameter in tiny.model.parameters())
+    buffers = sum(buffer.nbytes for buffer in tiny.model.buffers())
     assert memory_bytes(tiny.model) <= parameters * 4 + buffers
     assert memory_bytes(tiny.model) >= parameters * 4

@@ -219,7 +219,7 @@ def test_a_model_loads_unharmed_while_other_threads_estimate(folder: Path) -> No
     try:
         for _ in range(8):
             model = load(str(folder)).model
-            assert {one.device.type for one in model.parameters()} == {"cpu"}
+            assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
     finally:
         ended.set()
         thread.join()

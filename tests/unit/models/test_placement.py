@@ -28,7 +28,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def devices(module: torch.nn.Module) -> set[str]:
-    return {one.device.type for one in module.parameters()}
+    return {parameter.device.type for parameter in module.parameters()}
 
 
 def test_a_block_is_lent_as_a_copy_and_stays_where_it_is(tiny: LoadedModel) -> None:
@@ -70,11 +70,11 @@ def run(model: Any, block: Any) -> torch.Tensor:
 
 def test_lent_blocks_compute_on_the_device_and_stay_on_the_cpu(lent: Any) -> None:
     blocks = decoder_blocks(lent)[1]
-    before = {name: one.clone() for name, one in blocks.named_parameters()}
+    before = {name: parameter.clone() for name, parameter in blocks.named_parameters()}
     seen: list[str] = []
 
     def note(module: torch.nn.Module, *_: Any) -> None:
-        seen.extend(one.device.type for one in module.parameters(recurse=False))
+        seen.extend(parameter.device.type for parameter in module.parameters(recurse=False))
 
     for module in blocks.modules():
         module.register_forward_hook(note, prepend=True)
@@ -116,7 +116,7 @@ def test_students_and_packed_teachers_of_a_lent_model_are_on_the_device(lent: An
 def test_a_model_is_lent_where_it_takes_more_than_half_of_what_is_free(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = 2 * sum(one.numel() for one in tiny.model.parameters())
+    size = 2 * sum(parameter.numel() for parameter in tiny.model.parameters())
     cuda = torch.device("cuda")
     for free, large in ((2 * size, False), (2 * size - 1, True)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
@@ -130,7 +130,7 @@ def test_a_copy_to_quantize_shares_only_what_does_not_change(tiny: LoadedModel) 
     assert copied.get_submodule(name) is not model.get_submodule(name)
     shared = {
         path
-        for path, one in copied.named_parameters(remove_duplicate=False)
-        if one is model.get_parameter(path)
+        for path, parameter in copied.named_parameters(remove_duplicate=False)
+        if parameter is model.get_parameter(path)
     }
     assert shared == {f"{name}.weight", "model.embed_tokens.weight", "lm_head.weight"}

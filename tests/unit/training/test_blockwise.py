@@ -208,7 +208,7 @@ def test_what_is_kept_of_a_block_is_what_was_saved_and_read_again(
 def test_padding_has_no_part_in_the_error(tiny: LoadedModel, tmp_path: Path) -> None:
     (batch,) = batches(1)
     wider = Batch(
-        *(nn.functional.pad(one, (0, 7)) for one in (batch.ids, batch.real, batch.counts))
+        *(nn.functional.pad(tensor, (0, 7)) for tensor in (batch.ids, batch.real, batch.counts))
     )
     errors = [run(tiny.model, [one], tmp_path)[1].points for one in (batch, wider)]
     for ours, theirs in zip(*errors, strict=True):

@@ -22,7 +22,7 @@ from upq.training.teacher import Targets
 from upq.training.trainables import trainables
 
 DATA = examples(6)
-PASS = sum(len(one.ids) for one in DATA)
+PASS = sum(len(example.ids) for example in DATA)
 
 
 def config(**changes: Any) -> DistillConfig:
@@ -37,7 +37,7 @@ def student_of(teacher: Any, grid: Grid = INT2, group: int = 16) -> Any:
         scale, _ = grid.fit(linear.weight, group, "absmax")
         return FakeQuantLinear(Latent(linear.weight, scale), linear.bias, grid)
 
-    swap_linears(student, [one.name for one in plan_layers(teacher, group)], make)
+    swap_linears(student, [layer.name for layer in plan_layers(teacher, group)], make)
     return student
 
 
@@ -145,7 +145,9 @@ def test_only_weights_and_scales_of_quantized_layers_learn(
     before = copy.deepcopy(student.state_dict())
     context = RecordingContext(tmp_path)
     distill(Distillation(student, tiny.model, DATA, config()), context)
-    changed = {name for name, one in student.state_dict().items() if not before[name].equal(one)}
+    changed = {
+        name for name, tensor in student.state_dict().items() if not before[name].equal(tensor)
+    }
     learned = {
         f"{name}.{part}"
         for name, _ in fake_quant_layers(student)
@@ -162,14 +164,16 @@ def gradients(teacher: Any, settings: DistillConfig, plan: list[list[int]]) -> t
     with _passes(Distillation(student, teacher, data, settings), plan, context) as passes:
         loss, _ = passes.run(plan)
     return {
-        n: one.grad for n, one in student.named_parameters() if one.grad is not None
+        n: parameter.grad
+        for n, parameter in student.named_parameters()
+        if parameter.grad is not None
     }, loss.item()
 
 
 def test_two_accumulated_sequences_give_the_gradients_of_one_batch(tiny: LoadedModel) -> None:
     together, loss = gradients(tiny.model, config(), [[0, 1]])
     accumulated, same_loss = gradients(tiny.model, config(), [[0], [1]])
-    assert len({len(one.ids) for one in DATA[:2]}) == 2, "the sequences differ in length"
+    assert len({len(example.ids) for example in DATA[:2]}) == 2, "the sequences differ in length"
     assert same_loss == pytest.approx(loss, rel=1e-5)
     assert together.keys() == accumulated.keys()
     assert together
@@ -348,7 +352,11 @@ def test_next_token_loss_is_the_mean_surprise_of_the_text(tiny: LoadedModel) -> 
     context: Any = RecordingContext(Path())
     with _passes(Distillation(student, tiny.model, DATA, settings), [[0, 1]], context) as passes:
         loss, _ = passes.run([[0, 1]])
-    mine = {n: one.grad for n, one in student.named_parameters() if one.grad is not None}
+    mine = {
+        n: parameter.grad
+        for n, parameter in student.named_parameters()
+        if parameter.grad is not None
+    }
     batch = collate(DATA[:2])
     hidden = last_hidden(student, batch.ids)[batch.counts]
     expected = nn.functional.cross_entropy(student.get_output_embeddings()(hidden), batch.next_ids)
@@ -376,7 +384,7 @@ def learned(teacher: Any, folder: Path, settings: DistillConfig) -> set[str]:
     before = copy.deepcopy(student.state_dict())
     distill(Distillation(student, teacher, DATA, settings), RecordingContext(folder))
     assert before.keys() == student.state_dict().keys()
-    return {name for name, one in student.state_dict().items() if not before[name].equal(one)}
+    return {name for name, tensor in student.state_dict().items() if not before[name].equal(tensor)}
 
 
 def test_scales_alone_can_learn_and_codes_stay(tiny: LoadedModel, tmp_path: Path) -> None:
@@ -393,7 +401,7 @@ def test_scales_alone_can_learn_and_codes_stay(tiny: LoadedModel, tmp_path: Path
 def test_norms_can_learn_and_are_plain_norms_afterwards(tiny: LoadedModel, tmp_path: Path) -> None:
     tiny_rates = {"weight_lr": 1e-30, "scale_lr": 0.0}
     changed = learned(tiny.model, tmp_path, config(**tiny_rates, norm_lr=0.01))
-    norms = {name for name, one in tiny.model.named_parameters() if one.ndim == 1}
+    norms = {name for name, parameter in tiny.model.named_parameters() if parameter.ndim == 1}
     assert changed == norms
     assert len(norms) == 5
 

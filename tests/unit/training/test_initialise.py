@@ -138,7 +138,9 @@ def test_layers_that_read_one_tensor_share_its_signs_and_others_do_not(
     shared = [InputStatistics(names) for names in READERS]
     config = Int2Config(group_size=16, rotation="both", blockwise=BlockwiseConfig(tokens=0))
     latents = initial_latents(weights, shared, INT2, config, seed=0)
-    signs = {name: one.transform.scale_in for name, one in latents.items() if one.transform}
+    signs = {
+        name: latent.transform.scale_in for name, latent in latents.items() if latent.transform
+    }
     assert all(one is not None and set(one.tolist()) == {-1.0, 1.0} for one in signs.values())
     for names in READERS:
         assert all(torch.equal(signs[name], signs[names[0]]) for name in names)  # type: ignore[arg-type]

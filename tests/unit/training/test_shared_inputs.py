@@ -35,7 +35,7 @@ def rotated(model: Any) -> Any:
             Latent(weight, *INT2.fit(weight, 16), around), linear.bias, INT2
         ).requires_grad_(False)
 
-    swap_linears(student, [one.name for one in plan_layers(model, 16) if one.quantize], make)
+    swap_linears(student, [layer.name for layer in plan_layers(model, 16) if layer.quantize], make)
     for _, layer in fake_quant_layers(student):
         layer.weight.requires_grad_()
     return student
@@ -45,7 +45,11 @@ def passed(student: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Hidden states, and gradients of the weights."""
     hidden = last_hidden(student, collate(examples(3)).ids)
     hidden.square().sum().backward()
-    found = {name: one.grad for name, one in student.named_parameters() if one.grad is not None}
+    found = {
+        name: parameter.grad
+        for name, parameter in student.named_parameters()
+        if parameter.grad is not None
+    }
     student.zero_grad(set_to_none=True)
     return hidden.detach(), found
 

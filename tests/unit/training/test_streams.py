@@ -23,7 +23,7 @@ IN_MEMORY, IN_FILES = 2**30, 0
 def test_what_was_written_is_read(tmp_path: Path, dtype: torch.dtype, limit: int) -> None:
     shapes = [(2, 3, 4), (1, 5, 4)]
     states = HiddenStates(shapes, dtype, CPU, tmp_path, limit)
-    values = [torch.randn(one).to(dtype) for one in shapes]
+    values = [torch.randn(shape).to(dtype) for shape in shapes]
     for index, value in enumerate(values):
         states[index] = value
     assert states.is_mapped is (limit == IN_FILES)

@@ -104,7 +104,7 @@ def test_norms_are_trained_where_they_have_a_rate(tiny: LoadedModel, tmp_path: P
         original = tiny.model.get_parameter(name)
         assert not torch.equal(weight, original), "moved"
         assert (weight / original).log().abs().max() < 0.3, "by a few steps of a relative rate"
-    first = {name: one for name, one in still.layers.items() if ".0." in name}
+    first = {name: layer for name, layer in still.layers.items() if ".0." in name}
     for name, latent in first.items():
         pairs = zip(latent.tensors().values(), trained.layers[name].tensors().values(), strict=True)
         assert all(torch.equal(*pair) for pair in pairs), "no layer moved"
