@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from upq.config import TASKS, CheckConfig, RunConfig, preset, settings, with_settings
+from upq.config import PRECISIONS, TASKS, CheckConfig, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def demo(options: Any) -> int | None:
     _print_table(result["artifacts"] + result["baselines"])
     for one in result["chat"]:
         print(f"\n> {one['prompt']}")
-        for precision in ("FP16", "INT4", "INT2"):
+        for precision in PRECISIONS:
             print(f"  {precision}: {one[precision]}")
     _print_scores("builtin", result["checks"])
     print(f"\n{result['seconds']:.0f} s in all")
@@ -237,10 +237,11 @@ def _tasks(text: str) -> list[str]:
 
 def _precisions(text: str) -> list[str]:
     chosen = [one.strip().upper() for one in text.split(",") if one.strip()]
-    unknown = [one for one in chosen if one not in ("FP16", "INT4", "INT2")]
+    unknown = [one for one in chosen if one not in PRECISIONS]
     if unknown or not chosen:
         raise UserError(
-            "bad_precision", f"--precision is {text!r}; expected some of FP16, INT4, INT2."
+            "bad_precision",
+            f"--precision is {text!r}; expected some of {', '.join(PRECISIONS)}.",
         )
     return chosen
 

@@ -9,7 +9,7 @@ from typing import Any
 from upq.config import PRECISIONS, CheckConfig, preset, with_settings
 from upq.decode import Decoding, stream
 from upq.errors import UserError
-from upq.jobs import Models, Say, check, run_and_wait, summary, vet
+from upq.jobs import Models, Show, check, run_and_wait, summary, vet
 from upq.store import Run, open_store
 
 DEMO_PROMPTS = (
@@ -23,12 +23,12 @@ DEMO_PROMPTS = (
 DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
 
 
-def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
+def demo(folder: Path, source: str, name: str, show: Show) -> dict[str, Any]:
     """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/cli.md)."""
     started = time.monotonic()
     config = with_settings(preset(name), {"model.source": source})
     vet(config)
-    run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), say)
+    run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), show)
     if run.state != "done":
         raise UserError(
             run.error_code or run.state,
@@ -47,7 +47,7 @@ def demo(folder: Path, source: str, name: str, say: Say) -> dict[str, Any]:
         limit=limit,
         max_tokens=tokens,
     )
-    _, rows = check(folder, chosen, say)
+    _, rows = check(folder, chosen, show)
     result = summary(store, run.id) | {"chat": conversations, "checks": rows}
     return result | {"seconds": time.monotonic() - started, "run_seconds": result["seconds"]}
 

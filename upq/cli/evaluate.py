@@ -24,7 +24,7 @@ def suite_rows(
     precisions: Sequence[str],
     data_folder: str | None,
     options: dict[str, Any],
-    say: follow.Say,
+    show: follow.Show,
 ) -> list[dict[str, Any]]:
     """Put one suite to the artifacts of a run as a check run; its rows of scores.
 
@@ -43,7 +43,7 @@ def suite_rows(
         path=local_copy(suite, data_folder),
         **options,
     )
-    ended, rows = follow.check(folder, config, say)
+    ended, rows = follow.check(folder, config, show)
     if ended.state != "done":
         message = ended.error_message or f"Check run {ended.id} is {ended.state}."
         raise UserError(ended.error_code or ended.state, message, ended.error_hint)

@@ -8,7 +8,7 @@ from typing import Any
 
 import upq
 from upq.cli import commands
-from upq.config import DEFAULT_METHOD, METHODS, PRESET_WORDS, PRESETS, SUITES
+from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
         one = command(name, function, text)
         one.add_argument("run", type=int, metavar="RUN", help="number of the run")
         if name in ("chat", "check", "eval"):
-            one.add_argument("--precision", default="FP16,INT4,INT2", help="comma-separated list")
+            one.add_argument(
+                "--precision", default=",".join(PRECISIONS), help="comma-separated list"
+            )
         if name in ("check", "eval", "show"):
             one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
         if name in ("check", "eval"):
@@ -106,9 +108,7 @@ def _add_suite_flags(one: argparse.ArgumentParser) -> None:
 
 
 def _add_eval_flags(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
-        "--tasks", default="fidelity", help="comma-separated: fidelity, wikitext2, mmlu, ifeval"
-    )
+    one.add_argument("--tasks", default="fidelity", help=f"comma-separated: {', '.join(TASKS)}")
     one.add_argument(
         "--data",
         metavar="FOLDER",

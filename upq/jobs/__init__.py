@@ -1,6 +1,6 @@
 """Runs in the background: the worker, who keeps it alive, and the models that are served meanwhile."""
 
-from upq.jobs.follow import Say, check, run_and_wait, summary, vet
+from upq.jobs.follow import Show, check, run_and_wait, summary, vet
 from upq.jobs.served import ModelKey, Models, Served, model_key
 from upq.jobs.supervisor import Supervisor
 from upq.jobs.worker import worker_main
@@ -8,8 +8,8 @@ from upq.jobs.worker import worker_main
 __all__ = [
     "ModelKey",
     "Models",
-    "Say",
     "Served",
+    "Show",
     "Supervisor",
     "check",
     "model_key",

@@ -14,7 +14,14 @@ from upq.models import inspect
 from upq.store import Run, Store, open_store
 
 ENDED = ("done", "failed", "cancelled")
-Say = Callable[[str], None]
+#: Seconds between two looks at a run.
+LOOK_S = 0.5
+#: So many of the last lines of its log are looked at.
+LOG_LINES = 1000
+#: Of a stage's steps every so many is shown.
+SHOWN_STEPS = 10
+#: Shows a line to whoever waits.
+Show = Callable[[str], None]
 
 
 def vet(config: RunConfig) -> None:
@@ -23,7 +30,9 @@ def vet(config: RunConfig) -> None:
     inspect(config.model.source, config.model.revision, *groups)
 
 
-def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say, processes: int = 1) -> Run:
+def run_and_wait(
+    folder: Path, start: Callable[[Store], int], show: Show, processes: int = 1
+) -> Run:
     """Queue something with start(store), keep a worker on it, report its progress; returns the ended run.
 
     processes: how many train together where a stage allows it. Ctrl-C leaves the run interrupted and resumable.
@@ -33,7 +42,7 @@ def run_and_wait(folder: Path, start: Callable[[Store], int], say: Say, processe
     supervisor = Supervisor(store, folder, command=_joint_worker(folder, processes))
     supervisor.start()
     try:
-        return _follow(store, run_id, say)
+        return _follow(store, run_id, show)
     finally:
         supervisor.stop()
 
@@ -47,27 +56,27 @@ def _joint_worker(folder: Path, processes: int) -> list[str] | None:
     return distributed.command(folder, processes)
 
 
-def _follow(store: Store, run_id: int, say: Say) -> Run:
+def _follow(store: Store, run_id: int, show: Show) -> Run:
     shown, lines = "", 0
     while True:
         run = store.run(run_id)
-        log = store.log_lines(run_id, limit=1000)
+        log = store.log_lines(run_id, limit=LOG_LINES)
         for _, line in log[lines:]:
-            say(f"  {line}")
+            show(f"  {line}")
         lines = len(log)
         at = (
             f"{run.stage} {run.stage_step}/{run.stage_total}"
             if run.state == "running"
             else run.state
         )
-        if at != shown and (run.stage_step % 10 == 0 or run.state != "running"):
-            say(f"run {run_id}: {at} {run.detail}")
+        if at != shown and (run.stage_step % SHOWN_STEPS == 0 or run.state != "running"):
+            show(f"run {run_id}: {at} {run.detail}")
             shown = at
         if run.state in ENDED:
             if run.error_message:
-                say(f"{run.error_message} {run.error_hint}".strip())
+                show(f"{run.error_message} {run.error_hint}".strip())
             return run
-        time.sleep(0.5)
+        time.sleep(LOOK_S)
 
 
 def summary(store: Store, run_id: int) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def summary(store: Store, run_id: int) -> dict[str, Any]:
     }
 
 
-def check(folder: Path, config: CheckConfig, say: Say) -> tuple[Run, list[dict[str, Any]]]:
+def check(folder: Path, config: CheckConfig, show: Show) -> tuple[Run, list[dict[str, Any]]]:
     """Do a check run: (the run as it ended, a row of scores a precision as upq.evaluation.scores.rows gives them).
 
     One of the same config that did not come to its end is continued instead.
@@ -103,7 +112,7 @@ def check(folder: Path, config: CheckConfig, say: Say) -> tuple[Run, list[dict[s
             store.resume(unfinished[0])
         return unfinished[0]
 
-    run = run_and_wait(folder, start, say)
+    run = run_and_wait(folder, start, show)
     stored = open_store(folder).check_results(run.id)
     found = scores.outcomes(config.suite, stored)
     return run, scores.rows(config.suite, found)

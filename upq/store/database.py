@@ -150,15 +150,17 @@ class Store:
         """
         with self._connections.write() as db:
             run = find_run(db, run_id)
-            live = db.query(
-                "SELECT id, state FROM runs WHERE (id = ? OR parent_id = ?)"
-                " AND state IN ('queued', 'running')",
-                [run_id, run_id],
+            live = list(
+                db.query(
+                    "SELECT id, state FROM runs WHERE (id = ? OR parent_id = ?)"
+                    " AND state IN ('queued', 'running')",
+                    [run_id, run_id],
+                )
             )
-            for row in list(live):
+            if live:
                 raise UserError(
                     "run_is_running",
-                    f"Run {row['id']} is {row['state']}, so run {run_id} cannot be deleted.",
+                    f"Run {live[0]['id']} is {live[0]['state']}, so run {run_id} cannot be deleted.",
                     "Cancel it first.",
                 )
             db.execute("DELETE FROM runs WHERE id = ?", [run.id])
