@@ -24,8 +24,18 @@ from upq.store import Store, data_dir, open_store, prepare
 
 LARGEST_BYTES = 30_000_000
 RUN_FACTS = (
-    *("model", "method", "preset", "config", "stages", "environments"),
-    *("created_at", "started_at", "ended_at", "worked_s", "peak_bytes", "gpu_peak_bytes"),
+    "model",
+    "method",
+    "preset",
+    "config",
+    "stages",
+    "environments",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "worked_s",
+    "peak_bytes",
+    "gpu_peak_bytes",
 )
 
 

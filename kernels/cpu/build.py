@@ -38,8 +38,14 @@ INSTRUCTION_SETS: dict[str, tuple[frozenset[str], tuple[str, ...]]] = {
 }
 # Results must not depend on how a compiler fuses products, nor on errno; NaN and infinity stay what they are.
 FLAGS = (
-    *("-O3", "-std=gnu11", "-shared", "-fPIC", "-pthread"),
-    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    "-O3",
+    "-std=gnu11",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
 )
 
 _logger = logging.getLogger(__name__)

@@ -95,7 +95,14 @@ def bind(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.session_new.restype = pointer
     kernels.session_free.argtypes = [pointer]
     kernels.session_forward.argtypes = [
-        *(pointer, number, pointer, pointer, pointer, number, pointer, pointer),
+        pointer,
+        number,
+        pointer,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        pointer,
     ]
     return kernels
 
@@ -282,7 +289,11 @@ class CpuWeight:
             room = torch.empty(tokens * bytes_a_token, dtype=torch.uint8)
             failed = self.kernels.multiply(
                 ctypes.byref(matrix),
-                *(tokens, values.data_ptr(), room.data_ptr(), outputs.data_ptr(), self.threads),
+                tokens,
+                values.data_ptr(),
+                room.data_ptr(),
+                outputs.data_ptr(),
+                self.threads,
             )
             if failed:
                 raise RuntimeError("The operating system refused to make a thread.")

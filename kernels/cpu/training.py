@@ -88,7 +88,11 @@ def _task(
     """scale and zero have to be contiguous, and all tensors to live until the task has run."""
     rows, columns = weight.shape
     return _FakeQuant(
-        *(rows, columns, columns // scale.shape[1], levels, quantized.dtype == torch.bfloat16),
+        rows,
+        columns,
+        columns // scale.shape[1],
+        levels,
+        quantized.dtype == torch.bfloat16,
         weight=weight.data_ptr(),
         scale=scale.data_ptr(),
         zero=None if zero is None else zero.data_ptr(),

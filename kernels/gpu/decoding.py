@@ -153,8 +153,21 @@ def rotate_and_store(
     rotated = torch.empty_like(queries)
     query_norm, key_norm, epsilon = norms or (queries, keys, 0.0)
     _rotate_kernel[(rows, heads + kv_heads)](
-        *(queries, keys, values, cosine, sine, positions, query_norm, key_norm, rotated),
-        *(key_cache, value_cache, heads, kv_heads, capacity, epsilon),
+        queries,
+        keys,
+        values,
+        cosine,
+        sine,
+        positions,
+        query_norm,
+        key_norm,
+        rotated,
+        key_cache,
+        value_cache,
+        heads,
+        kv_heads,
+        capacity,
+        epsilon,
         SIZE=size,
         NORM=norms is not None,
     )
@@ -251,7 +264,15 @@ def attention(
     outputs = torch.empty_like(queries)
     share = heads // kv_heads
     _attention_kernel[(rows, kv_heads, splits)](
-        *(queries, key_cache, value_cache, positions, sums, heights, kv_heads, capacity, scaling),
+        queries,
+        key_cache,
+        value_cache,
+        positions,
+        sums,
+        heights,
+        kv_heads,
+        capacity,
+        scaling,
         SIZE=size,
         SHARE=share,
         TILE=max(16, triton.next_power_of_2(share)),

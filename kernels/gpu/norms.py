@@ -106,7 +106,7 @@ class _RmsNorm(torch.autograd.Function):
         outputs, size = torch.empty_like(hidden), hidden.shape[-1]
         with torch.cuda.device_of(hidden):
             norm_kernel[(hidden.numel() // size,)](
-                *(hidden, base, gain, outputs, size, epsilon), **_shape(size)
+                hidden, base, gain, outputs, size, epsilon, **_shape(size)
             )
         context.save_for_backward(hidden, base, gain)
         context.epsilon = epsilon
@@ -121,8 +121,15 @@ class _RmsNorm(torch.autograd.Function):
         by_gain = None if gain is None else gain.new_empty(programs, size)
         with torch.cuda.device_of(hidden):
             norm_backward_kernel[(programs,)](
-                *(hidden, base, gain, gradient.contiguous(), by_inputs, by_gain),
-                *(rows, size, context.epsilon),
+                hidden,
+                base,
+                gain,
+                gradient.contiguous(),
+                by_inputs,
+                by_gain,
+                rows,
+                size,
+                context.epsilon,
                 **_shape(size),
             )
         return by_inputs, None, None if by_gain is None else by_gain.sum(0), None

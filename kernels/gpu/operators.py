@@ -153,7 +153,12 @@ class TritonWeight:
         half = flat.dtype in (torch.float16, torch.bfloat16)
         if half and 0 < rows <= MAX_ROWS and self.group % WORDS == 0:
             outputs = packed_matmul(
-                *(flat, self.words, self.scale, self.out_features, self.bits, self.group),
+                flat,
+                self.words,
+                self.scale,
+                self.out_features,
+                self.bits,
+                self.group,
                 zeros=self.zeros,
             )
         else:
@@ -163,7 +168,12 @@ class TritonWeight:
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight (out, in) in dtype, as kernels.reference.dequantize gives it."""
         return packed_dequantize(
-            *(self.words, self.scale, self.out_features, self.in_features, self.bits, dtype),
+            self.words,
+            self.scale,
+            self.out_features,
+            self.in_features,
+            self.bits,
+            dtype,
             zeros=self.zeros,
         )
 

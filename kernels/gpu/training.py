@@ -190,7 +190,12 @@ class Levels(NamedTuple):
         by_zero = None if self.zero is None else torch.empty_like(self.zero)
         self._launch(
             backward_kernel,
-            *(weight, quantized, gradient.contiguous(), by_weight, by_scale, by_zero),
+            weight,
+            quantized,
+            gradient.contiguous(),
+            by_weight,
+            by_scale,
+            by_zero,
             self.count / 2 * share,
         )
         return by_weight, by_scale, by_zero

@@ -102,7 +102,9 @@ def test_answers_written_in_step_are_those_of_transformers() -> None:
     prompts = dict(enumerate(random_prompts(5, 1, 9, 30, 12, 3, 40, *range(2, 12))))
     found = dict(
         answers(
-            *(TransformersEngine(model), prompts, set()),
+            TransformersEngine(model),
+            prompts,
+            set(),
             max_new_tokens=12,
             check=lambda _: None,
             rows=3,

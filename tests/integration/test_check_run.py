@@ -155,7 +155,10 @@ def test_the_rows_of_a_check_run_hold_scores_intervals_and_the_test(
 
 def test_very_small_p_values_read_as_such() -> None:
     assert [p_value(p) for p in (1.0, 0.0215, 0.00012, 3e-9)] == [
-        *("1", "0.021", "0.00012", "< 0.0001")
+        "1",
+        "0.021",
+        "0.00012",
+        "< 0.0001",
     ]
 
 

@@ -68,9 +68,18 @@ def test_a_run_leaves_two_artifacts_and_five_rows(finished: RecordingContext) ->
 def test_the_curves_are_complete(finished: RecordingContext) -> None:
     series = {name for name, _, _ in finished.points}
     assert series == {
-        *("int4_block_before", "int4_block_after", "int2_block_before", "int2_block_after"),
-        *("jsd", "grad_norm", "lr", "tokens_per_s", "held_out_kl_int2"),
-        *("int4_tokens", "int2_tokens", "int2_distill_tokens"),
+        "int4_block_before",
+        "int4_block_after",
+        "int2_block_before",
+        "int2_block_after",
+        "jsd",
+        "grad_norm",
+        "lr",
+        "tokens_per_s",
+        "held_out_kl_int2",
+        "int4_tokens",
+        "int2_tokens",
+        "int2_distill_tokens",
     }
     assert list(finished.curve("int4_block_after")) == [0, 1]
     assert list(finished.curve("jsd")) == list(range(dict(finished.stages)["int2_distill"]))

@@ -25,10 +25,10 @@ def parser() -> argparse.ArgumentParser:
     def command(
         name: str, function: Callable[[Any], int | None], text: str
     ) -> argparse.ArgumentParser:
-        one = sub.add_parser(name, help=text, description=text)
-        one.set_defaults(command=function)
-        one.add_argument("--data-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        return one
+        subparser = sub.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=function)
+        subparser.add_argument("--data-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        return subparser
 
     run = command("run", commands.run, "quantize a model and wait for the result")
     run.add_argument(
@@ -67,24 +67,28 @@ def parser() -> argparse.ArgumentParser:
             "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval",
         ),
     ):
-        one = command(name, function, text)
-        one.add_argument("run", type=int, metavar="RUN", help="number of the run")
+        subparser = command(name, function, text)
+        subparser.add_argument("run", type=int, metavar="RUN", help="number of the run")
         if name in ("chat", "check", "eval"):
-            one.add_argument(
+            subparser.add_argument(
                 "--precision", default=",".join(PRECISIONS), help="comma-separated list"
             )
         if name in ("check", "eval", "show"):
-            one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+            subparser.add_argument(
+                "--json", metavar="FILE", help="write the result as one JSON object"
+            )
         if name in ("check", "eval"):
-            _add_suite_flags(one)
+            _add_suite_flags(subparser)
         if name == "check":
-            one.add_argument("--suite", default="builtin", choices=SUITES)
-            one.add_argument("--path", help="local file of the suite; default: from the hub")
-            one.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
+            subparser.add_argument("--suite", default="builtin", choices=SUITES)
+            subparser.add_argument("--path", help="local file of the suite; default: from the hub")
+            subparser.add_argument(
+                "--max-tokens", type=int, default=256, help="longest answer, tokens"
+            )
         if name == "eval":
-            _add_eval_flags(one)
-    for one in (run, demo):
-        one.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+            _add_eval_flags(subparser)
+    for subparser in (run, demo):
+        subparser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
     command("doctor", commands.doctor, "check the data folder and say what is wrong")
     worker = command(
         "worker", commands.worker, "execute queued runs (the app starts this by itself)"
@@ -94,28 +98,34 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _add_suite_flags(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
+def _add_suite_flags(subparser: argparse.ArgumentParser) -> None:
+    subparser.add_argument(
         "--limit", type=commands.count, default=0, help="first N prompts or chunks only; 0: all"
     )
-    one.add_argument(
+    subparser.add_argument(
         "--per-subject",
         type=commands.count,
         default=0,
         help="MMLU: N questions of a subject; 0: all",
     )
-    one.add_argument("--seed", type=commands.count, default=0, help="draws the questions of MMLU")
+    subparser.add_argument(
+        "--seed", type=commands.count, default=0, help="draws the questions of MMLU"
+    )
 
 
-def _add_eval_flags(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--tasks", default="fidelity", help=f"comma-separated: {', '.join(TASKS)}")
-    one.add_argument(
+def _add_eval_flags(subparser: argparse.ArgumentParser) -> None:
+    subparser.add_argument(
+        "--tasks", default="fidelity", help=f"comma-separated: {', '.join(TASKS)}"
+    )
+    subparser.add_argument(
         "--data",
         metavar="FOLDER",
         help="local copies of the suites (default: UPQ_DATA, else the hub)",
     )
-    one.add_argument(
+    subparser.add_argument(
         "--max-tokens", type=int, default=1280, help="longest answer of IFEval, tokens"
     )
-    one.add_argument("--text", metavar="FILE", help="also measure perplexity on this text file")
-    one.add_argument("--tokens", type=int, default=16_384, help="tokens of the text to use")
+    subparser.add_argument(
+        "--text", metavar="FILE", help="also measure perplexity on this text file"
+    )
+    subparser.add_argument("--tokens", type=int, default=16_384, help="tokens of the text to use")

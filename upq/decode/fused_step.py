@@ -57,11 +57,18 @@ def step(
                 projection(normal)
                 for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
             ),
-            *(cosine, sine, positions, cache.keys[index], cache.values[index]),
+            cosine,
+            sine,
+            positions,
+            cache.keys[index],
+            cache.values[index],
             norms=_head_norms(attention),
         )
         seen = fused.attention(
-            *(queries, cache.keys[index], cache.values[index], positions),
+            queries,
+            cache.keys[index],
+            cache.values[index],
+            positions,
             span=span,
             scaling=attention.scaling,
         )

@@ -38,10 +38,18 @@ def insert(
         " gpu_peak_bytes)"
         " VALUES ('quantize', 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            *(next_revision(db), run["name"], run["model"], run["method"], run["preset"]),
+            next_revision(db),
+            run["name"],
+            run["model"],
+            run["method"],
+            run["preset"],
             *(json.dumps(run[name]) for name in ("config", "stages", "environments")),
-            *(run["created_at"], run["started_at"], run["ended_at"]),
-            *(run["worked_s"], run["peak_bytes"], run.get("gpu_peak_bytes")),
+            run["created_at"],
+            run["started_at"],
+            run["ended_at"],
+            run["worked_s"],
+            run["peak_bytes"],
+            run.get("gpu_peak_bytes"),
         ],
     )
     run_id = int(cursor.lastrowid or 0)

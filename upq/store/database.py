@@ -69,7 +69,11 @@ class Store:
                 "INSERT INTO runs (kind, config, parent_id, created_at, revision, name, model,"
                 " method, preset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    *(kind, json.dumps(config), parent_id, self._clock(), next_revision(db)),
+                    kind,
+                    json.dumps(config),
+                    parent_id,
+                    self._clock(),
+                    next_revision(db),
                     *(name[:NAME_CHARACTERS], *others),
                 ],
             )

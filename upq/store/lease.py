@@ -21,8 +21,16 @@ from upq.store.connections import Connections, next_revision
 
 LOG_LINE_CHARACTERS = 4000
 _MEASURED = (
-    *("label", "precision", "kl", "kl_p95", "top1", "ppl", "tokens"),
-    *("bits_per_weight", "size_bytes", "seconds"),
+    "label",
+    "precision",
+    "kl",
+    "kl_p95",
+    "top1",
+    "ppl",
+    "tokens",
+    "bits_per_weight",
+    "size_bytes",
+    "seconds",
 )
 
 
@@ -91,8 +99,14 @@ class Lease:
                 " peak_bytes = max(coalesce(peak_bytes, 0), ?),"
                 " gpu_peak_bytes = coalesce(max(gpu_peak_bytes, ?), ?, gpu_peak_bytes) WHERE id = ?",
                 [
-                    *(step, tokens_per_s, eta_s, clean_text(detail)),
-                    *(peak_bytes, gpu_peak_bytes, gpu_peak_bytes, self.run_id),
+                    step,
+                    tokens_per_s,
+                    eta_s,
+                    clean_text(detail),
+                    peak_bytes,
+                    gpu_peak_bytes,
+                    gpu_peak_bytes,
+                    self.run_id,
                 ],
             )
 
@@ -169,8 +183,14 @@ class Lease:
                 " ended_at = ?, stages = ?, eta_s = NULL, tokens_per_s = NULL, lease_until = NULL,"
                 " pid = NULL, error_code = ?, error_message = ?, error_hint = ? WHERE id = ?",
                 [
-                    *(state, state, self._clock(), json.dumps(stages)),
-                    *(error_code, clean_text(error_message), clean_text(error_hint), self.run_id),
+                    state,
+                    state,
+                    self._clock(),
+                    json.dumps(stages),
+                    error_code,
+                    clean_text(error_message),
+                    clean_text(error_hint),
+                    self.run_id,
                 ],
             )
 

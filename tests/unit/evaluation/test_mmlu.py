@@ -90,7 +90,12 @@ def test_a_sample_of_more_than_there_is_takes_all_in_order() -> None:
     questions = [a_question(key, name) for key in (2, 0, 1) for name in ("b", "a")]
     found = an_exam(*questions).sample(5, 0)
     assert [(one.subject, one.key) for one in found] == [
-        *(("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2))
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 0),
+        ("b", 1),
+        ("b", 2),
     ]
 
 

@@ -196,7 +196,9 @@ def test_a_part_that_was_exchanged_with_its_own_digest_is_noticed(
     raw(
         tmp_path,
         "UPDATE parts SET sha256 = ?, data = ? WHERE blob_digest = ?",
-        *(other[1], other[2], one[0]),
+        other[1],
+        other[2],
+        one[0],
     )
     assert f"the parts of blob {one[0]} are not the ones" in damaged_message(store, run_id)
 
