@@ -30,72 +30,80 @@ def parser() -> argparse.ArgumentParser:
         subparser.add_argument("--data-dir", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return subparser
 
-    run = command("run", commands.run, "quantize a model and wait for the result")
-    run.add_argument(
-        "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
-    )
-    run.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
+    def of_a_run(
+        name: str, function: Callable[[Any], int | None], text: str
+    ) -> argparse.ArgumentParser:
+        subparser = command(name, function, text)
+        subparser.add_argument("run", type=int, metavar="RUN", help="number of the run")
+        return subparser
+
+    _add_run_flags(command("run", commands.run, "quantize a model and wait for the result"))
+    words = "the main job without a browser: run, chat, checks, table"
+    _add_demo_flags(command("demo", commands.demo, words))
+    command("list", commands.list_runs, "list the runs")
+    _add_json(of_a_run("show", commands.show, "show a run: settings, state, measurements"))
+    of_a_run("cancel", commands.cancel, "stop a run; its checkpoint is kept")
+    of_a_run("resume", commands.resume, "continue a run behind its last checkpoint")
+    _add_precision(of_a_run("chat", commands.chat, "chat with the models of a run"))
+    words = "run instruction checks or another suite on the models of a run"
+    _add_check_flags(of_a_run("check", commands.check, words))
+    words = "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval"
+    _add_eval_flags(of_a_run("eval", commands.evaluate, words))
+    command("doctor", commands.doctor, "check the data folder and say what is wrong")
+    words = "execute queued runs (the app starts this by itself)"
+    worker = command("worker", commands.worker, words)
+    worker.add_argument("--device", default="cpu")
+    worker.add_argument("--once", action="store_true", help="stop when the queue is empty")
+    return whole
+
+
+def _add_json(subparser: argparse.ArgumentParser) -> None:
+    subparser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+
+
+def _add_model(subparser: argparse.ArgumentParser) -> None:
+    text = "bundled, a hub id, a folder or a GGUF file"
+    subparser.add_argument("--model", default="bundled", help=text)
+
+
+def _add_precision(subparser: argparse.ArgumentParser) -> None:
+    every = ",".join(PRECISIONS)
+    subparser.add_argument("--precision", default=every, help="comma-separated list")
+
+
+def _add_run_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_model(subparser)
+    subparser.add_argument("--method", default=DEFAULT_METHOD, choices=METHODS)
     words = "; ".join(f"{name}: {meaning}" for name, meaning in PRESET_WORDS.items())
-    run.add_argument("--preset", default="quick", choices=PRESETS, help=words)
-    run.add_argument(
+    subparser.add_argument("--preset", default="quick", choices=PRESETS, help=words)
+    subparser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
     )
-    run.add_argument(
+    subparser.add_argument(
         "--processes",
         type=commands.count,
         default=1,
         help="processes that distill together (accelerate)",
     )
-    run.add_argument("--help-settings", action="store_true", help="list every setting and stop")
-    demo = command(
-        "demo", commands.demo, "the main job without a browser: run, chat, checks, table"
+    subparser.add_argument(
+        "--help-settings", action="store_true", help="list every setting and stop"
     )
-    demo.add_argument("--preset", default="quick", choices=("smoke", "quick"))
-    demo.add_argument(
-        "--model", default="bundled", help="bundled, a hub id, a folder or a GGUF file"
-    )
-    command("list", commands.list_runs, "list the runs")
-    for name, function, text in (
-        ("show", commands.show, "show a run: settings, state, measurements"),
-        ("cancel", commands.cancel, "stop a run; its checkpoint is kept"),
-        ("resume", commands.resume, "continue a run behind its last checkpoint"),
-        ("chat", commands.chat, "chat with the models of a run"),
-        ("check", commands.check, "run instruction checks or another suite on the models of a run"),
-        (
-            "eval",
-            commands.evaluate,
-            "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval",
-        ),
-    ):
-        subparser = command(name, function, text)
-        subparser.add_argument("run", type=int, metavar="RUN", help="number of the run")
-        if name in ("chat", "check", "eval"):
-            subparser.add_argument(
-                "--precision", default=",".join(PRECISIONS), help="comma-separated list"
-            )
-        if name in ("check", "eval", "show"):
-            subparser.add_argument(
-                "--json", metavar="FILE", help="write the result as one JSON object"
-            )
-        if name in ("check", "eval"):
-            _add_suite_flags(subparser)
-        if name == "check":
-            subparser.add_argument("--suite", default="builtin", choices=SUITES)
-            subparser.add_argument("--path", help="local file of the suite; default: from the hub")
-            subparser.add_argument(
-                "--max-tokens", type=int, default=256, help="longest answer, tokens"
-            )
-        if name == "eval":
-            _add_eval_flags(subparser)
-    for subparser in (run, demo):
-        subparser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
-    command("doctor", commands.doctor, "check the data folder and say what is wrong")
-    worker = command(
-        "worker", commands.worker, "execute queued runs (the app starts this by itself)"
-    )
-    worker.add_argument("--device", default="cpu")
-    worker.add_argument("--once", action="store_true", help="stop when the queue is empty")
-    return whole
+    _add_json(subparser)
+
+
+def _add_demo_flags(subparser: argparse.ArgumentParser) -> None:
+    subparser.add_argument("--preset", default="quick", choices=("smoke", "quick"))
+    _add_model(subparser)
+    _add_json(subparser)
+
+
+def _add_check_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_precision(subparser)
+    _add_json(subparser)
+    _add_suite_flags(subparser)
+    subparser.add_argument("--suite", default="builtin", choices=SUITES)
+    subparser.add_argument("--path", help="local file of the suite; default: from the hub")
+    subparser.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
 
 
 def _add_suite_flags(subparser: argparse.ArgumentParser) -> None:
@@ -114,6 +122,9 @@ def _add_suite_flags(subparser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_precision(subparser)
+    _add_json(subparser)
+    _add_suite_flags(subparser)
     subparser.add_argument(
         "--tasks", default="fidelity", help=f"comma-separated: {', '.join(TASKS)}"
     )
