@@ -34,7 +34,7 @@ LIMITS = {"builtin": 18, "ifeval": 6, "mmlu": 0, "wikitext2": 4}
 
 @pytest.fixture(scope="session")
 def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Suite -> a local file of it: two subjects of 40 questions, 40 prompts, some 90 chunks for the tiny model."""
+    """Suite -> a local file of it: two subjects of 40 questions, 160 prompts, some 90 chunks for the tiny model."""
     folder = tmp_path_factory.mktemp("suites")
     questions = [
         {"subject": name, "question": f"What is {at}?", "choices": [*"wxyz"], "answer": at % 4}
@@ -44,7 +44,7 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     for split in ("test", "dev"):
         (folder / f"mmlu_{split}.jsonl").write_text("\n".join(map(json.dumps, questions)))
     row = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    prompts = [{"key": at, "prompt": f"Write {at} words, please.", **row} for at in range(40)]
+    prompts = [{"key": at, "prompt": f"Write {at} words, please.", **row} for at in range(160)]
     (folder / "ifeval.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     (folder / "wiki.txt").write_text("".join(f" Line {at} of the text . \n" for at in range(1800)))
     files = {"ifeval": "ifeval.jsonl", "mmlu": "mmlu_test.jsonl", "wikitext2": "wiki.txt"}
