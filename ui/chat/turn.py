@@ -13,7 +13,7 @@ from ui.chat.render import Message
 from ui.html import PRECISIONS, Precision, percent, stage_name
 from upq.decode import Decoding, Piece, stream
 from upq.errors import UserError
-from upq.jobs import ModelKey, Served, model_key
+from upq.jobs import ModelKey, Served, key_of
 
 MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2
@@ -108,7 +108,7 @@ def column(app: App, precision: Precision, chosen: int | None) -> Column:
     source = run.model if run else "bundled"
     run_id = run.id if run else None
     sizes = app.precisions(run_id) if run_id else {}
-    key = model_key(app.store, run_id, precision, source)
+    key = key_of(run, precision, source)
     if precision == "FP16" or precision in sizes:
         badge = app.badges.get(key) or _stored_badge(app, run_id, precision)
         return Column(run_id, source, key, "", badge)

@@ -22,7 +22,7 @@ from upq.config import (
 from upq.context import SeriesNames, training_tokens
 from upq.errors import UserError
 from upq.evaluation import scores as check_report
-from upq.jobs import model_key
+from upq.jobs import key_of
 from upq.store import Run, Store
 
 #: So many runs can be told apart in one chart.
@@ -205,7 +205,7 @@ def _row(
     label, precision, extra = measured["label"], measured["precision"], measured["extra"]
     speed = None
     if label == precision:
-        speed = store.note(speed_note(model_key(store, run.id, precision, run.model)))
+        speed = store.note(speed_note(key_of(run, precision, run.model)))
     stored = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
     extras = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(

@@ -1,7 +1,7 @@
 """Runs in the background: the worker, who keeps it alive, and the models that are served meanwhile."""
 
 from upq.jobs.follow import Show, check, run_and_wait, summary, vet
-from upq.jobs.served import ModelKey, Models, Served, model_key
+from upq.jobs.served import ModelKey, Models, Served, key_of, model_key
 from upq.jobs.supervisor import Supervisor
 from upq.jobs.worker import worker_main
 
@@ -12,6 +12,7 @@ __all__ = [
     "Show",
     "Supervisor",
     "check",
+    "key_of",
     "model_key",
     "run_and_wait",
     "summary",

@@ -18,7 +18,7 @@ from upq.config import Precision
 from upq.decode import Engine, engine_for
 from upq.errors import UserError
 from upq.models import compute_dtype, keep_freed_memory, loading, place
-from upq.store import Store
+from upq.store import Run, Store
 
 FP16 = Precision.FP16.name
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
@@ -70,7 +70,13 @@ def model_key(store: Store, run_id: int | None, precision: str, source: str) -> 
     """
     if precision != FP16:
         return ModelKey(precision, run_id)
-    run = store.run(run_id) if run_id else None
+    return key_of(store.run(run_id) if run_id else None, precision, source)
+
+
+def key_of(run: Run | None, precision: str, source: str) -> ModelKey:
+    """The same for a run that was read already."""
+    if precision != FP16:
+        return ModelKey(precision, run.id if run else None)
     model = run.config.get("model", {}) if run and run.kind == "quantize" else {}
     return ModelKey(precision, source=source, revision=model.get("revision"))
 
