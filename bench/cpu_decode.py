@@ -32,7 +32,8 @@ from upq.config import preset, with_settings
 from upq.decode import Engine, NativeEngine, Session, TransformersEngine
 from upq.jobs import Models, follow
 from upq.layers import PackedLinear, packed_layers, replace_module
-from upq.models import loading as models
+from upq.models import load, resolve
+from upq.models.source import BUNDLED
 from upq.store import Store, open_store
 
 CONTEXTS = (128, 1024, 4096)
@@ -141,7 +142,7 @@ def make_runners(folder: Path) -> tuple[dict[str, Runner], list[dict[str, Any]]]
     for bits in (8, 16):
         served = Models(rounded_to_nearest(folder / str(bits), bits))
         for precision in ("FP16", "INT4", "INT2") if bits == 8 else ("INT4", "INT2"):
-            one = served.get(1, precision, models.BUNDLED)
+            one = served.get(1, precision, BUNDLED)
             name = precision if bits == 8 else f"{precision}, 16-bit head"
             runners[name] = EngineRunner(one.engine)
             loading.append(
@@ -191,9 +192,9 @@ def rivals() -> dict[str, Runner]:
     """Other people's ways to decode the same model."""
     found: dict[str, Runner] = {}
     for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float32, "float32")):
-        model: Any = models.load(models.BUNDLED, dtype=dtype).model
+        model: Any = load(BUNDLED, dtype=dtype).model
         found[f"transformers, {name}"] = EngineRunner(TransformersEngine(model))
-    place = models.resolve(models.BUNDLED)
+    place = resolve(BUNDLED)
     if importlib.util.find_spec("llama_cpp") and place.kind == "gguf" and place.path:
         found["llama.cpp, Q4_1"] = LlamaCpp(place.path)
     else:

@@ -29,27 +29,10 @@ from transformers import (
 
 from upq.errors import UserError
 from upq.models.gguf import load_gguf, open_gguf, weight_type
-from upq.models.source import BUILDING, BUNDLED, Source, fetch, hash_file, hash_files, resolve
-from upq.models.structure import LayerPlan, block_linears, decoder_blocks, plan_layers
-from upq.models.tokenizer import chat_ids, load_tokenizer, render_chat, tokenizer_files
+from upq.models.source import BUILDING, fetch, hash_file, hash_files, resolve
+from upq.models.structure import decoder_blocks
+from upq.models.tokenizer import chat_ids
 from upq.models.vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
-
-__all__ = [
-    "BUNDLED",
-    "LayerPlan",
-    "LoadedModel",
-    "ModelInfo",
-    "Source",
-    "block_linears",
-    "chat_ids",
-    "decoder_blocks",
-    "load",
-    "load_tokenizer",
-    "plan_layers",
-    "render_chat",
-    "resolve",
-    "tokenizer_files",
-]
 
 # Buffers that old checkpoints store and current models compute.
 HARMLESS_KEYS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
