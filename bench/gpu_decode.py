@@ -3,13 +3,15 @@
 python -m bench.gpu_decode --json decode.json --plot decode.svg
 
 The weights are random, so no model is needed; speed and memory do not depend on their values. A model is built layer by
-layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head
-in 8 bits. Every step is one CUDA graph, in all columns; the rotated ones are what the app makes by default.
+layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head in 8
+bits. Every step is one CUDA graph, in all columns; the rotated ones are what the app makes by default. Packed layers
+that read the same activations are one product, those in 16 bits are not.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 import traceback
@@ -189,13 +191,17 @@ def _pack(model: nn.Module, bits: int, rotated: bool) -> None:
         if isinstance(module, nn.Linear):
             packed = _random_packed(module, 8 if name == "lm_head" else bits)
             if rotated and name != "lm_head":
-                width = packed.shape[1]
-                signs = torch.randint(0, 2, (width,), device="cuda").half() * 2 - 1
-                transform = Transform(hadamard_block(width, GROUP), scale_in=signs)
-                packed = replace(packed, transform=transform)
+                packed = replace(packed, transform=_rotation(packed.shape[1]))
             replace_module(model, name, ServedLinear(PackedLinear(packed)))
         elif isinstance(module, nn.Embedding):
             replace_module(model, name, PackedEmbedding(_random_packed(module, 8), DTYPE))
+
+
+@functools.cache
+def _rotation(width: int) -> Transform:
+    """The rotation of `width` inputs. Layers that read the same inputs share one, as those of a run do."""
+    signs = torch.randint(0, 2, (width,), device="cuda").half() * 2 - 1
+    return Transform(hadamard_block(width, GROUP), scale_in=signs)
 
 
 def _random_packed(module: nn.Linear | nn.Embedding, bits: int) -> PackedWeight:

@@ -8,7 +8,7 @@ group of four codes z then stands for A z + b. Weights stay packed; all of it ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import torch
@@ -84,6 +84,15 @@ class Transform:
         if self.affine is not None:
             values = by_four(values, self.affine.T.to(values.dtype))
         return values, added
+
+    def same_inputs(self, other: Transform) -> bool:
+        """Whether both do the same to inputs. It compares tensors, and so waits for a GPU."""
+        mine, theirs = (replace(one, block_out=1, scale_out=None) for one in (self, other))
+        return (
+            mine.block_in == theirs.block_in
+            and mine.tensors.keys() == theirs.tensors.keys()
+            and all(torch.equal(part, theirs.tensors[name]) for name, part in mine.tensors.items())
+        )
 
     def outputs(self, values: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         """The layer's outputs (..., out) of the packed matrix's products and the second result of `inputs`."""

@@ -10,7 +10,9 @@ groups that are not a multiple of 16 inputs.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +45,8 @@ def packed_matmul(
 ) -> torch.Tensor:
     """inputs (rows, in), 1 to 64 rows of float16 or bfloat16, contiguous, times the weight: (rows, out_features).
 
-    words: (blocks, padded, 16) int16, scale and zeros: (groups, padded), as TritonWeight lays them out; group: inputs
-    per scale, a multiple of 16, or 0 for one scale per output.
+    words: (blocks, padded, 16) int16, scale and zeros: (groups, padded), as TritonWeight lays them out, or the same
+    range of rows of larger ones; group: inputs per scale, a multiple of 16, or 0 for one scale per output.
     """
     rows, in_features = inputs.shape
     padded = words.shape[1]
@@ -62,7 +64,7 @@ def packed_matmul(
             rows,
             in_features,
             out_features,
-            padded,
+            words.stride(0) // WORDS,
             BITS=bits,
             GROUP=group,
             RUN=math.gcd(group, block) // WORDS,
@@ -111,7 +113,7 @@ def packed_dequantize(
             weight,
             in_features,
             out_features,
-            padded,
+            words.stride(0) // WORDS,
             in_features // scale.shape[0],
             BITS=bits,
             TILE=ROW_PADDING,
@@ -176,6 +178,32 @@ class TritonWeight:
             dtype,
             zeros=self.zeros,
         )
+
+
+def join(weights: Sequence[TritonWeight]) -> TritonWeight | None:
+    """One weight that gives the outputs of all of them, one behind the other; they become ranges of its rows.
+
+    None, and nothing is changed, where they are not of one kind or a weight but the last one has padded rows.
+    """
+    first = weights[0]
+    alike = {
+        (one.in_features, one.bits, one.group, one.zeros is None, one.scale.dtype)
+        for one in weights
+    }
+    if len(alike) > 1 or any(one.out_features % ROW_PADDING for one in weights[:-1]):
+        return None
+    joined = copy.copy(first)
+    joined.out_features = sum(one.out_features for one in weights)
+    joined.size_bytes = sum(one.size_bytes for one in weights)
+    rows = [one.words.shape[1] for one in weights]
+    for name in ("words", "scale", "zeros"):
+        if getattr(first, name) is None:
+            continue
+        whole = torch.cat([getattr(one, name) for one in weights], dim=1)
+        setattr(joined, name, whole)
+        for one, part in zip(weights, whole.split(rows, dim=1), strict=True):
+            setattr(one, name, part)
+    return joined
 
 
 def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:

@@ -106,14 +106,14 @@ def level(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, A
 @triton.jit(do_not_specialize=["rows"])  # one compilation for every number of rows
 def matmul_kernel(
     inputs,  # (rows, in) of any float type
-    words,  # (blocks, padded_out, 16) uint16
-    scale,  # (groups, padded_out)
-    zeros,  # (groups, padded_out) uint8, or None: the middle of the codes
+    words,  # (blocks, padded_out, 16) uint16, where the weight's rows begin
+    scale,  # (groups, padded_out), likewise
+    zeros,  # (groups, padded_out) uint8, likewise, or None: the middle of the codes
     outputs,  # (rows, out), as inputs
     rows,
     in_features,
     out_features,
-    padded_out,  # a multiple of every TILE
+    padded_out,  # rows from block to block and group to group, a multiple of every TILE
     BITS: tl.constexpr,
     GROUP: tl.constexpr,  # inputs per scale, a multiple of 16; 0: one scale per output
     RUN: tl.constexpr,  # fields of a block that share a scale: gcd(GROUP, block) / 16

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from upq.decode import TransformersEngine, fused_step
+from tests.support.native_cases import surrounded
+from upq.decode import TransformersEngine, engine_for
 from upq.decode.transformers_engine import RowSession
 
 pytestmark = [
@@ -30,9 +31,36 @@ def test_replayed_fused_steps_give_the_logits_of_transformers(
         num_key_value_heads=3,
     )
     model: Any = LlamaForCausalLM(config)
-    model = model.to("cuda", dtype).eval()
-    assert fused_step.unsupported(model) == ""
-    engine = TransformersEngine(model)
+    check_step(TransformersEngine(model.to("cuda", dtype).eval()), lengths)
+
+
+@pytest.mark.parametrize("kind", ["none", "input", "both"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_replayed_steps_over_joined_and_transformed_weights_give_them_too(
+    bits: int, kind: str
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+    )
+    model = surrounded(LlamaForCausalLM(config).eval(), bits, kind)
+    engine = engine_for(model, torch.device("cuda"))
+    assert isinstance(engine, TransformersEngine)
+    assert engine.fused_step is not None
+    attention = engine.fused_step.blocks[0].queries_keys_values
+    assert (attention.transform is not None) == (kind == "input")
+    assert (attention.whole is not None) == (kind != "both")
+    check_step(engine, [3, 200])
+
+
+def check_step(engine: TransformersEngine, lengths: list[int]) -> None:
+    """Assert that fused steps give the logits of transformers' forward over the same weights."""
+    assert engine.fused_step is not None
     fused = engine.session(len(lengths), 2048)
     plain = RowSession(engine, len(lengths), 2048)
     generator = torch.Generator().manual_seed(0)

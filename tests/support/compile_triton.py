@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.gpu import decoding as triton_decode
+from kernels.gpu import attention, decoding
 from kernels.gpu import norms as triton_norm
 from kernels.gpu import training as triton_training
 from kernels.gpu.products import matmul_kernel
@@ -33,17 +33,40 @@ CASES = {
     (8, "fp16", 8, False): 3.7,
 }
 NUMBERS = ("rows", "in_features", "out_features", "padded_out")
-#: What is compiled of triton_decode, with heads of 128 features and four queries a key, as Llama-3.1-8B has them.
-STEP_CASES: dict[str, dict[str, int]] = {
-    "_add_norm_kernel": {"size": 4096, "WIDTH": 4096},
-    "_gate_kernel": {"WIDTH": 1024},
-    "_rotate_kernel": {"SIZE": 128, "NORM": True},
-    "_attention_kernel": {
-        **{"SIZE": 128, "SHARE": 4, "TILE": 16, "PLAIN": False},
-        **{"SPLIT": triton_decode.SPLIT, "BLOCK": triton_decode.BLOCK},
-    },
-    "_join_kernel": {"SIZE": 128, "WIDTH": 16},
-}
+#: What is compiled of a decoding step, with heads of 128 features and four queries a key, as Llama-3.1-8B has them, and
+#: for products that want transformed activations in blocks of 64 and 256.
+STEP_CASES: list[tuple[Any, dict[str, Any]]] = [
+    (decoding._rotate_kernel, {"SIZE": 128, "NORM": True}),
+    (
+        attention._attention_kernel,
+        {
+            **{"SIZE": 128, "SHARE": 4, "TILE": 16, "PLAIN": False},
+            **{"SPLIT": attention.SPLIT, "BLOCK": attention.BLOCK},
+        },
+    ),
+]
+for block in (1, 64, 256):
+    transform = {"TRANSFORM": block, "PLAIN": False}
+    transform |= {"factors": None, "signs": None} if block == 1 else {}
+    heads = max(1, 16 * block // 128 if block > 1 else 1)
+    STEP_CASES += [
+        (decoding._add_norm_kernel, {"size": 4096, "WIDTH": 4096, "num_warps": 8, **transform}),
+        (
+            decoding._gate_kernel,
+            {
+                **{"WIDTH": 4096 if block == 256 else 1024},
+                **{"num_warps": 8 if block == 256 else 4, **transform},
+            },
+        ),
+        (
+            attention._join_kernel,
+            {
+                **{"SIZE": 128, "WIDTH": 32, "HEADS": heads},
+                **{"CHUNK": min(32, attention.JOINED // (heads * 128))},
+                **{"num_warps": 4 if block == 1 else 8, **transform},
+            },
+        ),
+    ]
 #: What is compiled of triton_training: columns that share a scale, and whether groups have zeros.
 TRAINING_CASES = [
     (name, group, zeros)
@@ -56,9 +79,11 @@ NORM_CASES = [
     for name in ("norm_kernel", "norm_backward_kernel")
     for size, trains in ((576, False), (576, True), (8192, True))
 ]
-#: Parameters of the kernels of triton_decode that are not pointers to bfloat16.
+#: Parameters of the kernels of a decoding step that are not pointers to bfloat16.
 TYPES = {
-    **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "count"), "i32"),
+    **dict.fromkeys(("heads", "kv_heads", "capacity", "splits", "size"), "i32"),
+    **dict.fromkeys(("query_stride", "key_stride", "value_stride"), "i32"),
+    **dict.fromkeys(("gate_stride", "up_stride"), "i32"),
     **dict.fromkeys(("epsilon", "scaling"), "fp32"),
     **dict.fromkeys(("sums", "heights"), "*fp32"),
     "positions": "*i64",
@@ -126,16 +151,19 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def shared_bytes(name: str, constants: dict[str, int]) -> int:
-    """Shared memory of a kernel of triton_decode in bfloat16, compiled with these constants."""
-    kernel = getattr(triton_decode, name)
+def step_facts(kernel: Any, given: dict[str, Any]) -> dict[str, float]:
+    """Shared and spilled bytes of a kernel of a decoding step in bfloat16, compiled with these constants."""
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     signature = {
         one: "constexpr" if one in constants else TYPES.get(one, "*bf16")
         for one in kernel.arg_names
     }
     names = list(signature)
     values = {(names.index(one),): value for one, value in constants.items()}
-    return triton.compile(ASTSource(kernel, signature, values, {}), target=H100).metadata.shared
+    options = {"num_warps": given.get("num_warps", 4)}
+    source = ASTSource(kernel, signature, values, {})
+    made = triton.compile(source, target=H100, options=options)
+    return {"shared_bytes": made.metadata.shared, "spilled_bytes": _spilled(made)}
 
 
 def training_facts(name: str, group: int, zeros: bool) -> dict[str, float]:
@@ -187,7 +215,9 @@ def _float_facts(
 
 if __name__ == "__main__":
     products = {str(case): facts(*case) for case in CASES}
-    between = {name: shared_bytes(name, constants) for name, constants in STEP_CASES.items()}
+    between = {
+        f"{kernel.__name__} {given}": step_facts(kernel, given) for kernel, given in STEP_CASES
+    }
     training = {str(case): training_facts(*case) for case in TRAINING_CASES}
     norms = {str(case): norm_facts(*case) for case in NORM_CASES}
     found = {"products": products, "between": between, "training": training, "norms": norms}

@@ -17,8 +17,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from upq.decode import fused_step
 from upq.decode.engine import Session, check_rewind
+from upq.decode.fused_step import FusedStep, unsupported
 from upq.decode.row_cache import RowCache, bucket
 from upq.decode.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers import memory_bytes
@@ -45,6 +45,9 @@ class TransformersEngine:
         self.lock: AbstractContextManager = GPU_LOCK if on_gpu else nullcontext()
         self.by_rows = _has_plain_attention(model)
         self.by_graphs = on_gpu and self.by_rows and not is_lent(model)
+        self.fused_step: FusedStep | None = None
+        if self.by_graphs and not unsupported(model):
+            self.fused_step = FusedStep(model)
         runner = "CUDA graph" if self.by_graphs else "transformers"
         self.backend = f"{runner}, {_kernels(model)}"
         takes = inspect.signature(model.forward).parameters
@@ -210,9 +213,9 @@ class GraphSession(RowSession):
         self.graphs.clear()
 
     def _forward(self, inputs: torch.Tensor, span: int) -> torch.Tensor:
-        if fused_step.unsupported(self.engine.model):
+        if self.engine.fused_step is None:
             return super()._forward(inputs, span)
-        return fused_step.step(self.engine.model, inputs[0], inputs[1], self.cache, span)
+        return self.engine.fused_step(inputs[0], inputs[1], self.cache, span)
 
     def _step(self, rows: Sequence[int], tokens: Sequence[int], span: int) -> torch.Tensor:
         given = [0] * len(self.lengths)

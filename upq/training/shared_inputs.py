@@ -74,19 +74,10 @@ def _alike(student: nn.Module) -> list[list[FakeQuantLinear]]:
         if transform is None or any(part.requires_grad for part in transform.tensors.values()):
             continue
         for other, layers in groups:
-            if other == parent and _same(transform, layers[0].transform):
+            shared = layers[0].transform
+            if other == parent and shared is not None and transform.same_inputs(shared):
                 layers.append(layer)
                 break
         else:
             groups.append((parent, [layer]))
     return [layers for _, layers in groups]
-
-
-def _same(first: Transform, second: Transform | None) -> bool:
-    """Whether both transforms do the same to inputs."""
-    if second is None or first.block_in != second.block_in:
-        return False
-    mine, theirs = (replace(transform, scale_out=None).tensors for transform in (first, second))
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(tensor, theirs[name]) for name, tensor in mine.items()
-    )

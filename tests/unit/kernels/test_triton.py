@@ -235,7 +235,9 @@ def test_the_kernels_compile_for_an_h100_within_their_budget_of_instructions() -
         check=True,
     )
     kernels = json.loads(found.stdout)
-    assert all(size <= 48 * 1024 for size in kernels["between"].values()), "more than every GPU has"
+    for name, one in kernels["between"].items():
+        assert one["spilled_bytes"] == 0 or "_attention" in name, name
+        assert one["shared_bytes"] <= 48 * 1024, f"{name}: more than every GPU has"
     for name, one in kernels["products"].items():
         assert one["mma"] > 0, name
         assert one["spilled_bytes"] == 0, name
