@@ -8,7 +8,7 @@ group of four codes z then stands for A z + b. Weights stay packed; all of it ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import torch
@@ -71,6 +71,10 @@ class Transform:
     def size_bytes(self) -> int:
         """Bytes of its vectors and matrices."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def to(self, device: torch.device | str) -> Transform:
+        """The transform with its vectors and matrices on a device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def inputs(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(what the packed matrix multiplies (..., in), what is added to every output (..., 1) or None)."""

@@ -21,7 +21,7 @@ from upq.config import DistillConfig
 from upq.context import RunContext, SeriesNames
 from upq.data import Example, collate, plan_batches
 from upq.errors import Interrupted
-from upq.layers import fix_codes, release_codes
+from upq.layers import fix_codes
 from upq.models import blocks_away, head, last_hidden, recomputed
 from upq.training import parallel
 from upq.training.curves import Curves, Step
@@ -146,7 +146,6 @@ def distill(
             made = step + 1
         curves.settle()
     settle_norms(student)
-    release_codes(student)
     if parallel.is_main():
         probe(made)
 
