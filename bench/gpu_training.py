@@ -27,6 +27,7 @@ from upq.artifact import Artifact
 from upq.config import METHODS, PRESETS, preset, with_settings
 from upq.jobs import Supervisor, follow
 from upq.models import LoadedModel, load
+from upq.quantize.ready import ready
 from upq.store import Run, Store, data_dir, open_store
 from upq.training import UNTIL
 
@@ -59,7 +60,8 @@ def main() -> None:
     if not store.runs():
         changes = dict(pair.split("=", 1) for pair in options.set)
         start = preset(options.preset, options.method)
-        store.enqueue(with_settings(start, {"model.source": options.model} | changes))
+        config = with_settings(start, {"model.source": options.model} | changes)
+        store.enqueue(ready(config, changes))
     options.out.mkdir(parents=True, exist_ok=True)
     carrier = _Carrier(store, options)
     run = _go_on(store, folder, started + options.seconds, carrier)

@@ -21,6 +21,7 @@ from upq.config import DEFAULT_METHOD, with_settings
 from upq.config import preset as preset_config
 from upq.decode import stream
 from upq.errors import UserError
+from upq.quantize.ready import ready
 from upq.store import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
@@ -49,7 +50,8 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
             settings_json: JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}.
         """
         changes = {**_json_object(settings_json), "model.source": model}
-        run_id = app.store.enqueue(with_settings(preset_config(preset, method), changes))
+        config = with_settings(preset_config(preset, method), changes)
+        run_id = app.store.enqueue(ready(config, changes))
         return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
     @with_plain_errors
