@@ -1,6 +1,6 @@
 """A run on a GPU that may be cut into calls of some minutes, and what it made as files small enough to carry away.
 
-python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --set int2.distill.tokens=2000000
+python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --carry INT4 INT2
 
 The first call queues the run, every further one with the same data folder goes on where the last one stopped. With
 settings `distill.seconds` training fills the time: it ends when --reserve seconds are left for packing and measuring.
@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--method", default="rotated_upq", choices=METHODS)
-    parser.add_argument("--preset", default="standard", choices=PRESETS)
+    parser.add_argument("--preset", default="lease", choices=PRESETS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--carry", nargs="*", default=["INT2"], help="precisions to write as files")
     parser.add_argument("--raw", action="store_true", help="write packed layers, not differences")

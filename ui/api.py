@@ -46,7 +46,7 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
         Args:
             model: `bundled`, a Hugging Face hub id, a local folder or a GGUF file.
             method: `rotated_upq`, `upq`, `efficientqat`, `unisvq`, `gptq` or `rtn`.
-            preset: `smoke`, `quick`, `overnight`, `standard` or `paper`.
+            preset: `smoke`, `quick`, `overnight`, `lease`, `standard` or `paper`.
             settings_json: JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}.
         """
         changes = {**_json_object(settings_json), "model.source": model}

@@ -42,7 +42,7 @@ def test_the_command_line_refuses(
 ) -> None:
     line = ["--data-dir", str(tmp_path), "run", "--model", large, "--preset", "standard"]
     assert main(line) == 2
-    assert "the GPU has 24.0 GB; set int2.distill" in capsys.readouterr().err
+    assert "the GPU has 24.0 GB; set int" in capsys.readouterr().err
     assert not (tmp_path / "upq.db").exists() or open_store(tmp_path).runs() == []
 
 

@@ -20,7 +20,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_METHOD: Method = "rotated_upq"
 #: The method whose settings are the defaults of the fields below, so a stored config that names no method is of it.
 METHOD_OF_FIELDS: Method = "upq"
-PRESETS = ("smoke", "quick", "overnight", "standard", "paper")
+PRESETS = ("smoke", "quick", "overnight", "lease", "standard", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)

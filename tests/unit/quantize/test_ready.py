@@ -18,8 +18,10 @@ from upq.errors import UserError
 from upq.quantize.ready import ready, savings
 
 GB = 10**9
-H100, H200 = 84 * GB, 150 * GB
+H100 = 84 * GB
 CHOSEN = {
+    "int4.distill.optimizer_bits": 8,
+    "int4.distill.checkpointing": True,
     "int2.distill.optimizer_bits": 8,
     "int2.distill.checkpointing": True,
     "int2.distill.teacher": "int4",
@@ -60,7 +62,7 @@ def test_what_a_person_has_chosen_stays_also_where_the_run_is_repeated(
     large: str, path: str
 ) -> None:
     asked = run_of(large)
-    found = ready(asked, [path], H200)
+    found = ready(asked, [path], 0)
     others = {name: value for name, value in CHOSEN.items() if name != path}
     assert found == with_settings(asked, others | {"save_memory": False})
     assert repeated(found) == found
@@ -71,7 +73,7 @@ def test_nothing_is_chosen_where_it_is_not_wanted_or_saves_nothing(large: str) -
     assert savings(run_of(large, "gptq")) == {}, "nothing is distilled"
     scales = {"int4.distill.checkpointing": True, "int2.distill.checkpointing": True}
     assert savings(run_of(large, "efficientqat")) == scales, "weights have no moments"
-    assert not savings(run_of(large, int4__distill__tokens=10**6)).get("int4.distill.teacher")
+    assert "int4.distill.teacher" not in savings(run_of(large)), "there is no INT4 model yet"
 
 
 @pytest.mark.parametrize("gpu", [H100, 24 * GB])
@@ -84,7 +86,7 @@ def test_a_run_is_refused_with_what_was_found_and_needed_and_fits_with_what_is_n
     assert caught.value.code == "gpu_too_small"
     message = caught.value.message
     assert f"the GPU has {gpu // GB}.0 GB" in message
-    assert 84 < float(re.findall(r"needs about ([\d.]+) GB", message)[0]) < 200
+    assert 84 < float(re.findall(r"needs about ([\d.]+) GB", message)[0]) < 300
     named = dict(re.findall(r"(int[24][\w.]+)=([\w.]*\w)", message))
     assert named
     fitting = with_settings(asked, named)
