@@ -7,34 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
+from tests.support.host_reads import ToHost
 from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent
 
 ROWS, COLUMNS, GROUP = 64, 256, 64
 GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
-
-
-class ToHost(TorchDispatchMode):
-    """Adds up the bytes that operators bring from device "meta" to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        came = [one for one in args if isinstance(one, torch.Tensor) and one.device.type == "meta"]
-        if came and isinstance(found, torch.Tensor) and found.device.type == "cpu":
-            self.bytes += found.nbytes
-        return found
 
 
 def latent_of(grid: Grid, device: str) -> Latent:

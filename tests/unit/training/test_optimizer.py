@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.host_reads import Reads
 from upq.training.adamw8bit import BLOCK, AdamW8bit, _decode, _encode
 from upq.training.trainables import RATE_RATIO, shared_rates
 
@@ -42,22 +40,6 @@ def test_the_first_step_is_that_of_adamw() -> None:
     _, exact = descend(torch.optim.AdamW, 1)
     _, ours = descend(AdamW8bit, 1)
     torch.testing.assert_close(ours, exact)
-
-
-class Reads(TorchDispatchMode):
-    """Notes the operators with which the host would wait for a device's values."""
-
-    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in self.WAITING:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def stepping(optimizer: AdamW8bit, count: int, seed: int = 4) -> None:
