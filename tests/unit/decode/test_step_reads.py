@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,9 @@ ROWS, ROOM = 4, 12
 def test_a_step_of_many_answers_reads_once(temperature: float) -> None:
     prompts = random_prompts(3, 9, 5, 4, 7, 6)
     session = RowSession(TransformersEngine(random_model("llama", {})), ROWS, 64)
-    queue = deque((index, prompt, ROOM) for index, prompt in enumerate(prompts))
+    queue: deque[tuple[int, Sequence[int], int]] = deque(
+        (index, prompt, ROOM) for index, prompt in enumerate(prompts)
+    )
     steps: list[list[str]] = []
     with Calls() as calls, Reads() as reads, torch.inference_mode():
 
