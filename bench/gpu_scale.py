@@ -32,7 +32,7 @@ from bench import gpu_decode, report
 from upq.config import DistillConfig, Precision, preset
 from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
-from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
+from upq.layers import INT2, INT4, FakeQuantLinear, FixedCodesLinear, Grid, Latent, swap_linears
 from upq.models import blocks_away, copy_to_quantize, place, plan_layers
 from upq.training import Reconstruction, packed_teacher, reconstruct
 from upq.training.distill import Distillation, distill
@@ -247,7 +247,8 @@ def _distill(
 
     def make(_: str, linear: nn.Linear) -> nn.Module:
         latent = Latent(linear.weight.float(), *INT2.fit(linear.weight, 64, "absmax"))
-        return FakeQuantLinear(latent, linear.bias, INT2)
+        layer = FakeQuantLinear(latent, linear.bias, INT2)
+        return layer if config.weight_lr else FixedCodesLinear(layer)
 
     swap_linears(student, names, make)
     sequences = config.tokens // size.sequence
@@ -256,10 +257,11 @@ def _distill(
         for _ in range(sequences)
     ]
     is_packed = config.teacher == "int4" and config.loss == "jsd"
+    is_away = is_packed or config.loss == "next_token"
     teaching = _packed(teacher, names) if is_packed else teacher
     with (
         tempfile.TemporaryDirectory() as folder,
-        blocks_away(teacher) if is_packed else nullcontext(),
+        blocks_away(teacher) if is_away else nullcontext(),
     ):
         context = _Curves(Path(folder))
         started = _start(device)

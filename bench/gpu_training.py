@@ -1,6 +1,6 @@
 """A run on a GPU that may be cut into calls of some minutes, and what it made as files small enough to carry away.
 
-python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --set int2.distill.tokens=2000000
+python -m bench.gpu_training --data-dir build/gpu-run --out build/gpu --seconds 480 --carry INT4 INT2
 
 The first call queues the run, every further one with the same data folder goes on where the last one stopped. With
 settings `distill.seconds` training fills the time: it ends when --reserve seconds are left for packing and measuring.
@@ -27,6 +27,7 @@ from upq.artifact import Artifact
 from upq.config import METHODS, PRESETS, preset, with_settings
 from upq.jobs import Supervisor, follow
 from upq.models import LoadedModel, load
+from upq.quantize.ready import ready
 from upq.store import Run, Store, data_dir, open_store
 from upq.training import UNTIL
 
@@ -46,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--method", default="rotated_upq", choices=METHODS)
-    parser.add_argument("--preset", default="standard", choices=PRESETS)
+    parser.add_argument("--preset", default="lease", choices=PRESETS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--carry", nargs="*", default=["INT2"], help="precisions to write as files")
     parser.add_argument("--raw", action="store_true", help="write packed layers, not differences")
@@ -59,7 +60,8 @@ def main() -> None:
     if not store.runs():
         changes = dict(pair.split("=", 1) for pair in options.set)
         start = preset(options.preset, options.method)
-        store.enqueue(with_settings(start, {"model.source": options.model} | changes))
+        config = with_settings(start, {"model.source": options.model} | changes)
+        store.enqueue(ready(config, changes))
     options.out.mkdir(parents=True, exist_ok=True)
     carrier = _Carrier(store, options)
     run = _go_on(store, folder, started + options.seconds, carrier)

@@ -5,7 +5,7 @@ A byte holds 8 / bits codes; code i of a row sits in byte i // (8 / bits), at bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -38,6 +38,16 @@ class PackedWeight:
         zeros = 0 if self.zeros is None else self.zeros.nbytes
         transform = self.transform.size_bytes if self.transform else 0
         return self.codes.nbytes + self.scale.nbytes + zeros + transform
+
+    def to(self, device: torch.device | str) -> PackedWeight:
+        """The packed weight with its tensors on a device."""
+        return replace(
+            self,
+            codes=self.codes.to(device),
+            scale=self.scale.to(device),
+            zeros=None if self.zeros is None else self.zeros.to(device),
+            transform=self.transform and self.transform.to(device),
+        )
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

@@ -72,6 +72,10 @@ class Transform:
         """Bytes of its vectors and matrices."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def to(self, device: torch.device | str) -> Transform:
+        """The transform with its vectors and matrices on a device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
+
     def inputs(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(what the packed matrix multiplies (..., in), what is added to every output (..., 1) or None)."""
         if self.scale_in is not None:

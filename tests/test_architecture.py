@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store",
     "cli": f"{_ALGORITHMS} store jobs",
-    "ui": "config context decode evaluation quantize.estimate jobs store errors files machine",
+    "ui": "config context decode evaluation quantize.estimate quantize.ready jobs store errors files machine",
     "bench": f"{_ALGORITHMS} store jobs cli",
     "app": f"{_ALGORITHMS} store jobs ui",
 }

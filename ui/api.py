@@ -21,6 +21,7 @@ from upq.config import DEFAULT_METHOD, with_settings
 from upq.config import preset as preset_config
 from upq.decode import stream
 from upq.errors import UserError
+from upq.quantize.ready import ready
 from upq.store import Run
 
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
@@ -45,11 +46,12 @@ def _run_endpoints(app: App) -> list[Callable[..., Any]]:
         Args:
             model: `bundled`, a Hugging Face hub id, a local folder or a GGUF file.
             method: `rotated_upq`, `upq`, `efficientqat`, `unisvq`, `gptq` or `rtn`.
-            preset: `smoke`, `quick`, `overnight`, `standard` or `paper`.
+            preset: `smoke`, `quick`, `overnight`, `lease`, `standard` or `paper`.
             settings_json: JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}.
         """
         changes = {**_json_object(settings_json), "model.source": model}
-        run_id = app.store.enqueue(with_settings(preset_config(preset, method), changes))
+        config = with_settings(preset_config(preset, method), changes)
+        run_id = app.store.enqueue(ready(config, changes))
         return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
     @with_plain_errors

@@ -1,5 +1,6 @@
 """What only an NVIDIA GPU can show; run by `make gpu-check`."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.support.helpers import RecordingContext, tiny_config
 from upq.jobs.worker_context import gpu_peak_bytes
+from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent
 from upq.quantize.pipeline import run_quantization
 
 pytestmark = [
@@ -23,3 +25,21 @@ def test_a_whole_run_on_the_gpu_leaves_two_measured_artifacts(
     assert [row["label"] for row in context.rows][:3] == ["FP16", "INT4", "INT2"]
     assert all(row["kl"] >= 0 for row in context.rows)
     assert (gpu_peak_bytes() or 0) > 0
+
+
+@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_codes_that_are_packed_on_the_gpu_are_those_of_the_cpu(
+    bits: int, integer_zero: bool
+) -> None:
+    grid, generator = Grid(bits, integer_zero), torch.Generator().manual_seed(0)
+    weight = torch.randn(96, 512, generator=generator)
+    here = FakeQuantLinear(Latent(weight, *grid.fit(weight, 64)), None, grid)
+    there = copy.deepcopy(here).to("cuda")
+    for layer, twin in ((here, there), (FixedCodesLinear(here), FixedCodesLinear(there))):
+        expected, found = layer.pack(), twin.pack()
+        assert found.codes.device == torch.device("cpu")
+        assert torch.equal(found.codes, expected.codes)
+        assert torch.equal(found.scale, expected.scale)
+    latent = here.latent()
+    assert torch.equal(latent.to("cuda").pack(grid).to("cpu").codes, latent.pack(grid).codes)

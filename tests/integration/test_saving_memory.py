@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from kernels.reference import dequantize
 from tests.support.helpers import RecordingContext, examples, tiny_config
 from upq.data import collate
 from upq.errors import UserError
-from upq.layers import INT4
+from upq.layers import INT4, FixedCodesLinear, fake_quant_layers
 from upq.models import LoadedModel, last_hidden, plan_layers
+from upq.quantize import stages
 from upq.quantize.pipeline import run_quantization
 from upq.training import packed_teacher
+from upq.training.distill import Distillation, distill
 
 
 @pytest.mark.parametrize("teacher", ["int4", "cached"])
@@ -54,3 +57,22 @@ def test_a_packed_teacher_is_the_model_that_is_stored(tiny: LoadedModel) -> None
             model.get_parameter(f"{name}.weight").copy_(dequantize(one))
         model.get_parameter("model.norm.weight").fill_(2.0)
     torch.testing.assert_close(found, last_hidden(model, ids))
+
+
+def test_where_no_weight_learns_the_student_comes_with_codes_alone(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def looking(task: Distillation, *others: Any) -> None:
+        layers = dict(fake_quant_layers(task.student))
+        assert layers
+        assert all(isinstance(layer, FixedCodesLinear) for layer in layers.values())
+        found.extend(
+            parameter.numel() for layer in layers.values() for parameter in layer.parameters()
+        )
+        distill(task, *others)
+
+    monkeypatch.setattr(stages, "distill", looking)
+    run_quantization(tiny_config(tiny_model_dir, "efficientqat"), RecordingContext(tmp_path))
+    assert max(found) <= 128 * 64 // 32, "scales and zeros, one for each group of 32"

@@ -127,7 +127,7 @@ def everything_with(text: str) -> list[Html]:
     return [
         parts.status_line(text, live, 2, worker_alive=True),
         parts.notice("failed", text, text),
-        render.estimate_panel(Estimate(60, 90, 1, 1, 1, 1, [text], [text])),
+        render.estimate_panel(Estimate(60, 90, 1, None, 1, 1, 1, [text], [text]), {text: text}),
         run_panel.run_panel(run, 0, 30.0),
         run_panel.run_panel(live, 0, 30.0),
         render.log_view([(10.0, text)]),
@@ -336,3 +336,18 @@ def test_empty_charts_say_when_they_fill() -> None:
     chart = charts.line_chart("Loss", [], x_name="step", empty="Starts with the distillation.")
     assert "Starts with the distillation." in chart
     assert "<svg" not in chart
+
+
+def test_the_estimate_shows_a_gpus_memory_where_there_is_one_and_what_was_chosen() -> None:
+    sizes = {"memory_bytes": 1, "fp16_bytes": 1, "int4_bytes": 1, "int2_bytes": 1}
+    times = {"seconds_low": 60.0, "seconds_high": 90.0}
+    on_gpu, on_cpu = (
+        Estimate(**times, **sizes, gpu_bytes=gpu_bytes, skipped=[], notes=[])
+        for gpu_bytes in (66_000_000_000, None)
+    )
+    assert "GPU memory" in render.estimate_panel(on_gpu)
+    assert "GPU memory" not in render.estimate_panel(on_cpu)
+    chosen = {"int2.distill.checkpointing": True}
+    assert "int2.distill.checkpointing=true; save_memory=false" in render.estimate_panel(
+        on_gpu, chosen
+    )

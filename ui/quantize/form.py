@@ -28,6 +28,7 @@ from upq.config import (
 )
 from upq.errors import UserError
 from upq.quantize.estimate import estimate, measured_rates
+from upq.quantize.ready import ready, savings
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),
@@ -247,12 +248,18 @@ def config_of_run(values: dict[str, Any]) -> RunConfig:
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
     """Draw time, memory and sizes of the run that the form describes, or what is wrong with it."""
     try:
-        config = config_of(form, values)
+        asked = config_of(form, values)
+        config = ready(asked)
         runs = app.store.runs(kind="quantize")  # a model of another size would mislead
         rates = measured_rates(run for run in runs if run.model == config.model.source)
-        return render.estimate_panel(estimate(config, rates))
+        return render.estimate_panel(estimate(config, rates), savings(asked))
     except UserError as error:
         return parts.notice("failed", error.message, error.hint)
+
+
+def start(app: App, form: RunForm, values: Sequence[Any]) -> int:
+    """Queue the run that the form describes and return its id. Raises the UserErrors of upq.quantize.ready."""
+    return app.store.enqueue(ready(config_of(form, values)))
 
 
 def start_words(app: App, run_id: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ui.html import (
@@ -22,7 +23,7 @@ from ui.html import (
     table,
     tag,
 )
-from upq.config import QUANTIZED, Precision
+from upq.config import QUANTIZED, Precision, as_text
 from upq.context import SeriesNames
 from upq.quantize.estimate import Estimate
 from upq.store import Run
@@ -37,16 +38,26 @@ STATE_MARKS = {
 }
 
 
-def estimate_panel(estimate: Estimate) -> Html:
-    """Draw time, memory and sizes before Start, and what will not be quantized."""
+def estimate_panel(estimate: Estimate, chosen: Mapping[str, Any] = MappingProxyType({})) -> Html:
+    """Draw time, memory and sizes before Start, and what will not be quantized.
+
+    chosen holds the settings that setting save_memory has chosen, by their dotted names.
+    """
+    on_gpu = [fact("GPU memory", size(estimate.gpu_bytes))] if estimate.gpu_bytes else []
     sizes = [
         fact("time", span(estimate.seconds_low, estimate.seconds_high)),
         fact("memory", size(estimate.memory_bytes)),
+        *on_gpu,
         fact("FP16", size(estimate.fp16_bytes), "fp16"),
         fact("INT4", size(estimate.int4_bytes), "int4"),
         fact("INT2", size(estimate.int2_bytes), "int2"),
     ]
     notes = [*estimate.notes, *(f"Not quantized: {name}" for name in estimate.skipped)]
+    if chosen:
+        words = ", ".join(f"{path}={as_text(value)}" for path, value in chosen.items())
+        notes.insert(
+            0, f"The model is large, so it takes {words}; save_memory=false keeps what is set."
+        )
     items = tag("ul", *(tag("li", note) for note in notes)) if notes else None
     return tag("div", tag("dl", *sizes, class_="facts"), items, class_="estimate")
 

@@ -91,7 +91,7 @@ def _wire_form(
 
     def queue_run(*values: Any) -> Any:
         try:
-            run_id = app.store.enqueue(run_form.config_of(form, values))
+            run_id = run_form.start(app, form, values)
         except UserError as error:
             return parts.notice("failed", error.message, error.hint), gr.skip()
         return parts.notice("done", run_form.start_words(app, run_id)), run_id

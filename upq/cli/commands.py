@@ -36,8 +36,9 @@ def run(options: Any) -> int | None:
     config = config_of(options)
 
     from upq.jobs import follow
+    from upq.quantize.ready import ready
 
-    follow.vet(config)
+    config = ready(config, _changes(options))
     folder = _folder(options)
     run = follow.run_and_wait(folder, lambda store: store.enqueue(config), print, options.processes)
     result = follow.summary(_store(options), run.id)
@@ -48,12 +49,16 @@ def run(options: Any) -> int | None:
 
 def config_of(options: Any) -> RunConfig:
     """The config that the flags of `run` describe."""
+    start = preset(options.preset, options.method)
+    return with_settings(start, {"model.source": options.model} | _changes(options))
+
+
+def _changes(options: Any) -> dict[str, str]:
+    """Dotted setting -> text of each `--set`. Raises UserError("bad_config")."""
     for pair in options.set:
         if "=" not in pair:
             raise UserError("bad_config", f"--set {pair} has no equals sign; expected KEY=VALUE.")
-    changes = dict(pair.split("=", 1) for pair in options.set)
-    start = preset(options.preset, options.method)
-    return with_settings(start, {"model.source": options.model} | changes)
+    return dict(pair.split("=", 1) for pair in options.set)
 
 
 def demo(options: Any) -> int | None:

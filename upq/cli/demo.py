@@ -9,7 +9,8 @@ from typing import Any
 from upq.config import PRECISIONS, CheckConfig, preset, with_settings
 from upq.decode import Decoding, stream
 from upq.errors import UserError
-from upq.jobs import Models, Show, check, run_and_wait, summary, vet
+from upq.jobs import Models, Show, check, run_and_wait, summary
+from upq.quantize.ready import ready
 from upq.store import Run, open_store
 
 DEMO_PROMPTS = (
@@ -26,8 +27,7 @@ DEMO_CHECKS = {"smoke": (4, 48), "quick": (24, 128)}
 def demo(folder: Path, source: str, name: str, show: Show) -> dict[str, Any]:
     """Run a preset, ask the demo prompts, run some checks; the object of `demo --json` (docs/cli.md)."""
     started = time.monotonic()
-    config = with_settings(preset(name), {"model.source": source})
-    vet(config)
+    config = ready(with_settings(preset(name), {"model.source": source}))
     run = run_and_wait(folder, lambda store: store.enqueue(config, name="demo"), show)
     if run.state != "done":
         raise UserError(

@@ -20,7 +20,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_METHOD: Method = "rotated_upq"
 #: The method whose settings are the defaults of the fields below, so a stored config that names no method is of it.
 METHOD_OF_FIELDS: Method = "upq"
-PRESETS = ("smoke", "quick", "overnight", "standard", "paper")
+PRESETS = ("smoke", "quick", "overnight", "lease", "standard", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +249,11 @@ class RunConfig:
         0, "CPU threads; 0: one per core. Part of what makes bits repeat", 0, 1024
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: the GPU where there is one")
+    save_memory: bool = setting(
+        True,
+        "for a model with 2 billion quantized weights or more: 8-bit moments, checkpointing and the INT4 teacher in "
+        "distillations where nobody has set these; false: they stay as they are",
+    )
     embedding_bits: Literal[16, 8] = setting(
         16,
         "bits of the input embedding and the output head; 8, rounded to nearest, saves half of them: 28 MB of "

@@ -1,6 +1,6 @@
 """Runs in the background: the worker, who keeps it alive, and the models that are served meanwhile."""
 
-from upq.jobs.follow import Show, check, run_and_wait, summary, vet
+from upq.jobs.follow import Show, check, run_and_wait, summary
 from upq.jobs.served import ModelKey, Models, Served, key_of, model_key
 from upq.jobs.supervisor import Supervisor
 from upq.jobs.worker import worker_main
@@ -16,6 +16,5 @@ __all__ = [
     "model_key",
     "run_and_wait",
     "summary",
-    "vet",
     "worker_main",
 ]

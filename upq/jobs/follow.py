@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from upq.config import CheckConfig, RunConfig
+from upq.config import CheckConfig
 from upq.evaluation import scores
 from upq.jobs.supervisor import Supervisor
-from upq.models import inspect
 from upq.store import Run, Store, open_store
 
 ENDED = ("done", "failed", "cancelled")
@@ -22,12 +21,6 @@ LOG_LINES = 1000
 SHOWN_STEPS = 10
 #: Shows a line to whoever waits.
 Show = Callable[[str], None]
-
-
-def vet(config: RunConfig) -> None:
-    """Raise the UserError of a model that cannot be quantized before a run is queued; reads its config only."""
-    groups = config.int4.group_size, config.int2.group_size
-    inspect(config.model.source, config.model.revision, *groups)
 
 
 def run_and_wait(

@@ -6,7 +6,7 @@ Grids are the zero-free odd ones of UPQ: weight = scale * (code - zero), code an
 codes stand for. `fake_quantize` is both in one step, with the straight-through gradient, defined once for all grids.
 """
 
-from upq.layers.fixed_codes import fix_codes, release_codes
+from upq.layers.fixed_codes import FixedCodesLinear, fix_codes
 from upq.layers.grid import INT2, INT4, INT8, Grid, storable
 from upq.layers.linear import (
     FakeQuantLinear,
@@ -26,6 +26,7 @@ __all__ = [
     "INT4",
     "INT8",
     "FakeQuantLinear",
+    "FixedCodesLinear",
     "Grid",
     "Latent",
     "PackedEmbedding",
@@ -34,7 +35,6 @@ __all__ = [
     "fix_codes",
     "memory_bytes",
     "packed_layers",
-    "release_codes",
     "replace_module",
     "set_parameters",
     "storable",

@@ -34,14 +34,15 @@ def _weight(doubled: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
 
 class FixedCodesLinear(FakeQuantLinear):
     """FakeQuantLinear with `doubled`, (out, in) int8, in the place of its weight: twice the level, code - zero, which
-    is whole on every grid. One byte a weight, and nothing for its gradient.
+    is whole on every grid. One byte a weight, and nothing for its gradient. Lies where `layer` does.
     """
 
     doubled: torch.Tensor
 
     def __init__(self, layer: FakeQuantLinear) -> None:
-        super().__init__(layer.latent(), layer.bias, layer.grid)
-        packed = layer.pack()
+        latent = layer.state()
+        super().__init__(latent, layer.bias, layer.grid)
+        packed = latent.pack(layer.grid)
         steps = packed.scale.float().unsqueeze(-1) / 2
         levels = dequantize(packed).view(*packed.scale.shape, -1) / steps
         self.register_buffer("doubled", levels.round().to(torch.int8).view(packed.shape))
@@ -51,23 +52,21 @@ class FixedCodesLinear(FakeQuantLinear):
         """The weight (out, in) of the codes at the present scales, differentiable in the scales."""
         return _Scaled.apply(self.doubled, self.log_scale, dtype)
 
-    def released(self) -> FakeQuantLinear:
-        """The layer in training form again, its weight where its codes are."""
+    def state(self) -> Latent:
+        """The present state on the layer's own device, its weight where its codes are."""
         log_scale = self.log_scale.detach()
-        latent = Latent(
-            _weight(self.doubled, log_scale), log_scale.exp(), self.zero, self.transform
-        )
-        return FakeQuantLinear(latent, self.bias, self.grid)
+        weight = _weight(self.doubled, log_scale)
+        latent = Latent(weight, log_scale.exp(), self.zero, self.transform)
+        return FakeQuantLinear(latent, self.bias, self.grid).state()
 
 
 def fix_codes(student: nn.Module) -> None:
-    """Fix the codes of all training-form layers at what they are now, until `release_codes`."""
-    for name, layer in list(fake_quant_layers(student)):
-        replace_module(student, name, FixedCodesLinear(layer).to(layer.weight.device))
+    """Fix the codes of all training-form layers at what they are now; those of a layer that has them fixed stay.
 
-
-def release_codes(student: nn.Module) -> None:
-    """Undo fix_codes; scales stay as they have been trained."""
-    for name, layer in list(fake_quant_layers(student)):
-        if isinstance(layer, FixedCodesLinear):
-            replace_module(student, name, layer.released().requires_grad_(False))
+    No more than one layer at a time has both its weight and its codes in memory.
+    """
+    names = [name for name, _ in fake_quant_layers(student)]
+    for name in names:
+        layer = student.get_submodule(name)
+        if isinstance(layer, FakeQuantLinear) and not isinstance(layer, FixedCodesLinear):
+            replace_module(student, name, FixedCodesLinear(layer))

@@ -54,8 +54,16 @@ class Latent:
             transform = Transform(*named["blocks"].tolist(), **parts)
         return Latent(named["weight"], named["scale"], named.get("zero"), transform)
 
+    def to(self, device: torch.device | str) -> Latent:
+        """The latent with its tensors on a device."""
+        zero = None if self.zero is None else self.zero.to(device)
+        transform = self.transform and self.transform.to(device)
+        return Latent(self.weight.to(device), self.scale.to(device), zero, transform)
+
     def pack(self, grid: Grid) -> PackedWeight:
-        """Codes and scales as stored; the scale is rounded to float16 before the weight is encoded."""
+        """Codes and scales as stored, on the latent's device; the scale is rounded to float16 before the weight is
+        encoded.
+        """
         return replace(grid.pack(self.weight, self.scale, self.zero), transform=self.transform)
 
 
@@ -101,27 +109,27 @@ class FakeQuantLinear(nn.Module):
         """The weight (out, in) that the inputs meet."""
         return fake_quantize(self.weight, self.log_scale, self.grid, dtype, self.zero)
 
-    def latent(self) -> Latent:
-        """A copy of the present state on the CPU."""
+    def state(self) -> Latent:
+        """The present state on the layer's own device. The weight is the layer's own, the rest is copied."""
         transform = self.transform
         if transform is not None:
-            parts = {name: _copied(part) for name, part in transform.tensors.items()}
+            parts = {name: part.detach().clone() for name, part in transform.tensors.items()}
             transform = replace(transform, **parts)
-        scale = self.log_scale.detach().exp().cpu()
-        zero = None if self.zero is None else _copied(self.zero)
-        return Latent(_copied(self.weight), scale, zero, transform)
+        zero = None if self.zero is None else self.zero.detach().clone()
+        return Latent(self.weight.detach(), self.log_scale.detach().exp(), zero, transform)
+
+    def latent(self) -> Latent:
+        """A copy of the present state on the CPU."""
+        state = self.state()
+        return replace(state, weight=state.weight.to("cpu", copy=True)).to("cpu")
 
     def pack(self) -> PackedWeight:
-        """Codes and scales as stored."""
-        return self.latent().pack(self.grid)
+        """Codes and scales as stored, made on the layer's device and copied to the CPU."""
+        return self.state().pack(self.grid).to("cpu")
 
 
 def _parameter(tensor: torch.Tensor | None) -> nn.Parameter | None:
     return None if tensor is None else nn.Parameter(tensor.detach().float().clone())
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def _blocks(transform: Transform | None) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from upq.models.forward import CHUNK_ROWS, BlockCall, block_calls, head, last_hidden, recomputed
 from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
 from upq.models.placement import (
+    LARGEST_SHARE,
     blocks_away,
     compute_dtype,
     copy_to_quantize,
@@ -34,6 +35,7 @@ __all__ = [
     "BUILDING",
     "CHUNK_ROWS",
     "CONFIG_ERRORS",
+    "LARGEST_SHARE",
     "BlockCall",
     "LoadedModel",
     "Shape",

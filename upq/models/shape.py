@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ class Shape:
     parameters: int
     stored_bytes: int  #: of a parameter, as the loaded model holds it
     head: int
+    vocabulary: int
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
     embeddings: dict[str, tuple[int, int]]
@@ -36,6 +38,21 @@ class Shape:
     def quantized(self) -> int:
         """Weights that are quantized."""
         return sum(rows * columns for rows, columns in self.int2.values())
+
+    @property
+    def hidden(self) -> int:
+        """Features of a hidden state between two blocks."""
+        return self.head // self.vocabulary
+
+    @property
+    def widest(self) -> int:
+        """Inputs of the widest layer that is quantized."""
+        return max(columns for _, columns in self.int2.values())
+
+    @property
+    def depth(self) -> int:
+        """Decoder blocks that have layers to quantize: their names part at the block's number."""
+        return len({"".join(re.findall(r"^\D*\d+", name)) for name in self.int2})
 
 
 def inspect(source: str, revision: str | None, int4_group: int, int2_group: int) -> Shape:
@@ -64,6 +81,7 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stored_bytes=2 if _is_stored_in_16_bits(place, config) else 4,
         head=model.get_output_embeddings().weight.numel(),
+        vocabulary=len(model.get_output_embeddings().weight),
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
         embeddings={layer.name: layer.shape for layer in embeddings if layer.quantize},

@@ -11,12 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from upq.config import (
     QUANTIZED,
     BlockwiseConfig,
-    DistillConfig,
     Precision,
     PrecisionConfig,
     RunConfig,
@@ -24,7 +21,9 @@ from upq.config import (
 from upq.context import SeriesNames
 from upq.errors import UserError
 from upq.files import RESOURCES
-from upq.models import Shape, inspect
+from upq.models import Shape
+from upq.quantize.memory import gpu_bytes, gpu_needs, memory_bytes, shape_of
+from upq.quantize.sizes import HALF, Layers, packed_bytes, shared_widths
 
 if TYPE_CHECKING:
     from upq.store import Run
@@ -52,27 +51,12 @@ GUESSED_SHARE = 0.2
 FIXED_SECONDS = 20.0
 #: The estimate is given as a range of this width around the arithmetic.
 LOW, HIGH = 0.8, 1.3
-#: Memory that does not depend on the model: the libraries, and freed blocks that the allocator keeps.
-TORCH_BYTES = 1_200_000_000
 TYPICAL_PROMPT_TOKENS = 45
 TYPICAL_ANSWER_SHARE = 0.85
 #: Multiplications for each weight and token: one forward, and two more for a backward pass behind it.
 TRAINING = 3.0
 #: Forward passes of a block beside its training: for its targets, its error before and after, and on to the next block.
 STREAM_PASSES = 4
-#: Bytes of a 16-bit number, and of a float32 one.
-HALF, FLOAT = 2, 4
-#: Entries of UniSVQ's lattice: A is 4 x 4, B has 4.
-LATTICE_ENTRIES = 4 * 4 + 4
-#: Optimizer bits -> bytes of a trained value's gradient and its two moments.
-LEARNING_BYTES = {32: FLOAT + 2 * FLOAT, 8: HALF + 2}
-#: Linear layers of a decoder block in the Llama family: query, key, value, output, gate, up and down.
-LINEARS_PER_BLOCK = 7
-#: Bytes that a block keeps for its backward pass, for each token and input of its widest layer: about six float32
-#: numbers in a Llama block, four of them in the MLP and the rest in attention and norms, which are narrower.
-BLOCK_BYTES = 24
-#: The same where blocks are computed again: their input alone, a quarter as wide.
-INPUT_BYTES = 1
 #: A stage's speed is not taken from fewer seconds than this.
 MEASURABLE_SECONDS = 1
 #: What a prompt of the model's own takes: header and text, and a fifth more for those that are dropped.
@@ -81,11 +65,15 @@ OWN_PROMPT_TOKENS = 110
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take. Times in seconds, sizes in bytes; skipped: layers left in FP16, with the reason."""
+    """What a run will take. Times in seconds, sizes in bytes; skipped: layers left in FP16, with the reason.
+
+    gpu_bytes: of the GPU's memory; None where the run computes on the CPU.
+    """
 
     seconds_low: float
     seconds_high: float
     memory_bytes: int
+    gpu_bytes: int | None
     fp16_bytes: int
     int4_bytes: int
     int2_bytes: int
@@ -93,16 +81,14 @@ class Estimate:
     notes: list[str]
 
 
-def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
-    """Estimate a run. rates: multiplications per second by stage, from `measured_rates`; may be empty.
+def estimate(config: RunConfig, rates: dict[str, float], gpu: int | None = None) -> Estimate:
+    """Estimate a run. rates: multiplications per second by stage, from `measured_rates`; may be empty. gpu: the GPU's
+    bytes, 0 for none; None: those of `upq.quantize.memory.gpu_bytes`.
 
     Raises the UserErrors of upq.models.loading for a model that cannot be quantized, so they show before Start.
     """
-    shape = inspect(
-        config.model.source, config.model.revision, config.int4.group_size, config.int2.group_size
-    )
-    notes = []
-    gpu = torch.cuda.is_available() and config.device != "cpu"
+    shape, notes = shape_of(config), []
+    gpu = gpu_bytes(config) if gpu is None else gpu
     cores = config.threads or os.cpu_count() or 1
     defaults = (
         DEFAULT_RATE_GPU
@@ -132,7 +118,8 @@ def estimate(config: RunConfig, rates: dict[str, float]) -> Estimate:
     return Estimate(
         seconds_low=seconds * LOW,
         seconds_high=seconds * HIGH,
-        memory_bytes=_memory(config, shape),
+        memory_bytes=memory_bytes(config, shape, gpu),
+        gpu_bytes=max(gpu_needs(config, shape, gpu).values()) if gpu else None,
         fp16_bytes=fp16,
         int4_bytes=rest - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
         int2_bytes=rest - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
@@ -177,7 +164,7 @@ def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
     epochs = blockwise.epochs if _trains(blockwise) else 0
     total = shape.quantized * blockwise.tokens * (TRAINING * epochs + STREAM_PASSES)
     if config.rounding == "ldlq":
-        total += blockwise.tokens * sum(width**2 for width in _shared_widths(shape.int2))
+        total += blockwise.tokens * sum(width**2 for width in shared_widths(shape.int2))
         solved = sum(rows * columns**2 for rows, columns in shape.int2.values())
         total += (1 + config.descent_passes) * solved
     return total
@@ -186,12 +173,6 @@ def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
 def _trains(config: BlockwiseConfig) -> bool:
     rates = [value for name, value in vars(config).items() if name.endswith("_lr")]
     return any(rates)
-
-
-def _shared_widths(layers: dict[str, tuple[int, int]]) -> list[int]:
-    """Inputs of each tensor that layers read; layers of one module and width are taken to read the same one."""
-    readers = {(name.rpartition(".")[0], columns) for name, (_, columns) in layers.items()}
-    return [columns for _, columns in readers]
 
 
 def _answers(config: RunConfig) -> int:
@@ -214,12 +195,7 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
             continue
         config = RunConfig.from_values(run.config)
         try:
-            shape = inspect(
-                config.model.source,
-                config.model.revision,
-                config.int4.group_size,
-                config.int2.group_size,
-            )
+            shape = shape_of(config)
         except UserError:
             continue
         spent = {
@@ -234,42 +210,7 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
     return rates
 
 
-def _saved_bytes(layers: dict[str, tuple[int, int]], bits: int, config: PrecisionConfig) -> int:
+def _saved_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
     """What packed layers take less than their weights in 16 bits."""
-    return sum(
-        rows * columns * HALF - _packed_bytes(rows, columns, bits, config)
-        for rows, columns in layers.values()
-    )
-
-
-def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
-    """One packed layer: codes, float16 scales, zeros in a byte, float16 vectors of a rotation, float32 lattice."""
-    groups = rows * (columns // (config.group_size or columns))
-    size = rows * columns * bits // 8 + groups * (
-        HALF + 1 if config.grid == "integer_zero" else HALF
-    )
-    size += HALF * {"none": 0, "input": columns, "both": columns + rows}[config.rotation]
-    return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
-
-
-def _memory(config: RunConfig, shape: Shape) -> int:
-    """The exact reference, the teacher, a model that is measured or trained, what distillation adds; and torch. Latent
-    weights are files that are mapped, which give way where memory is short.
-    """
-    held = shape.parameters * (shape.stored_bytes + HALF + HALF)
-    trained = max(_distill_memory(config.of(precision).distill, shape) for precision in QUANTIZED)
-    return held + trained + TORCH_BYTES
-
-
-def _distill_memory(config: DistillConfig, shape: Shape) -> int:
-    """The student's float32 weights, its 16-bit ones, activations; gradients and moments where weights learn."""
-    if not config.tokens:
-        return 0
-    learning = LEARNING_BYTES[config.optimizer_bits] if config.weight_lr else 0
-    width = max(columns for _, columns in shape.int2.values())
-    depth = max(1, len(shape.int2) // LINEARS_PER_BLOCK)
-    kept = BLOCK_BYTES * depth
-    if config.checkpointing:
-        kept = BLOCK_BYTES + INPUT_BYTES * depth
-    activations = config.batch_tokens * width * kept
-    return shape.quantized * (FLOAT + HALF + learning) + activations
+    weights = sum(rows * columns for rows, columns in layers.values())
+    return weights * HALF - packed_bytes(layers, bits, config)

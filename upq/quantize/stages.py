@@ -29,6 +29,7 @@ from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.layers import (
     FakeQuantLinear,
+    FixedCodesLinear,
     Grid,
     Latent,
     fake_quant_layers,
@@ -103,8 +104,8 @@ def round_to_nearest(work: Work, precision: Precision) -> Quantized:
     packed = {}
     for name in work.layers:
         work.context.check()
-        weight = work.weight(name).float()
-        packed[name] = grid.pack(weight, *grid.fit(weight, group_size))
+        weight = work.weight(name).to(work.teacher.device).float()
+        packed[name] = grid.pack(weight, *grid.fit(weight, group_size)).to("cpu")
     return Quantized(packed, {})
 
 
@@ -124,7 +125,10 @@ def _made(
     result = _reconstructed(work, task)
     if config.distill.tokens:
         result = _distilled(work, precision, grid, result, int4)
-    packed = {layer: latent.pack(grid) for layer, latent in result.layers.items()}
+    device = work.teacher.device
+    packed = {
+        layer: latent.to(device).pack(grid).to("cpu") for layer, latent in result.layers.items()
+    }
     return Quantized(packed, result.plain)
 
 
@@ -192,39 +196,65 @@ def _distilled(
     folder = work.context.checkpoint_dir / f"{precision.key}-distill"
     if (kept := checkpoint.load(folder / "done")) is not None:
         return _unflattened(kept[0])
-    student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
-
-    def make(layer: str, linear: nn.Linear) -> FakeQuantLinear:
-        return FakeQuantLinear(start.layers[layer], linear.bias, grid).to(device)
-
-    swap_linears(student, list(start.layers), make)
-    student.to(device)
-    set_parameters(student, start.plain)
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
+    with _teacher(work, precision, config, int4) as teacher:
+        result = _trained(work, precision, grid, start, teacher, reference)
+    checkpoint.save(folder / "done", _flat(result), {})
+    checkpoint.Steps(folder).forget()
+    return result
+
+
+def _trained(
+    work: Work,
+    precision: Precision,
+    grid: Grid,
+    start: BlockResult,
+    teacher: Any,
+    reference: Reference,
+) -> BlockResult:
+    """Train a student that begins at `start`; what it takes on the device is free again afterwards."""
+    config = work.config.of(precision).distill
+    folder = work.context.checkpoint_dir / f"{precision.key}-distill"
+    student = _student(work, grid, start, config)
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
         work.context.metric(SeriesNames(precision.key).held_out_kl, step, kl)
 
-    steps, settings = checkpoint.Steps(folder), (work.config.to_json(), work.context.checkpoint_dir)
-    with parallel.joint_work(*settings), _teacher(work, precision, config, int4) as teacher:
+    with parallel.joint_work(work.config.to_json(), work.context.checkpoint_dir):
         seed = derived_seed(work.config.seed, "distillation")
         task = Distillation(student, teacher, work.dataset.train, config, seed, precision.key)
-        distill(task, work.context, steps, probe)
+        distill(task, work.context, checkpoint.Steps(folder), probe)
     layers = {layer: module.latent() for layer, module in fake_quant_layers(student)}
-    plain = norm_weights(student) if config.norm_lr else start.plain
-    result = BlockResult(layers, plain)
-    checkpoint.save(folder / "done", _flat(result), {})
-    steps.forget()
-    return result
+    return BlockResult(layers, norm_weights(student) if config.norm_lr else start.plain)
+
+
+def _student(work: Work, grid: Grid, start: BlockResult, config: DistillConfig) -> Any:
+    """The model in training form on the run's device; without a learning rate of the weights it holds codes only."""
+    student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
+
+    def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
+        layer = FakeQuantLinear(start.layers[name], linear.bias, grid).to(device)
+        return layer if config.weight_lr else FixedCodesLinear(layer)
+
+    swap_linears(student, list(start.layers), make)
+    student.to(device)
+    set_parameters(student, start.plain)
+    return student
 
 
 @contextmanager
 def _teacher(
     work: Work, precision: Precision, config: DistillConfig, int4: Quantized | None
 ) -> Iterator[Any]:
-    """The model that the student learns from; FP16's blocks leave the device where INT4 takes their place."""
-    if config.teacher != "int4" or config.loss == "next_token":
+    """The model that the student learns from. FP16's blocks leave the device, before the student comes there, where
+    INT4 takes their place or the text itself is what is learned.
+    """
+    if config.loss == "next_token":
+        with blocks_away(work.teacher):
+            yield work.teacher
+        return
+    if config.teacher != "int4":
         yield work.teacher
         return
     if int4 is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,19 @@ from torch import nn
 
 #: Values that share a largest value in an 8-bit moment, and values that are updated at once.
 BLOCK, CHUNK = 256, 2**22
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """What a step multiplies or divides by, numbers of the host.
+
+    decay: values, by what weight decay leaves of them. rate: the learning rate over the first moment's bias. second:
+    the second moment's bias.
+    """
+
+    decay: float
+    rate: float
+    second: float
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -31,10 +45,12 @@ class AdamW8bit(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.betas, self.eps = betas, eps
+        #: The steps that each parameter has made, as `state` has them, but without asking a device.
+        self._steps: dict[torch.Tensor, int] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient. Waits for no device, but in the first step of a resumed run."""
         assert closure is None, "the loss is computed before the step"
         parameters = [
             (parameter, group) for group in self.param_groups for parameter in group["params"]
@@ -45,13 +61,21 @@ class AdamW8bit(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state |= _empty_state(parameter)
+            if parameter not in self._steps:
+                self._steps[parameter] = int(state["step"])
             state["step"] += 1
-            seed = int(state["step"]) * len(parameters) + index
-            source = torch.Generator(parameter.device).manual_seed(seed)
+            self._steps[parameter] = step = self._steps[parameter] + 1
+            source = torch.Generator(parameter.device).manual_seed(step * len(parameters) + index)
             values, gradient = parameter.view(-1), parameter.grad.reshape(-1)
+            factors = self._factors(group, step)
             for start in range(0, len(values), CHUNK):
                 part = slice(start, min(start + CHUNK, len(values)))
-                self._update(values[part], gradient[part].float(), state, part, group, source)
+                self._update(values[part], gradient[part].float(), state, part, factors, source)
+
+    def _factors(self, group: dict[str, Any], step: int) -> _Factors:
+        (beta1, beta2), rate = self.betas, group["lr"]
+        decay = 1 - rate * group["weight_decay"]
+        return _Factors(decay, rate / (1 - beta1**step), 1 - beta2**step)
 
     def _update(
         self,
@@ -59,10 +83,10 @@ class AdamW8bit(torch.optim.Optimizer):
         gradient: torch.Tensor,
         state: dict[str, torch.Tensor],
         part: slice,
-        group: dict[str, Any],
+        factors: _Factors,
         source: torch.Generator,
     ) -> None:
-        (beta1, beta2), step = self.betas, state["step"].item()
+        beta1, beta2 = self.betas
         blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
         first = _decode(state["first"][blocks], state["first_peak"][blocks], len(values), 2)
         second = _decode(state["second"][blocks], state["second_peak"][blocks], len(values), 4)
@@ -72,9 +96,9 @@ class AdamW8bit(torch.optim.Optimizer):
         codes, state["second_peak"][blocks] = _encode(second, 255, 4, source)
         # A second moment of zero under a first moment that is none would be a huge step.
         state["second"][blocks] = codes.clamp_min(1)
-        scale = (second / (1 - beta2**step)).sqrt_().add_(self.eps)
-        values.mul_(1 - group["lr"] * group["weight_decay"])
-        values.addcdiv_(first, scale, value=-group["lr"] / (1 - beta1**step))
+        scale = (second / factors.second).sqrt_().add_(self.eps)
+        values.mul_(factors.decay)
+        values.addcdiv_(first, scale, value=-factors.rate)
 
 
 def _empty_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:

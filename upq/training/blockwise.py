@@ -264,7 +264,7 @@ def _advance(
     quantized = copy.deepcopy(block)
     for name, latent in result.layers.items():
         stored = quantized.get_parameter(f"{name}.weight")
-        stored.copy_(weight_of(latent.pack(task.grid)))
+        stored.copy_(weight_of(latent.to(stored.device).pack(task.grid)))
     set_parameters(quantized, result.plain)
     for stream in streams:
         stream.inputs = stream.calls[index].run(quantized, stream.inputs)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -21,7 +21,7 @@ from upq.config import DistillConfig
 from upq.context import RunContext, SeriesNames
 from upq.data import Example, collate, plan_batches
 from upq.errors import Interrupted
-from upq.layers import fix_codes, release_codes
+from upq.layers import fix_codes
 from upq.models import blocks_away, head, last_hidden, recomputed
 from upq.training import parallel
 from upq.training.curves import Curves, Step
@@ -89,7 +89,8 @@ def distill(
     probe(step) is called a few times on the way and at the end. Raises UserError("diverged") at the first non-finite
     loss, naming the step; on a GPU a step later, but before anything is saved or probed.
     """
-    student, config, checkpoints = task.student, task.config, checkpoints or NoCheckpoints()
+    started, checkpoints = time.monotonic(), checkpoints or NoCheckpoints()
+    student, config = task.student, task.config
     plan = plan_batches(task.examples, config.tokens, config.batch_tokens, task.seed)
     steps = -(-len(plan) // config.accumulation)
     if not config.weight_lr:
@@ -102,7 +103,7 @@ def distill(
         restore(student, optimizer, found[0])
         first = made = found[1]["step"]
         spent = found[1].get("seconds", 0.0)
-    clock = _Clock(config, steps, spent)
+    clock = _Clock(config, steps, spent, started)
     names = SeriesNames(task.precision)
     context.stage(names.distill_stage, SHOWN_STEPS if config.seconds else steps)
     saved_at = time.monotonic()
@@ -112,14 +113,19 @@ def distill(
         curves.settle()
         context.flush()
         state = {"step": step, "seconds": clock.spent()}
-        checkpoints.save(step, dict(training_state(student, optimizer)), state)
+        with clock.timing("save"):
+            checkpoints.save(step, dict(training_state(student, optimizer)), state)
+
+    def measure(step: int) -> None:
+        curves.settle()
+        with clock.timing("probe"):
+            probe(step)
 
     with _passes(task, plan, context) as passes:
         for step in clock.steps_from(first):
             if parallel.is_main() and clock.is_probe_due(step):
-                curves.settle()
-                probe(step)
-            started = time.monotonic()
+                measure(step)
+            began = time.monotonic()
             share = clock.share(step)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
@@ -132,7 +138,7 @@ def distill(
                 raise
             norm = _clip(student, config.clip_norm)
             rate = share * (config.weight_lr or config.scale_lr)
-            curves.enter(Step(step, rate, tokens, started, clock.shown(step)), loss, norm)
+            curves.enter(Step(step, rate, tokens, began, clock.shown(step)), loss, norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if parallel.size() > 1:  # every process has to stop at the same step
@@ -140,37 +146,53 @@ def distill(
             else:
                 curves.report()
             is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
-            if parallel.is_main() and is_due and step + 1 < steps:
+            if parallel.is_main() and is_due and step + 1 < steps and clock.has_time_to_save():
                 save(step + 1)
                 saved_at = time.monotonic()
             made = step + 1
         curves.settle()
     settle_norms(student)
-    release_codes(student)
     if parallel.is_main():
-        probe(made)
+        measure(made)
 
 
 class _Clock:
     """How far a distillation has come: by its steps, or by its time where its time is limited and that is further.
 
-    spent: seconds that earlier calls of a resumed run took.
+    The time ends with the last probe, so training ends as much earlier as the longest one took so far. spent: seconds
+    that earlier calls of a resumed run took. started: the monotonic time at which this call began.
     """
 
-    def __init__(self, config: DistillConfig, steps: int, spent: float) -> None:
+    def __init__(self, config: DistillConfig, steps: int, spent: float, started: float) -> None:
         self.steps, self.warmup_share = steps, config.warmup_share
-        self.before, self.started = spent, time.monotonic()
+        self.before, self.started = spent, started
         self.seconds, self.probes = config.seconds, 0
+        self.longest = {"probe": 0.0, "save": 0.0}
         if self.seconds and UNTIL in os.environ:
             left = max(1.0, float(os.environ[UNTIL]) - time.time())
             self.seconds = min(self.seconds, spent + left)
+
+    @contextmanager
+    def timing(self, kind: Literal["probe", "save"]) -> Iterator[None]:
+        """Learn how long a probe or a save takes."""
+        started = time.monotonic()
+        yield
+        self.longest[kind] = max(self.longest[kind], time.monotonic() - started)
 
     def spent(self) -> float:
         """Seconds of training in all."""
         return self.before + time.monotonic() - self.started
 
+    def has_time_to_save(self) -> bool:
+        """Whether a save would be over before training is. One that is not would keep what is finished anyway."""
+        return not self.seconds or self.spent() + self.longest["save"] < self._end()
+
+    def _end(self) -> float:
+        """Seconds after which training ends, at most half of all for the last probe."""
+        return max(self.seconds / 2, self.seconds - self.longest["probe"])
+
     def _progress(self, step: int) -> float:
-        return max(step / self.steps, self.spent() / self.seconds)
+        return max(step / self.steps, self.spent() / self._end())
 
     def steps_from(self, first: int) -> Iterator[int]:
         """The steps from number `first` on, as long as there is time."""

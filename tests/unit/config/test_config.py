@@ -172,8 +172,43 @@ def test_every_method_in_every_preset_is_valid_and_survives_json(name: str, meth
     assert json.loads(config.to_json())["version"] == config.version
 
 
+def test_preset_lease_is_overnight_with_the_settings_of_the_eight_minutes() -> None:
+    filling = {"tokens": 80_000_000, "batch_tokens": 16_384, "checkpoint_seconds": 86_400.0}
+    for_int4 = filling | {"seconds": 90.0, "weight_lr": 0.002, "scale_lr": 0.002, "norm_lr": 0.001}
+    for_int2 = filling | {"seconds": 450.0, "weight_lr": 0.003, "scale_lr": 0.003, "norm_lr": 0.001}
+    once = {"epochs": 1, "batch_tokens": 2048}
+    sections = {
+        "int4.distill": for_int4,
+        "int2.distill": for_int2,
+        "int4.blockwise": once | {"tokens": 49_152},
+        "int2.blockwise": once | {"tokens": 65_536},
+        "data": {"own_prompts": 3000, "answers_per_prompt": 3},
+        "measure": {"baselines": False},
+    }
+    table = {
+        f"{part}.{name}": value for part, own in sections.items() for name, value in own.items()
+    }
+    assert preset("lease") == with_settings(preset("overnight"), table | {"preset": "lease"})
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+def test_preset_standard_can_move_a_weight_by_steps_of_its_grid(precision: Precision) -> None:
+    """Adam moves a value by its rate a step, and a cosine's mean is half of its peak."""
+    distill = preset("standard").of(precision).distill
+    tokens = min(distill.tokens, 80_000 * distill.seconds)  # as measured on an H200
+    assert tokens < distill.tokens, "the time ends it, not the tokens"
+    assert 0.5 * distill.weight_lr * tokens / distill.batch_tokens > 1
+
+
+def test_preset_standard_takes_about_an_hour() -> None:
+    config = preset("standard")
+    assert 2700 <= config.int4.distill.seconds + config.int2.distill.seconds <= 3300
+
+
 def test_an_unknown_preset_or_method_is_refused() -> None:
-    with pytest.raises(UserError, match="expected one of smoke, quick, overnight, standard, paper"):
+    with pytest.raises(
+        UserError, match="expected one of smoke, quick, overnight, lease, standard, paper"
+    ):
         preset("fast")
     with pytest.raises(UserError, match="method is 'magic'; expected one of rotated_upq, upq"):
         preset("smoke", "magic")

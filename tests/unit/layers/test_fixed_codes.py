@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from upq.layers import FakeQuantLinear, Grid, Latent, fix_codes, release_codes
-from upq.layers.fixed_codes import FixedCodesLinear
+from upq.layers import (
+    FakeQuantLinear,
+    FixedCodesLinear,
+    Grid,
+    Latent,
+    fake_quant_layers,
+    fix_codes,
+    fixed_codes,
+)
 
 GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
 
@@ -30,11 +40,9 @@ def test_the_weight_and_the_codes_are_those_of_the_layer(grid: Grid) -> None:
     }
     with torch.no_grad():
         fixed.log_scale.add_(torch.linspace(-0.7, 0.7, 12).view(6, 2))
-    release_codes(root)
-    released = root[0]
-    assert type(released) is FakeQuantLinear
-    packed = released.pack()
+    packed = fixed.pack()
     assert torch.equal(packed.codes, layer.pack().codes)
+    assert torch.equal(packed.codes, fixed.latent().pack(grid).codes)
     torch.testing.assert_close(packed.scale, fixed.log_scale.exp().half(), rtol=1e-3, atol=0)
 
 
@@ -49,3 +57,23 @@ def test_the_gradient_is_the_one_of_scale_times_level(grid: Grid) -> None:
     weight = (levels * log_scale.exp().unsqueeze(-1)).view(6, 32)
     (inputs @ weight.T).square().sum().backward()
     torch.testing.assert_close(found, log_scale.grad)
+
+
+def test_codes_take_the_place_of_one_weight_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All weights beside all codes would be five times the memory that the training takes."""
+    root = nn.Sequential(*(layer_of(Grid(2)) for _ in range(4)))
+    weights = [weakref.ref(layer.weight) for _, layer in fake_quant_layers(root)]
+    alive: list[int] = []
+    replace = fixed_codes.replace_module
+
+    def counting(*arguments: Any) -> None:
+        replace(*arguments)
+        alive.append(sum(weight() is not None for weight in weights))
+
+    monkeypatch.setattr(fixed_codes, "replace_module", counting)
+    fix_codes(root)
+    assert alive == [4, 3, 2, 1], "only the layer that is being replaced is still there"
+    fix_codes(root)
+    assert len(alive) == 4, "codes that are fixed stay as they are"

@@ -19,6 +19,7 @@ from upq.errors import UserError
 from upq.layers import INT2, INT4, Grid
 from upq.models import LoadedModel, inspect, load, plan_layers
 from upq.quantize.estimate import estimate, measured_rates, work
+from upq.quantize.memory import gpu_needs
 from upq.store import Run, Store
 
 
@@ -163,6 +164,15 @@ def test_learning_with_small_moments_or_of_scales_alone_takes_less_memory(
     )
     whole, small, scales = (estimate(one, {}).memory_bytes for one in configs)
     assert scales < small < whole
+
+
+def test_a_gpu_has_an_estimate_of_its_own_and_a_cpu_has_none(tiny_model_dir: Path) -> None:
+    config = tiny_config(tiny_model_dir)
+    on_cpu, on_gpu = (estimate(config, {}, gpu) for gpu in (0, 10**10))
+    assert on_cpu.gpu_bytes is None
+    needs = gpu_needs(config, inspect(str(tiny_model_dir), None, 32, 32), 10**10)
+    assert on_gpu.gpu_bytes == max(needs.values())
+    assert on_gpu.seconds_high < on_cpu.seconds_high
 
 
 def test_a_first_guess_says_so_and_measured_speeds_replace_it(tiny_model_dir: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.host_reads import Reads
 from upq.training.adamw8bit import BLOCK, AdamW8bit, _decode, _encode
 from upq.training.trainables import RATE_RATIO, shared_rates
 
@@ -39,6 +40,58 @@ def test_the_first_step_is_that_of_adamw() -> None:
     _, exact = descend(torch.optim.AdamW, 1)
     _, ours = descend(AdamW8bit, 1)
     torch.testing.assert_close(ours, exact)
+
+
+def stepping(optimizer: AdamW8bit, count: int, seed: int = 4) -> None:
+    """So many steps with random gradients; those of parameters are in their own type."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+def test_a_step_waits_for_no_device() -> None:
+    parameters = [nn.Parameter(torch.ones(3, 700)), nn.Parameter(torch.ones(5))]
+    optimizer = AdamW8bit([{"params": parameters}], weight_decay=0.1)
+    stepping(optimizer, 1)
+    with Reads() as reads:
+        stepping(optimizer, 3)
+    assert reads.found == []
+    with reads:
+        assert parameters[0].sum().item() != 0
+    assert reads.found == ["_local_scalar_dense"], "it would be seen"
+
+
+def test_a_step_is_what_its_definition_says_also_after_it_was_resumed() -> None:
+    """The definition reads the number of the step from the state, as the optimizer did before."""
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(700, generator=generator)
+    ours, expected = nn.Parameter(start.clone()), start.clone()
+    optimizer = AdamW8bit([{"params": [ours], "lr": 0.02}], weight_decay=0.1)
+    first = second = torch.zeros(len(start))
+    gradients = torch.Generator().manual_seed(4)
+    for step in range(1, 7):
+        if step == 4:
+            kept = dict(optimizer.state[ours])
+            optimizer = AdamW8bit([{"params": [ours], "lr": 0.02}], weight_decay=0.1)
+            optimizer.state[ours] = kept
+        gradient = torch.randn(start.shape, generator=gradients)
+        ours.grad = gradient.clone()
+        optimizer.step()
+        source = torch.Generator().manual_seed(step)
+        first = torch.lerp(first, gradient, 1 - 0.9)
+        second = (second * 0.999).addcmul(gradient, gradient, value=1 - 0.999)
+        corrected = (second / (1 - 0.999**step)).sqrt() + 1e-8
+        expected = (expected * (1 - 0.02 * 0.1)).addcdiv(
+            first, corrected, value=-0.02 / (1 - 0.9**step)
+        )
+        codes, unit = _encode(first, 127, 2, source)
+        first = _decode(codes, unit, len(start), 2)
+        codes, unit = _encode(second, 255, 4, source)
+        second = _decode(codes.clamp_min(1), unit, len(start), 4)
+        assert torch.equal(ours.detach(), expected), step
 
 
 def test_the_state_takes_two_bytes_a_value() -> None:

@@ -1,0 +1,34 @@
+"""Bytes of a model's packed layers and inputs of its layers, from its shape alone."""
+
+from __future__ import annotations
+
+from upq.config import PrecisionConfig
+
+Layers = dict[str, tuple[int, int]]
+
+#: Bytes of a 16-bit number, and of a float32 one.
+HALF, FLOAT = 2, 4
+#: Entries of UniSVQ's lattice: A is 4 x 4, B has 4.
+LATTICE_ENTRIES = 4 * 4 + 4
+
+
+def packed_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
+    """Packed layers, (out, in) by name: codes, float16 scales, zeros in a byte, float16 vectors of a rotation, float32
+    lattice.
+    """
+    return sum(_packed_bytes(rows, columns, bits, config) for rows, columns in layers.values())
+
+
+def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
+    groups = rows * (columns // (config.group_size or columns))
+    size = rows * columns * bits // 8 + groups * (
+        HALF + 1 if config.grid == "integer_zero" else HALF
+    )
+    size += HALF * {"none": 0, "input": columns, "both": columns + rows}[config.rotation]
+    return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
+
+
+def shared_widths(layers: Layers) -> list[int]:
+    """Inputs of each tensor that layers read; layers of one module and width are taken to read the same one."""
+    readers = {(name.rpartition(".")[0], columns) for name, (_, columns) in layers.items()}
+    return [columns for _, columns in readers]
