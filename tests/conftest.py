@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "20000"
+)  # before torch, as upq sets it, which comes too late here
 
 import pytest
 import torch
