@@ -49,7 +49,7 @@ def test_what_quantizes_and_measures_can_be_imported() -> None:
 def test_other_packages_are_not_there(module: str) -> None:
     pytest.importorskip(module)
     done = run(f"import importlib.metadata, {module}")
-    assert f"No module named '{module}' in a plain CUDA image" in done.stderr
+    assert f"No module named '{module}'" in done.stderr
     assert (
         "PackageNotFoundError"
         in run(f"import importlib.metadata as m; m.version('{module}')").stderr

@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,21 @@ def with_requirements(names: Iterable[str]) -> set[str]:
     return found
 
 
-class _Missing(importlib.abc.MetaPathFinder):
-    """Finds none of the modules of distributions that are not there."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds what PathFinder does, except for distributions that are not there. missing: their modules."""
 
-    def __init__(self, modules: set[str]) -> None:
-        self.modules = modules
+    def __init__(self, allowed: set[str], missing: set[str]) -> None:
+        self.allowed, self.missing = allowed, missing
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        top = fullname.partition(".")[0]
-        if top in self.modules:
-            raise ModuleNotFoundError(f"No module named {top!r} in a plain CUDA image", name=top)
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: Any = None
+    ) -> ModuleSpec | None:
+        is_missing = fullname.partition(".")[0] in self.missing
+        return None if is_missing else PathFinder.find_spec(fullname, path, target)
+
+    def find_distributions(self, context: Any) -> Iterator[Distribution]:
+        found = PathFinder.find_distributions(context)
+        return (one for one in found if plain(one.metadata["Name"]) in self.allowed)
 
 
 def install() -> None:
@@ -70,10 +76,4 @@ def install() -> None:
     missing = {
         module for module, names in owners.items() if not allowed & {plain(name) for name in names}
     }
-    discover = Distribution.discover
-
-    def discover_allowed(**context: Any) -> Iterator[Distribution]:
-        return (found for found in discover(**context) if plain(found.metadata["Name"]) in allowed)
-
-    Distribution.discover = discover_allowed  # pyright: ignore[reportAttributeAccessIssue]
-    sys.meta_path.insert(0, _Missing(missing - set(sys.modules)))
+    sys.meta_path[sys.meta_path.index(PathFinder)] = _Finder(allowed, missing)
