@@ -191,7 +191,7 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Puts every operator on a graph's tape."""
+    """Puts every operator on a graph's tape; what it launches itself belongs to it."""
 
     def __init__(self, graph: _Graph) -> None:
         super().__init__()
@@ -199,7 +199,11 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        result = func(*args, **given)
+        _here.is_recorded = True
+        try:
+            result = func(*args, **given)
+        finally:
+            _here.is_recorded = False
         self.graph.tape.append((lambda: func(*args, **given), result))
         return result
 
@@ -227,7 +231,8 @@ def _interpret(loaded: ctypes.CDLL) -> None:
         with _launching, _capturing(loaded, None), _disable_current_modes():
             run(self, *args, **kwargs)
         loaded.simulated_count(1 + before - loaded.simulated_operators())
-        if (graph := _captured()) is not None:
+        graph = _captured()
+        if graph is not None and not getattr(_here, "is_recorded", False):
             graph.tape.append((lambda: run(self, *args, **kwargs), None))
 
     interpreter.GridExecutor.__call__ = launch
