@@ -124,7 +124,7 @@ def test_a_step_of_the_bundled_models_distillation_keeps_to_its_operators(
     monkeypatch.setattr(distill, "_clip", clip_and_look)
     ids = torch.randint(COUNTED_WORDS, (STEPS * COUNTED_TOKENS // SEQUENCE, SEQUENCE))
     examples = [Example(tuple(row), 1) for row in ids.tolist()]
-    rates = {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
+    rates: dict[str, Any] = {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
     config = DistillConfig(
         tokens=STEPS * COUNTED_TOKENS,
         batch_tokens=COUNTED_TOKENS,
