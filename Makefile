@@ -1,6 +1,8 @@
 # Everything a person or CI does with this repository. `make` alone lists the targets;
 # `make install PYTHON=python3.12` picks the Python that .venv is made from.
 python := .venv/bin/python
+# pytest in a process of its own, in which torch has a simulated GPU
+simulated = $(python) -m pytest -p tests.support.simulated_gpu.plugin
 RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
@@ -18,11 +20,13 @@ run: install  ## start the app at http://127.0.0.1:7860
 demo: install  ## quantize the bundled model and compare, without a browser
 	$(python) -m upq demo --preset quick
 
-test: $(DEVELOPMENT) browser  ## every test but the slow ones and those that need a GPU
+test: $(DEVELOPMENT) browser  ## every test but the slow ones; those for a GPU run on a simulated one
 	$(python) -m pytest -m "not slow and not gpu"
+	$(simulated) -m "gpu and not slow" tests/gpu
 
-test-all: $(DEVELOPMENT) browser  ## every test but those that need a GPU
+test-all: $(DEVELOPMENT) browser  ## every test; those for a GPU run on a simulated one
 	$(python) -m pytest -m "not gpu"
+	$(simulated) -m gpu tests/gpu
 
 check: $(DEVELOPMENT)  ## style, types and architecture
 	$(python) -m ruff check .

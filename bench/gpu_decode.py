@@ -1,6 +1,7 @@
 """Tokens per second of decoding on an NVIDIA GPU, through the engine that serves the chat: FP16, INT4 and INT2.
 
 python -m bench.gpu_decode --json decode.json --plot decode.svg
+python -m bench.gpu_decode --tiny      # the same code on tiny shapes
 
 The weights are random, so no model is needed; speed and memory do not depend on their values. A model is built layer by
 layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head in 8
@@ -15,7 +16,7 @@ import functools
 import sys
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ MODELS = {
         max_position_embeddings=8192,
     ),
 }
+TINY = LlamaConfig(
+    vocab_size=256,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)
 #: Bits, and whether the inputs are rotated, as the default method has them.
@@ -62,7 +71,7 @@ PRECISIONS = {
 }
 GROUP = 64
 #: Steps that compile, tune and capture, then steps that are timed; together they stay in one span of the cache.
-WARM_UP, STEPS = 4, 64
+WARM_UP, STEPS, TINY_STEPS = 4, 64, 1
 DTYPE = torch.bfloat16
 
 
@@ -74,24 +83,29 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--contexts", nargs="+", type=int, default=CONTEXTS)
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes: a test of this program")
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("This benchmark needs an NVIDIA GPU.")
+    models = {"tiny": TINY} if options.tiny else {name: MODELS[name] for name in options.models}
+    steps = TINY_STEPS if options.tiny else STEPS
+    facts = {"group": GROUP, "steps": steps}
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
-    for name in options.models:
+    for name, shape in models.items():
         for precision in options.precisions:
+            lengths = Lengths(options.contexts, options.batches, steps)
             try:
-                rows += measure(name, precision, options.contexts, options.batches)
+                rows += measure(name, shape, precision, lengths)
             except Exception as error:  # the others go on
                 failed.append(f"{name}, {precision}")
                 sys.stdout.write(f"{failed[-1]}: FAILED {error}\n{traceback.format_exc()}\n")
             torch.cuda.empty_cache()
-            report.save(options.json, rows, group=GROUP, steps=STEPS)
+            report.save(options.json, rows, **facts)
     compare(rows)
     report.show(rows)
-    report.save(options.json, rows, group=GROUP, steps=STEPS)
+    report.save(options.json, rows, **facts)
     if options.plot:
         report.draw_bars(
             options.plot,
@@ -104,19 +118,28 @@ def main() -> None:
         sys.exit(f"Failed: {'; '.join(failed)}")
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How much is decoded: each batch behind each number of tokens, in so many timed steps."""
+
+    contexts: list[int]
+    batches: list[int]
+    steps: int
+
+
 def measure(
-    name: str, precision: str, contexts: list[int], batches: list[int]
+    name: str, shape: LlamaConfig, precision: str, lengths: Lengths
 ) -> list[dict[str, Any]]:
     """One row for each context and batch of one model in one precision."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    engine = TransformersEngine(random_model(MODELS[name], *PRECISIONS[precision]))
+    engine = TransformersEngine(random_model(shape, *PRECISIONS[precision]))
     weights = torch.cuda.memory_allocated() - before
     building = torch.cuda.max_memory_allocated() - before
     rows = []
-    for context in contexts:
-        for batch in batches:
+    for context in lengths.contexts:
+        for batch in lengths.batches:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             rows.append(
@@ -126,7 +149,7 @@ def measure(
                     "backend": engine.backend,
                     "context": context,
                     "batch": batch,
-                    "tokens/s": decode(engine, context, batch),
+                    "tokens/s": decode(engine, context, batch, lengths.steps),
                     "weights GB": weights / 1e9,
                     "peak building GB": building / 1e9,
                     "peak decoding GB": (torch.cuda.max_memory_allocated() - before) / 1e9,
@@ -137,22 +160,22 @@ def measure(
     return rows
 
 
-def decode(engine: TransformersEngine, context: int, batch: int) -> float:
+def decode(engine: TransformersEngine, context: int, batch: int, steps: int) -> float:
     """Tokens per second, of all rows together, of greedy decoding behind `context` tokens."""
     generator = torch.Generator().manual_seed(0)
-    session = engine.session(batch, context + WARM_UP + STEPS)
+    session = engine.session(batch, context + WARM_UP + steps)
     rows, tokens = list(range(batch)), [0] * batch
     for row in rows:
         ids = torch.randint(0, engine.config.vocab_size, (context,), generator=generator)
         tokens[row] = int(session.prefill(row, ids.tolist()).argmax())
     torch.cuda.reset_peak_memory_stats()
     start = 0.0
-    for step in range(WARM_UP + STEPS):
+    for step in range(WARM_UP + steps):
         if step == WARM_UP:
             torch.cuda.synchronize()
             start = time.perf_counter()
         tokens = session.step(rows, tokens).argmax(dim=-1).tolist()  # waits for the GPU
-    return batch * STEPS / (time.perf_counter() - start)
+    return batch * steps / (time.perf_counter() - start)
 
 
 def compare(rows: list[dict[str, Any]]) -> None:

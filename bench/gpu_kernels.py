@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from triton import knobs
 
 from bench import report
 from kernels.gpu import operators, tuning
@@ -39,6 +40,7 @@ ROWS = (1, 4, 16, 64)
 WARM_HELP = "only compile: every OF-th variant from INDEX on, so that OF processes share the work"
 GROUP = 64
 REPLAYS = 25
+COPY_GIB = 1.0
 #: Products that gave no time, or a wrong result.
 FAILED: list[str] = []
 #: A product of one set of copies: inputs -> outputs.
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the products with one row here, as SVG")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--shapes", nargs="+", metavar="OUTxIN", help="instead of the usual ones")
+    parser.add_argument("--copy-gib", type=float, default=COPY_GIB, help="size of the timed copy")
     parser.add_argument("--warm", nargs=2, type=int, metavar=("INDEX", "OF"), help=WARM_HELP)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -60,7 +63,7 @@ def main() -> None:
         warm(*options.warm)
         return
     shapes = [shape.split("x") for shape in options.shapes or ()] or SHAPES
-    bandwidth = copy_bandwidth()
+    bandwidth = copy_bandwidth(options.copy_gib)
     sys.stdout.write(f"copy: {bandwidth / 1e9:.0f} GB/s, read and written bytes together\n")
     rows: list[dict[str, Any]] = []
     for outputs, inputs in shapes:
@@ -82,6 +85,8 @@ def main() -> None:
 
 def warm(index: int, of: int) -> None:
     """Compile every `of`-th variant of the kernels that this and bench.gpu_decode use, for the cache on the disk."""
+    if knobs.runtime.interpret:
+        return
     variants = [
         (bits, dtype, inputs, columns, config)
         for bits in (2, 4, 8)
@@ -103,11 +108,11 @@ def warm(index: int, of: int) -> None:
     torch.cuda.synchronize()
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a pass over 1 GiB. A kernel makes it: a copy that is captured in a graph
-    goes by the copy engine, which moved 2.8 TB/s on an H200 where a product reads 4.2.
+def copy_bandwidth(gib: float) -> float:
+    """Bytes per second, read and written, of a pass over so many GiB. A kernel makes it: a copy that is captured in a
+    graph goes by the copy engine, which moved 2.8 TB/s on an H200 where a product reads 4.2.
     """
-    source = torch.randn(2**28, device="cuda")
+    source = torch.randn(int(gib * 2**28), device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds([lambda: torch.neg(source, out=target)] * 4)
 

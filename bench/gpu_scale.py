@@ -48,14 +48,6 @@ MODELS = {
         num_key_value_heads=8,
     ),
 }
-TINY = LlamaConfig(
-    vocab_size=256,
-    hidden_size=128,
-    intermediate_size=256,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
 #: EfficientQAT on one A100 for the Llama-2 of like size (arXiv 2407.11062): (model, stage) -> hours, GB.
 PUBLISHED = {
     ("Llama-3.1-8B", "Block-AP, INT2"): (3.3, 8.5),
@@ -105,7 +97,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", metavar="LABEL", help="only these rows")
     options = parser.parse_args()
     device, size = torch.device(options.device), SMALL if options.tiny else FULL
-    models = {"tiny": TINY} if options.tiny else MODELS
+    models = {"tiny": gpu_decode.TINY} if options.tiny else MODELS
     models = {name: model for name, model in models.items() if name in (options.models or models)}
 
     def is_asked(label: str) -> bool:

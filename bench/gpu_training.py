@@ -31,8 +31,8 @@ from upq.quantize.ready import ready
 from upq.store import Run, Store, data_dir, open_store
 from upq.training import UNTIL
 
-#: Starts of a worker that came to nothing before the call gives up and shows what the worker said.
-MOST_FAILED_STARTS = 2
+#: Workers in a row that fail at their start before the call gives up and shows what they said.
+MOST_EARLY_EXITS = 2
 LOG_CHARACTERS = 4000
 
 
@@ -84,22 +84,19 @@ def main() -> None:
 
 def _go_on(store: Store, folder: Path, until: float, carrier: _Carrier) -> Run:
     """Keep a worker on the newest run until it ends or the time is up, in which case it stays resumable. Exits where
-    workers end before they take the run.
+    workers fail at their start.
     """
     run_id = store.runs()[0].id
     supervisor = Supervisor(store, folder)
     supervisor.start()
-    workers: set[int] = set()
     shown = ""
     try:
         while store.run(run_id).state not in follow.ENDED and time.monotonic() < until:
             time.sleep(0.5)
             run, status = store.run(run_id), supervisor.status()
-            if status["pid"] and run.state == "queued":
-                workers.add(status["pid"])
-            if len(workers) > MOST_FAILED_STARTS:
+            if status["early_exits"] >= MOST_EARLY_EXITS:
                 print(_said(folder))
-                sys.exit("The worker ended several times before it took the run.")
+                sys.exit(f"{MOST_EARLY_EXITS} workers failed at their start: {status['last_exit']}")
             if run.stage and run.stage != shown:
                 shown = run.stage
                 print(f"{time.strftime('%H:%M:%S')} {shown}", flush=True)

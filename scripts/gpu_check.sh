@@ -13,6 +13,7 @@
 # UPQ_MODEL_PARTS   "a b ...": files that make the bundled model's GGUF file when they are joined in this order
 # UPQ_LIMITS        seconds of the parts (default: tests=120 kernels=80 decode=120 scale=120 training=480)
 # UPQ_WORKERS       processes that run tests, and that compile kernels beside them (default: half of the cores)
+# UPQ_TESTS         further arguments of pytest: -k EXPRESSION, ...
 # UPQ_KERNELS       further arguments of bench.gpu_kernels, UPQ_DECODE of bench.gpu_decode, UPQ_SCALE of bench.gpu_scale
 # UPQ_TRAINING      further arguments of bench.gpu_training: --preset, --set, --carry, --reserve, ...
 # scripts/gpu_payload.sh prepares what has to be carried to a machine that has only torch and transformers.
@@ -73,8 +74,9 @@ limit() {  # the seconds of a part: the last that is said of it
 }
 
 run_tests() {
+    # shellcheck disable=SC2086  # arguments are words
     "$python" -m pytest -m gpu tests/gpu/test_gpu*.py -W default -p no:cacheprovider -n "$workers" -v -rfE \
-        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))"
+        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))" ${UPQ_TESTS:-}
 }
 
 run_part() {

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -94,11 +95,10 @@ def load(name: str | None = None, extra_flags: tuple[str, ...] = ()) -> ctypes.C
     compiler = _compiler()
     flags = (*FLAGS, *INSTRUCTION_SETS[name][1], *extra_flags)
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        library = folder / f"{_fingerprint(compiler, flags)}.so"
-        if not library.exists():
-            _compile_once(compiler, flags, library)
+        sources = sorted(SOURCES.iterdir())
+        library = cached_library(compiler, flags, sources)
+        compiled = [str(path) for path in sources if path.suffix == ".c"]
+        compile_once([compiler, *flags, *compiled, "-lm"], library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise BuildError(f"The compiled kernels cannot be stored or loaded: {error}") from error
@@ -111,30 +111,39 @@ def _compiler() -> str:
     raise BuildError("There is no C compiler (cc, gcc or clang) on this machine.")
 
 
-def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr((flags, platform.machine())).encode())
+def cached_library(compiler: str, flags: Sequence[str], sources: Sequence[Path]) -> Path:
+    """Where the library of these sources is kept, whether or not it is there yet. Raises OSError."""
+    digest = hashlib.sha256(repr((tuple(flags), platform.machine())).encode())
     digest.update(subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout)
-    for path in sorted(SOURCES.iterdir()):
+    for path in sources:
         digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:24]
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / f"{digest.hexdigest()[:24]}.so"
 
 
-def _compile_once(compiler: str, flags: tuple[str, ...], library: Path) -> None:
+def compile_once(command: Sequence[str], library: Path) -> None:
+    """Run a compiler's command, which names no output, unless its library is there. Raises BuildError, OSError."""
+    if library.exists():
+        return
     with open(library.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
         if not library.exists():
-            _compile(compiler, flags, library)
+            _compile(command, library)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
+def _compile(command: Sequence[str], library: Path) -> None:
     """Compile beside the cached file and move it there whole."""
-    sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+    compiler = command[0]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = [compiler, *flags, *sources, "-o", str(made), "-lm"]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+                [*command, "-o", str(made)],
+                capture_output=True,
+                text=True,
+                timeout=COMPILE_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise BuildError(f"{compiler} took more than {COMPILE_SECONDS} s.") from error
@@ -142,5 +151,5 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
             first = next(
                 (line for line in done.stderr.splitlines() if "error" in line), "no message"
             )
-            raise BuildError(f"{compiler} could not compile the kernels: {first}")
+            raise BuildError(f"{compiler} failed: {first}")
         os.replace(made, library)

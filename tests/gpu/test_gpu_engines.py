@@ -1,5 +1,7 @@
 """Decoding on an NVIDIA GPU: a replayed graph gives the tokens of transformers, whatever the rows do."""
 
+import copy
+import itertools
 import threading
 from typing import Any
 
@@ -12,11 +14,22 @@ from tests.support.native_cases import surrounded
 from upq.decode import TransformersEngine, answers, engine_for
 from upq.decode.row_cache import BUCKET
 from upq.decode.transformers_engine import GraphSession
-from upq.models import LoadedModel
+from upq.models import LoadedModel, place
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
+]
+#: Tokens of a prompt, and steps behind it: the first runs as it is, the second is captured, the others are replayed.
+PROMPT, STEPS = 9, 3
+#: Precisions and transforms of packed layers; the simulated GPU takes more than ten seconds for each.
+PACKED = [
+    ("INT2", "input"),
+    *(
+        pytest.param(precision, kind, marks=pytest.mark.slow)
+        for precision, kind in itertools.product(("INT4", "INT2"), ("none", "input", "lattice"))
+        if (precision, kind) != ("INT2", "input")
+    ),
 ]
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
@@ -60,24 +73,29 @@ def test_a_refilled_row_and_its_neighbour_keep_apart_on_a_gpu() -> None:
     assert answer == whole[: len(answer)]
 
 
-@pytest.mark.parametrize("kind", ["none", "input", "lattice"])
-@pytest.mark.parametrize("precision", ["INT4", "INT2"])
-def test_packed_layers_decode_in_a_graph_as_in_a_whole_forward(
+@pytest.mark.parametrize(("precision", "kind"), PACKED)
+@torch.inference_mode()
+def test_packed_layers_decode_in_a_graph_as_exactly_as_in_a_whole_forward(
     tiny: LoadedModel, precision: str, kind: str
 ) -> None:
-    model = surrounded(tiny.model, GRIDS[precision].bits, kind, 32)
-    engine = engine_for(model, torch.device("cuda"))
+    """A random model carries what bfloat16 rounds off to 3 % of its logits, in any order of sums. So both ways are
+    compared with the same packed model in float32, from which neither may be much further than the other.
+    """
+    exact = surrounded(tiny.model, GRIDS[precision].bits, kind, 32)
+    plain = copy.deepcopy(exact)
+    place(plain, torch.device("cuda"))
+    engine = engine_for(copy.deepcopy(exact), torch.device("cuda"))
     assert "CUDA graph" in engine.backend
     assert precision in engine.backend
-    (ids,) = random_prompts(20)
+    (ids,) = random_prompts(PROMPT + STEPS)
     session = engine.session(1, 64)
-    logits = session.prefill(0, ids)
-    for _ in range(12):
-        with torch.inference_mode():
-            whole = model(torch.tensor([ids], device="cuda")).logits[0, -1].float()
-        assert (logits - whole).abs().max() < 0.05 * whole.abs().max()
-        ids = [*ids, int(whole.argmax())]
-        logits = session.step([0], ids[-1:])[0]
+    found = [session.prefill(0, ids[:PROMPT])]
+    found += [session.step([0], [token])[0] for token in ids[PROMPT:]]
+    expected = exact(torch.tensor([ids])).logits[0, PROMPT - 1 :]
+    whole = plain(torch.tensor([ids], device="cuda")).logits[0, PROMPT - 1 :].float().cpu()
+    rounded_off = (whole - expected).norm()
+    assert rounded_off < 0.1 * expected.norm()
+    assert (torch.stack(found).cpu() - expected).norm() < 1.5 * rounded_off
 
 
 def test_sessions_of_several_threads_capture_and_replay_side_by_side() -> None:

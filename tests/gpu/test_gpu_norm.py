@@ -7,19 +7,23 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.support.gpu_cases import sized
 from tests.unit.kernels.test_triton_norm import passed
 from upq.training.fused_norms import fused_norms
 from upq.training.trainables import _norm_gains
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.kernels,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here"),
 ]
+SMALL = [(2, 3, 64), (5, 16384)]
+SHAPES = sized([*SMALL, (4096, 576), (300, 4096)], SMALL)
 
 
 @pytest.mark.parametrize("trains", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(2, 3, 64), (4096, 576), (300, 4096), (5, 16384)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_triton_computes_the_norm_of_transformers(
     trains: bool, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:

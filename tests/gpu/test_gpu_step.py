@@ -17,7 +17,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("lengths", [[1], [3, 200, 700, 1500]])
+@pytest.mark.parametrize(
+    "lengths", [[1], pytest.param([3, 200, 700, 1500], marks=pytest.mark.slow)], ids=str
+)
 def test_replayed_fused_steps_give_the_logits_of_transformers(
     dtype: torch.dtype, lengths: list[int]
 ) -> None:
@@ -81,6 +83,7 @@ def check_step(engine: TransformersEngine, lengths: list[int]) -> None:
         assert error < 0.02, turn
 
 
+@pytest.mark.slow
 def test_a_fused_step_repeats_to_the_last_bit() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(

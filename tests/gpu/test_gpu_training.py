@@ -54,12 +54,14 @@ def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, li
     return result, errors, torch.cuda.max_memory_allocated()
 
 
+@pytest.mark.slow
 def test_blocks_lent_from_the_cpu_are_reconstructed_like_those_on_the_gpu(tmp_path: Path) -> None:
     _, here, _ = reconstructed(2, "cuda", tmp_path)
     _, lent, _ = reconstructed(2, "cpu", tmp_path)
     assert lent == pytest.approx(here, rel=0.05)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
     reconstructed(1, "cpu", tmp_path)  # what is allocated once for the process
     _, _, few = reconstructed(2, "cpu", tmp_path)
@@ -78,6 +80,7 @@ def test_a_model_that_the_cpu_lends_gives_the_same_bits(
     assert torch.equal(here, last_hidden(placement.placed_copy(tiny.model, cuda), ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"int2__distill__teacher": "int4"}], ids=str)
 def test_a_run_whose_model_the_cpu_lends_ends_like_any_other(
     changes: dict[str, str], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

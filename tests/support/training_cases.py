@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from upq.layers import Grid
@@ -42,6 +43,14 @@ class Case:
         quantized.backward(self.upstream)
         gradients = [one.grad for one in (weight, log_scale, zero) if one is not None]
         return [quantized.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+def interpretable(case: Case) -> Case:
+    """The case, its scales changed where numpy, and so the interpreter, rounds exponentials otherwise than torch."""
+    log_scale = case.log_scale.cpu().clone()
+    while (differs := torch.from_numpy(np.exp(log_scale.numpy())) != log_scale.exp()).any():
+        log_scale[differs] -= 1e-3
+    return replace(case, log_scale=log_scale.to(case.log_scale.device))
 
 
 def check_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

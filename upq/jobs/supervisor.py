@@ -68,6 +68,7 @@ class Supervisor:
         self._started_at = 0.0
         self._next_start = 0.0
         self._backoff_s = 0.0
+        self._early_exits = 0
         self._cancel: _Cancel | None = None
         self._clock_offset = time.time() - time.monotonic()
         self._trust_leases_from = 0.0
@@ -95,7 +96,9 @@ class Supervisor:
         self._reap(process)
 
     def status(self) -> dict[str, Any]:
-        """For the app's header: alive, pid, run_id (None: idle), last_exit (a phrase or empty)."""
+        """For the app's header: alive, pid, run_id (None: idle), last_exit (a phrase or empty), early_exits (how many
+        workers in a row failed at their start).
+        """
         process = self._process
         run = self._store.live_run()
         return {
@@ -103,6 +106,7 @@ class Supervisor:
             "pid": process.pid if process else None,
             "run_id": run.id if run else None,
             "last_exit": self._last_exit,
+            "early_exits": self._early_exits,
         }
 
     def _watch(self) -> None:
@@ -147,8 +151,9 @@ class Supervisor:
         failed_early = process.returncode != 0 and lived_s < LONGEST_BACKOFF_S
         self._backoff_s = min(2 * self._backoff_s or 1.0, LONGEST_BACKOFF_S) if failed_early else 0
         worker = worker_name(self._device, process.pid)
+        self._early_exits = self._early_exits + 1 if failed_early else 0
         if self._store.reconcile(lambda name, _: name != worker, {worker: note}):
-            self._backoff_s = 0  # it died over a run, not at its start
+            self._backoff_s = self._early_exits = 0  # it died over a run, not at its start
         self._next_start = time.monotonic() + self._backoff_s
         if not self._stopping.is_set():
             self._store.requeue_interrupted()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu_scale
+from bench import gpu_decode, gpu_scale
 
 
 def test_it_measures_every_stage_on_tiny_shapes(
@@ -25,6 +25,6 @@ def test_it_measures_every_stage_on_tiny_shapes(
     block_ap = by_stage["Block-AP, INT2"]
     assert block_ap["tokens"] == 4096 * 2048, "EfficientQAT's calibration data"
     assert block_ap["hours"] == pytest.approx(
-        gpu_scale.TINY.num_hidden_layers * block_ap["s per block or step"] / 3600
+        gpu_decode.TINY.num_hidden_layers * block_ap["s per block or step"] / 3600
     )
     assert block_ap["CPU or disk GB"] == pytest.approx(4096 * 2048 * 128 * 2 * 2 / 1e9)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from kernels.cpu import training
 from kernels.gpu.training import DTYPES, TILE, Levels
-from tests.support.training_cases import Case, check_same
+from tests.support.training_cases import Case, check_same, interpretable
 from upq.layers import Grid, fake
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import SMALLEST_SCALE
@@ -28,14 +27,6 @@ def levels_of(
     _dtype: torch.dtype,
 ) -> Levels:
     return Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
-
-
-def interpretable(case: Case) -> Case:
-    """The case, its scales changed where numpy, and so the interpreter, rounds exponentials otherwise than torch."""
-    log_scale = case.log_scale.clone()
-    while (differs := torch.from_numpy(np.exp(log_scale.numpy())) != log_scale.exp()).any():
-        log_scale[differs] -= 1e-3
-    return replace(case, log_scale=log_scale)
 
 
 def both(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""How many operators a step of a distillation gives a GPU to launch. Counted on the simulated one, in `make test`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from kernels.transform import Transform
+from tests.support.gpu_cases import IS_SIMULATED
+from tests.support.simulated_gpu import gpu
+from upq.config import DistillConfig
+from upq.context import SilentContext
+from upq.data import Example
+from upq.layers import INT2, FakeQuantLinear, Latent, swap_linears
+from upq.models import copy_to_quantize, place, plan_layers
+from upq.training import distill, losses, teacher
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not IS_SIMULATED, reason="operators are counted on the simulated GPU"),
+]
+#: Operators in a step of the bundled model's 30 blocks, with rotated inputs, trained norms and 8192 tokens: 6141 are
+#: counted. A list of tensors, as clipping and the optimizer take it, and a launch of a Triton kernel are one each.
+BUDGET, BLOCKS, TOKENS, WORDS = 6500, 30, 8192, 49152
+#: What stands for it: the number does not depend on widths, and on tokens and words only by the parts in which the
+#: head maps them, whose number is kept (`few_words_at_once`). With all 8192 tokens it is the same.
+GROUP, COUNTED_TOKENS, COUNTED_WORDS, SEQUENCE = 32, 1024, 512, 64
+STEPS = 4
+
+
+class Parts:
+    """Operators that ran inside of each part of a step, the innermost where they are nested."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.open = ["everything else"]
+        self.seen = gpu.operators()
+
+    def settle(self) -> None:
+        """Count what has run since the last call for the part that is open."""
+        now = gpu.operators()
+        self.counts[self.open[-1]] += now - self.seen
+        self.seen = now
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, as a part of this name."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.settle()
+            self.open.append(name)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.settle()
+                self.open.pop()
+
+        return counted
+
+
+@pytest.fixture
+def few_words_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = COUNTED_TOKENS / TOKENS * COUNTED_WORDS / WORDS
+    monkeypatch.setattr(losses, "GPU_LOGITS", int(losses.GPU_LOGITS * share))
+
+
+def pair() -> tuple[Any, Any]:
+    """A teacher of the bundled model's depth, and a student of it whose inputs are rotated."""
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=COUNTED_WORDS,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(shape)
+    place(model, torch.device("cuda"), torch.bfloat16)
+    model.eval().requires_grad_(False)
+    names = [layer.name for layer in plan_layers(model, GROUP) if layer.quantize]
+    student = copy_to_quantize(model, names)
+
+    def make(_: str, linear: nn.Linear) -> FakeQuantLinear:
+        weight = linear.weight.float()
+        signs = torch.ones(weight.shape[1], device="cuda")
+        latent = Latent(
+            weight, *INT2.fit(weight, GROUP, "absmax"), Transform(GROUP, scale_in=signs)
+        )
+        return FakeQuantLinear(latent, linear.bias, INT2)
+
+    swap_linears(student, names, make)
+    return model, student
+
+
+@pytest.mark.usefixtures("few_words_at_once")
+def test_a_step_of_the_bundled_models_distillation_keeps_to_its_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, student = pair()
+    parts, steps = Parts(), []
+    for module, name, part in (
+        (distill, "last_hidden", "student forward"),
+        (distill, "head_divergence", "student forward"),
+        (teacher, "last_hidden", "teacher"),
+        (torch.Tensor, "backward", "backward"),
+        (torch.optim.AdamW, "step", "optimizer"),
+    ):
+        monkeypatch.setattr(module, name, parts.around(part, getattr(module, name)))
+    clip = parts.around("clipping", distill._clip)
+
+    def clip_and_look(*args: Any) -> torch.Tensor:
+        parts.settle()
+        steps.append(parts.counts.copy())
+        return clip(*args)
+
+    monkeypatch.setattr(distill, "_clip", clip_and_look)
+    ids = torch.randint(COUNTED_WORDS, (STEPS * COUNTED_TOKENS // SEQUENCE, SEQUENCE))
+    examples = [Example(tuple(row), 1) for row in ids.tolist()]
+    rates: dict[str, Any] = {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
+    config = DistillConfig(
+        tokens=STEPS * COUNTED_TOKENS,
+        batch_tokens=COUNTED_TOKENS,
+        checkpoint_seconds=86_400.0,
+        **rates,
+    )
+    task = distill.Distillation(student, model, examples, config)
+    distill.distill(task, SilentContext(tmp_path))
+    assert len(steps) == STEPS
+    step = steps[-1] - steps[-2]
+    assert set(step) >= {"student forward", "teacher", "backward", "optimizer", "clipping"}
+    assert step.total() <= BUDGET, f"{step.total()} operators: {dict(step)}"
