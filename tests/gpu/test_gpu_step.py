@@ -37,7 +37,7 @@ def test_replayed_fused_steps_give_the_logits_of_transformers(
 
 
 @pytest.mark.parametrize("kind", ["none", "input", "both"])
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replayed_steps_over_joined_and_transformed_weights_give_them_too(
     bits: int, kind: str
 ) -> None:
