@@ -54,9 +54,8 @@ class Grid:
             length = math.hypot(length, groups.norm().item())
             squares += scale.square().sum().item()
             raised += scale.clamp_min(SMALLEST_SCALE).square().sum().item()
-        if (
-            length * 2 / self.levels > limit
-        ):  # no rotation makes a weight larger than the length of all
+        # No rotation makes a weight larger than the length of all of them.
+        if length * 2 / self.levels > limit:
             return "its weights are too large for scales in float16"
         if raised > 2 * squares:
             return "its weights are too small for scales in float16"

@@ -67,7 +67,7 @@ def head(model: Any, *, exact: bool = False) -> Logits:
 class _Given:
     """What a stand-in for a decoder returns: its last hidden states, and None for whatever else a family asks for."""
 
-    def __init__(self, hidden: torch.Tensor) -> None:
+    def __init__(self, hidden: Any) -> None:
         self.last_hidden_state = hidden
 
     def __getattr__(self, name: str) -> None:

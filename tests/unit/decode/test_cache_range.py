@@ -53,7 +53,7 @@ def test_values_beyond_float16_give_the_tokens_of_transformers(bits: int) -> Non
 @torch.no_grad()
 def test_no_key_or_value_is_larger_than_the_bound(kind: str, settings: dict[str, Any]) -> None:
     model = random_model(kind, HEADS | settings)
-    cache = DynamicCache(config=model.config)
+    cache: Any = DynamicCache(config=model.config)
     model(input_ids=torch.tensor(random_prompts(200)), past_key_values=cache)
     largest = max(max(layer.keys.abs().max(), layer.values.abs().max()) for layer in cache.layers)
     assert largest.item() < largest_cached(model) < 20 * largest.item()

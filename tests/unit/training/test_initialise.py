@@ -173,7 +173,7 @@ def test_statistics_of_a_layer_that_reads_one_long_row_leave_out_padding(tmp_pat
     streams = list(entered(model, data, tmp_path))
     (found,) = input_statistics(decoder_blocks(model)[1][0], ["fc1"], streams, 0, "plain")
     seen: list[torch.Tensor] = []
-    layer = decoder_blocks(model)[1][0].fc1
+    layer = decoder_blocks(model)[1][0].get_submodule("fc1")
     layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         for batch in data:
