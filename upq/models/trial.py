@@ -1,9 +1,9 @@
 """A trial of a model that has just been loaded: its parts, run as a quantization runs them, give what the model gives.
 
 Everything that is measured or trained relies on four things that no config says: the decoder blocks are called once
-each, one behind the other; a block called alone computes what it computes in the model; it calls its linear layers and
-does not read their weights; the head reads what the decoder leaves. A model where one of them does not hold is refused
-here, before any work, and never measured wrongly.
+each, one behind the other; a block called alone computes what it computes in the model; it lets each of its linear
+layers read each token, and does not read their weights; the head reads what the decoder leaves. A model where one of
+them does not hold is refused here, before any work, and never measured wrongly.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _difference(
         before = BlockCall.hidden_of(output)
         if not _are_close(call.run(block, entered), before):
             return f"block {index} computes something else when it is called alone"
-        if name := _read_weight(block, call, entered):
-            return f"block {index} reads the weight of {name} itself, which is not there once it is packed"
+        if reason := _misuse(block, call, entered):
+            return f"block {index} {reason}"
     replies = [lambda *_, given=output, **__: given for _, _, output in passes]
     with replaced_forwards(blocks, replies):
         hidden = last_hidden(model, ids)
@@ -98,30 +98,53 @@ def _difference(
 
 
 class _Packed(nn.Module):
-    """A linear layer as it is when it is packed: it multiplies, but has no weight to read."""
+    """A linear layer as it is when it is packed: it multiplies, but has no weight to read. rows: of what it read."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.forward = linear.forward
+        self.linear, self.rows = [linear], 0  # in a list it is no module of this one
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs: (..., in) -> (..., out)."""
+        self.rows = inputs.numel() // inputs.shape[-1]
+        return self.linear[0](inputs)
 
 
-def _read_weight(block: nn.Module, call: BlockCall, entered: torch.Tensor) -> str:
-    """The name of a linear layer whose weight a block reads beside calling the layer; "" where there is none."""
+def _misuse(block: nn.Module, call: BlockCall, entered: torch.Tensor) -> str:
+    """What a block does with a linear layer other than let it read each token, in words; "" where there is nothing."""
     linears = replaceable_linears(block)
-    for name in ["", *linears]:  # all at once; where that fails, one after the other
-        tried = [name] if name else list(linears)
-        swap_linears(block, tried, lambda _, linear: _Packed(linear))
+    try:
+        packed = _run_packed(block, call, entered, linears)
+    except AttributeError:
+        return f"reads the weight of {_read_one(block, call, entered)} itself, which is gone once it is packed"
+    for name, layer in packed.items():
+        if layer.rows != TOKENS:
+            return f"lets {name} read {layer.rows} rows for {TOKENS} tokens"
+    return ""
+
+
+def _read_one(block: nn.Module, call: BlockCall, entered: torch.Tensor) -> str:
+    """The name of the first linear layer whose weight a block reads."""
+    for name, linear in replaceable_linears(block).items():
         try:
-            call.run(block, entered)
-            if not name:
-                return ""
+            _run_packed(block, call, entered, {name: linear})
         except AttributeError:
-            if name:
-                return name
-        finally:
-            for restored in tried:
-                replace_module(block, restored, linears[restored])
+            return name
     return "a linear layer"
+
+
+def _run_packed(
+    block: nn.Module, call: BlockCall, entered: torch.Tensor, linears: dict[str, nn.Linear]
+) -> dict[str, _Packed]:
+    """Run a block in which the given linear layers are packed; returns what stood in their place."""
+    packed = {name: _Packed(linear) for name, linear in linears.items()}
+    swap_linears(block, list(linears), lambda name, _: packed[name])
+    try:
+        call.run(block, entered)
+    finally:
+        for name, linear in linears.items():
+            replace_module(block, name, linear)
+    return packed
 
 
 def _are_close(found: torch.Tensor, expected: torch.Tensor) -> bool:

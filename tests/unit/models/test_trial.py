@@ -66,6 +66,19 @@ def test_a_block_that_reads_a_weight_itself_is_refused_with_the_name_of_the_laye
     assert isinstance(mlp.gate_proj, torch.nn.Linear), "the layers are back"
 
 
+def test_a_block_whose_layer_reads_only_some_of_the_tokens_is_refused() -> None:
+    model = family_model("llama")
+    mlp = model.model.layers[1].mlp
+    mlp.forward = lambda hidden: torch.cat(
+        [mlp.down_proj(mlp.up_proj(hidden[:, :2])), hidden[:, 2:]], 1
+    )
+    assert "block 1 lets mlp.gate_proj read 0 rows for 6 tokens" in refusal(model)
+    mlp.forward = lambda hidden: torch.cat(
+        [mlp.down_proj(mlp.up_proj(hidden[:, :2]) * mlp.gate_proj(hidden[:, :2])), hidden[:, 2:]], 1
+    )
+    assert "read 2 rows for 6 tokens" in refusal(model)
+
+
 def test_a_model_without_a_decoder_of_its_own_is_refused() -> None:
     model = family_model("llama")
     model.get_decoder = lambda: None
