@@ -17,7 +17,7 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     make_disjoint_window,
 )
 
-from upq.decode import Reader, answers, end_ids
+from upq.decode import Reader, answers, diverged, end_ids
 from upq.jobs import Models
 from upq.models import longest_sequence, render_chat
 from upq.store import Store
@@ -82,6 +82,8 @@ class UPQModel(TemplateLM):
             logits = self.reader.logits(ids, wanted=len(continuation))
             targets = torch.tensor(continuation, device=logits.device).unsqueeze(1)
             likely = torch.log_softmax(logits, -1).gather(1, targets)
+            if not likely.isfinite().all():
+                raise diverged(self.reader.engine, ids)
             greedy = bool((logits.argmax(-1, keepdim=True) == targets).all())
             found[at] = likely.sum().item(), greedy
         return [found[at] for at in range(len(requests))]

@@ -67,7 +67,7 @@ def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
     """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
     weights = {
         layer.name: model.get_parameter(f"{layer.name}.weight").detach().float()
-        for layer in plan_embeddings(model)
+        for layer in plan_embeddings(model, INT8.bits)
         if layer.quantize
     }
     return {

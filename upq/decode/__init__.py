@@ -1,7 +1,7 @@
 """From a model to text: engines that take one token per sequence and step, and what writes with them."""
 
 from upq.decode.choice import engine_for
-from upq.decode.engine import Engine, Session
+from upq.decode.engine import Engine, Session, diverged
 from upq.decode.generate import ROWS, Decoding, Piece, answers, end_ids, stream
 from upq.decode.native import NativeEngine
 from upq.decode.reader import Reader, shared_length
@@ -19,6 +19,7 @@ __all__ = [
     "Session",
     "TransformersEngine",
     "answers",
+    "diverged",
     "end_ids",
     "engine_for",
     "shared_length",

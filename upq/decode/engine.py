@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from upq.errors import UserError
+
 
 class Session(Protocol):
     """Key-value caches of a fixed number of sequences, called rows here."""
@@ -48,6 +50,22 @@ class Engine(Protocol):
     def session(self, rows: int, length: int) -> Session:
         """Room for `rows` sequences of at most `length` tokens each, prompt included."""
         ...
+
+    def first_bad_block(self, ids: Sequence[int]) -> int | None:
+        """The number of the first decoder block that gives values that are not finite for a sequence; None: none."""
+        ...
+
+
+def diverged(engine: Engine, ids: Sequence[int]) -> UserError:
+    """The error of a model whose logits behind a sequence are not numbers, with the block where that begins."""
+    block = engine.first_bad_block(ids)
+    where = "in no single block" if block is None else f"first in decoder block {block}"
+    return UserError(
+        "diverged",
+        f"The model gives logits that are not numbers behind {len(ids)} tokens ({where}).",
+        "Its weights or activations leave the range of the number format; use another precision of it, or quantize it"
+        " again with lower learning rates.",
+    )
 
 
 def check_rewind(held: int, length: int) -> None:

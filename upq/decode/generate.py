@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from upq.decode.engine import Engine
+from upq.decode.draw import pick, pick_rows
+from upq.decode.engine import Engine, diverged
 from upq.errors import UserError
 from upq.models import chat_ids, longest_sequence
 
@@ -69,7 +70,10 @@ def stream(
     decoding: Decoding,
     should_stop: Callable[[], bool],
 ) -> Iterator[Piece]:
-    """Answer a conversation; the last piece has done=True. Raises UserError: prompt_too_long, bad_chat_template."""
+    """Answer a conversation; the last piece has done=True.
+
+    Raises UserError: prompt_too_long, bad_chat_template, diverged.
+    """
     prompt = chat_ids(tokenizer, messages)
     longest = min(_room(engine, len(prompt)), decoding.max_new_tokens)
     ends = end_ids(engine, tokenizer)
@@ -80,7 +84,10 @@ def stream(
     finish = ""
     while not finish:
         logits = session.step([0], answer[-1:])[0] if answer else session.prefill(0, prompt)
-        answer.append(_pick(logits, decoding.temperature, decoding.top_p, generator))
+        token = pick(logits, decoding.temperature, decoding.top_p, generator)
+        if token is None:
+            raise diverged(engine, prompt + answer)
+        answer.append(token)
         now = time.monotonic()
         first = now if len(answer) == 1 else first
         finish = _finish(answer, ends, longest) or ("cancelled" if should_stop() else "")
@@ -118,7 +125,8 @@ def answers(
 
     Up to `rows` answers are written side by side (0: as many as suit the device); a complete one makes room for the
     next prompt. Each samples by itself, from (seed, index), so it does not depend on its neighbours; temperature 0 is
-    greedy. check(tokens written so far) is called once a step and may raise. Raises UserError("prompt_too_long").
+    greedy. check(tokens written so far) is called once a step and may raise. Raises UserError:
+    prompt_too_long, diverged.
     """
     in_step = getattr(engine, "by_graphs", False) and len(prompts) > ROWS
     if not prompts:
@@ -132,7 +140,9 @@ def answers(
     session = engine.session(len(free), length)
     if in_step:
         queue = deque((index, prompts[index], rooms[index]) for index in waiting)
-        yield from _answers_in_step(session, queue, ends, len(free), temperature, seed, check)
+        yield from _answers_in_step(
+            engine, session, queue, ends, len(free), temperature, seed, check
+        )
         return
     working: dict[int, _Open] = {}
     written = 0
@@ -150,7 +160,10 @@ def answers(
         written += len(advanced)
         for row, logits in advanced.items():
             answer = working[row]
-            answer.ids.append(_pick(logits, temperature, 1.0, answer.generator))
+            token = pick(logits, temperature, 1.0, answer.generator)
+            if token is None:
+                raise diverged(engine, [*prompts[answer.index], *answer.ids])
+            answer.ids.append(token)
             if _finish(answer.ids, ends, answer.longest):
                 free.append(row)
                 del working[row]
@@ -198,6 +211,7 @@ class _Row:
 
 
 def _answers_in_step(
+    engine: Engine,
     session: Any,
     queue: deque[tuple[int, Sequence[int], int]],
     ends: set[int],
@@ -218,11 +232,13 @@ def _answers_in_step(
         check(written)
         points = torch.tensor([answer.point for answer in working], dtype=torch.float64)
         logits = session.step(every, [answer.next_token for answer in working])
-        drawn = _pick_rows(logits, temperature, points).tolist()
+        drawn = pick_rows(logits, temperature, points).tolist()
         for row, token in enumerate(drawn):
             answer = working[row]
             if idle[row]:
                 session.rewind(row, 0)
+            elif token < 0:
+                raise diverged(engine, [*answer.prompt, *answer.ids])
             elif answer.take(token):
                 written += 1
                 if _finish(answer.ids, ends, answer.longest):
@@ -230,15 +246,6 @@ def _answers_in_step(
                     session.rewind(row, 0)
                     idle[row] = not queue
                     working[row] = _Row(*(queue.popleft() if queue else (0, [token], 1)), seed)
-
-
-def _pick_rows(logits: torch.Tensor, temperature: float, points: torch.Tensor) -> torch.Tensor:
-    """One token of each row of logits (rows, vocabulary), by its point between 0 and 1: (rows,) int64."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    ends = torch.softmax(logits / temperature, -1).double().cumsum(-1)
-    wanted = points.to(ends.device).unsqueeze(1) * ends[:, -1:]
-    return torch.searchsorted(ends, wanted, right=True).squeeze(1).clamp_max(ends.shape[1] - 1)
 
 
 def _seed(seed: int, index: int) -> int:
@@ -261,26 +268,6 @@ def _room(engine: Engine, prompt_tokens: int) -> int:
             "Clear the chat or shorten the message.",
         )
     return limit - prompt_tokens
-
-
-def _pick(
-    logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
-) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits / temperature, -1)
-    if top_p == 1:
-        return _draw(probabilities, generator)
-    ordered, tokens = probabilities.sort(descending=True)
-    kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
-    return int(tokens[_draw(kept, generator)])
-
-
-def _draw(weights: torch.Tensor, generator: torch.Generator) -> int:
-    """An index with the probability of its weight, by one random number; torch.multinomial draws one per weight."""
-    ends = weights.double().cumsum(-1)
-    point = torch.rand(1, dtype=ends.dtype, device=ends.device, generator=generator) * ends[-1]
-    return min(int(torch.searchsorted(ends, point, right=True)), len(weights) - 1)
 
 
 def _finish(answer: list[int], ends: set[int], longest: int) -> Literal["", "stop", "length"]:

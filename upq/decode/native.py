@@ -6,6 +6,7 @@ biases and query and key norms, SwiGLU. `unsupported` says what a model has that
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import weakref
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from kernels.cpu import build, panels
 from kernels.cpu.decoder import PROJECTIONS, Block, Model
 from kernels.packing import PackedWeight
+from upq.decode.cache_range import largest_cached
 from upq.decode.engine import check_rewind
 from upq.errors import UserError
 
@@ -43,7 +45,11 @@ def unsupported(model: Any) -> str:
     size = model.model.layers[0].self_attn.head_dim
     if size % 16 or size > LARGEST_HEAD or 2 * len(rotary.inv_freq) != size:
         return f"attention heads of size {size}"
-    return next(filter(None, map(_matrix_problem, _matrices(model))), "")
+    if problem := next(filter(None, map(_matrix_problem, _matrices(model))), ""):
+        return problem
+    if not largest_cached(model) <= LARGEST_HALF:
+        return "keys or values that may go beyond the range of float16"
+    return ""
 
 
 def _matrices(model: Any) -> list[nn.Module]:
@@ -130,6 +136,16 @@ class NativeEngine:
         cosine, sine = self._rotary(torch.empty(0), positions)
         half = cosine.shape[-1] // 2
         return NativeSession(self, rows, length, cosine[0, :, :half], sine[0, :, :half])
+
+    def first_bad_block(self, ids: Sequence[int]) -> int | None:
+        """The first block behind which the model gives logits that are not numbers, for a sequence; None: none."""
+        for count in range(1, self.struct.blocks + 1):
+            shorter = copy.copy(self)
+            shorter.struct = Model.from_buffer_copy(self.struct)
+            shorter.struct.blocks = count
+            if not shorter.session(1, len(ids)).prefill(0, ids).isfinite().all():
+                return count - 1
+        return None
 
     def _model(self, model: Any) -> Model:
         config, first = model.config, model.model.layers[0].self_attn

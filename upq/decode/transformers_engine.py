@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,7 +22,7 @@ from upq.decode.fused_step import FusedStep, unsupported
 from upq.decode.row_cache import RowCache, bucket
 from upq.decode.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers import memory_bytes
-from upq.models import is_lent
+from upq.models import BlockCall, decoder_blocks, is_lent
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")
@@ -77,6 +77,26 @@ class TransformersEngine:
         with self.lock, torch.inference_mode():
             out = self.model(input_ids=torch.tensor([list(ids)], device=self.device), **given)
         return out.logits[0, -wanted:].float(), getattr(out, self.state_name, None)
+
+    def first_bad_block(self, ids: Sequence[int]) -> int | None:
+        """The first decoder block that gives values that are not finite for a sequence; None where none does."""
+        bad: list[int] = []
+
+        def look(index: int) -> Callable[..., None]:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                if not BlockCall.hidden_of(output).isfinite().all():
+                    bad.append(index)
+
+            return hook
+
+        blocks = decoder_blocks(self.model)[1]
+        handles = [block.register_forward_hook(look(at)) for at, block in enumerate(blocks)]
+        try:
+            self.read(ids, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return min(bad, default=None)
 
 
 class PlainSession:

@@ -1,6 +1,7 @@
 """Fidelity to the FP16 model, teacher-forced on held-out FP16 answers: KL, top-1 agreement, perplexity.
 
-All models are measured on the same tokens in the same dtype, so a difference is the quantization's alone.
+All models are measured on the same tokens in the same dtype, so a difference is the quantization's alone. Logits are
+float32: in 16 bits their rounding alone would part a model from itself.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Reference:
 
     def __init__(self, model: Any, examples: list[Example], check: Callable[[], None]) -> None:
         self.batches = _batches(examples, model.device)
-        self.head = head(model)
+        self.head = head(model, exact=True)
         self.hidden = _hidden(model, self.batches, check)
         self.model = model
 
@@ -64,8 +65,9 @@ class Reference:
         """Fidelity of a model with the same tokenizer. Raises UserError("diverged") where it gives no number."""
         started = time.monotonic()
         hidden = self.hidden if model is self.model else _hidden(model, self.batches, check)
+        model_head = head(model, exact=True)
         parts = [
-            _compare(self.head, ours, head(model), theirs, batch)
+            _compare(self.head, ours, model_head, theirs, batch)
             for ours, theirs, batch in zip(self.hidden, hidden, self.batches, strict=True)
         ]
         kl, same, surprise = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from upq.decode import Engine, Reader, shared_length
+from upq.decode import Engine, Reader, diverged, shared_length
 from upq.errors import UserError
 from upq.evaluation.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
 from upq.evaluation.suite_data import hub_rows, read_suite_file
@@ -242,6 +242,8 @@ def marks(
         for at in sorted(chosen & own.keys()):
             check(read)
             scores = torch.log_softmax(reader.logits(ids[at], shared=shared)[-1], -1)[letters]
+            if not scores.isfinite().all():
+                raise diverged(engine, ids[at])
             read += len(ids[at]) - shared
             question = own[at]
             yield (

@@ -72,15 +72,20 @@ def context_of(model: Any) -> int:
 
 @torch.no_grad()
 def read_chunk(model: Any, ids: Sequence[int]) -> Chunk:
-    """Read a chunk with a transformers model, in its dtype; log-probabilities in float32, their sum in float64."""
+    """Read a chunk with a transformers model, in its dtype; logits in float32, the sum of their losses in float64.
+
+    Raises UserError("diverged") where it gives no number.
+    """
     piece = torch.tensor([list(ids)], device=model.device)
     hidden, targets = last_hidden(model, piece)[0, :-1], piece[0, 1:]
-    total = torch.zeros((), dtype=torch.float64)
+    to_logits, total = head(model, exact=True), torch.zeros((), dtype=torch.float64)
     for row in range(0, len(hidden), CHUNK_ROWS):
         rows = slice(row, row + CHUNK_ROWS)
-        logits = head(model)(hidden[rows]).float()
+        logits = to_logits(hidden[rows]).float()
         losses = F.cross_entropy(logits, targets[rows], reduction="none")
         total += losses.double().sum().cpu()
+    if not math.isfinite(total):
+        raise UserError("diverged", "The model gives non-finite logits on WikiText-2.")
     return Chunk(nll=total.item(), tokens=len(targets))
 
 

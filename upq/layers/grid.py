@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,27 @@ class Grid:
     def zero(self) -> float:
         """The code that stands for weight 0 where groups have no zeros of their own; between two codes."""
         return (self.levels - 1) / 2
+
+    @torch.no_grad()
+    def misfit(self, weight: torch.Tensor, group_size: int) -> str:
+        """Why float16 scales cannot hold weight (out, in), rotated or not; "" where they can.
+
+        Scales below SMALLEST_SCALE are raised to it: too far where that would double the squared error of rounding.
+        """
+        limit = torch.finfo(torch.float16).max
+        length, squares, raised = 0.0, 0.0, 0.0
+        for rows in row_chunks(weight):
+            groups = _grouped(weight[rows].float(), group_size)
+            scale = groups.abs().amax(-1) * 2 / self.levels
+            length = math.hypot(length, groups.norm().item())
+            squares += scale.square().sum().item()
+            raised += scale.clamp_min(SMALLEST_SCALE).square().sum().item()
+        # No rotation makes a weight larger than the length of all of them.
+        if length * 2 / self.levels > limit:
+            return "its weights are too large for scales in float16"
+        if raised > 2 * squares:
+            return "its weights are too small for scales in float16"
+        return ""
 
     @torch.no_grad()
     def fit(

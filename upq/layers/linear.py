@@ -209,7 +209,19 @@ class PackedEmbedding(_Packed):
 
     def __init__(self, packed: PackedWeight, dtype: torch.dtype) -> None:
         super().__init__(packed)
-        self.dtype = dtype
+        self.settle(packed.codes.device, dtype)
+
+    def settle(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Give rows in dtype from now on. An empty `weight` says device and dtype, to families that look there and to a
+        model that has no other parameter, as its norms have no weights.
+        """
+        empty = torch.empty(0, dtype=dtype, device=device)
+        self.weight = nn.Parameter(empty, requires_grad=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the rows."""
+        return self.weight.dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (...) integers -> (..., hidden). IndexError for an id outside of the vocabulary."""

@@ -1,7 +1,8 @@
 """A name becomes a vetted model: its files, its tokenizer, its structure, and where its weights lie."""
 
-from upq.models.forward import CHUNK_ROWS, BlockCall, block_calls, head, last_hidden, recomputed
+from upq.models.forward import BlockCall, block_calls, last_hidden, recomputed
 from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
+from upq.models.logits import CHUNK_ROWS, head
 from upq.models.placement import (
     LARGEST_SHARE,
     blocks_away,

@@ -1,4 +1,4 @@
-"""Running parts of a causal language model: its backbone, its head, and single decoder blocks.
+"""Running parts of a causal language model: its backbone and single decoder blocks.
 
 Found by structure, so that any Hugging Face decoder works. Attention masks are never passed: sequences are padded
 on the right, and causal attention of a real token never looks at what stands to its right.
@@ -6,7 +6,7 @@ on the right, and causal attention of a real token never looks at what stands to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,10 +16,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from upq.models.logits import backbone
 from upq.models.structure import decoder_blocks
-
-#: Rows of hidden states that the head turns into logits at once, so that logits of a whole batch never exist.
-CHUNK_ROWS = 128
 
 
 @dataclass
@@ -31,13 +29,12 @@ class BlockCall:
 
     def run(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The block's output hidden states, (rows, tokens, hidden)."""
-        out = block(hidden, *self.args, **self.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        return self.hidden_of(block(hidden, *self.args, **self.kwargs))
 
-
-def backbone(model: Any) -> nn.Module:
-    """The model without its head: maps input_ids to the last hidden states."""
-    return model.get_decoder()
+    @staticmethod
+    def hidden_of(output: Any) -> torch.Tensor:
+        """The hidden states in what a block returns."""
+        return output[0] if isinstance(output, tuple) else output
 
 
 def last_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -45,37 +42,48 @@ def last_hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
 
 
-def head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The map from hidden states (..., hidden) to logits (..., vocabulary), soft-capped where the model does."""
-    linear = model.get_output_embeddings()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    scale = getattr(model.config, "logits_scaling", None)
-
-    def logits(hidden: torch.Tensor) -> torch.Tensor:
-        out = linear(hidden)
-        out = out / scale if scale else out
-        return torch.tanh(out / cap) * cap if cap else out
-
-    return logits
-
-
 @torch.no_grad()
 def block_calls(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, list[BlockCall]]:
-    """(hidden states that enter the first block, the call of every block) for ids (rows, tokens); runs no block."""
+    """(hidden states that enter the first block, the call of every block) for ids (rows, tokens). Runs no block, but
+    the first one on a single token, to see what blocks of this model return.
+    """
     _, blocks = decoder_blocks(model)
+    gives_tuples = _gives_tuples(model, blocks[0], ids[:1, :1])
     entering: list[torch.Tensor] = []
     calls: list[BlockCall] = []
 
-    def record(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def record(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         entering.append(hidden)
         calls.append(
             BlockCall(args, {**kwargs, "use_cache": False} if "use_cache" in kwargs else kwargs)
         )
-        return hidden
+        return (hidden, None, None) if gives_tuples else hidden
 
-    with _forwards_replaced(blocks, record):
+    with replaced_forwards(blocks, [record] * len(blocks)):
         last_hidden(model, ids)
     return entering[0], calls
+
+
+class _Seen(Exception):
+    """Ends a forward pass as soon as it has shown what was to be seen."""
+
+
+def _gives_tuples(model: Any, block: nn.Module, ids: torch.Tensor) -> bool:
+    """Whether a block returns a tuple that begins with its hidden states, and not the hidden states alone."""
+    found: list[Any] = []
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(output)
+        raise _Seen
+
+    handle = block.register_forward_hook(look)
+    try:
+        last_hidden(model, ids)
+    except _Seen:
+        pass
+    finally:
+        handle.remove()
+    return bool(found) and isinstance(found[0], tuple)
 
 
 @contextmanager
@@ -92,8 +100,11 @@ def recomputed(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _forwards_replaced(blocks: nn.ModuleList, function: Callable[..., Any]) -> Any:
-    for block in blocks:
+def replaced_forwards(
+    blocks: nn.ModuleList, functions: Sequence[Callable[..., Any]]
+) -> Iterator[None]:
+    """Let each block compute what its function returns, for a while."""
+    for block, function in zip(blocks, functions, strict=True):
         block.forward = function
     try:
         yield

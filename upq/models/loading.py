@@ -3,7 +3,8 @@
 transformers fills missing tensors with random numbers, accepts NaN weights and a template that
 raises, all without an error. `load` refuses each with its own code before anything is trained.
 `upq.models.source` finds the files, `upq.models.vet` looks at them, `upq.models.gguf` reads GGUF,
-`upq.models.structure` finds the layers.
+`upq.models.structure` finds the layers,
+`upq.models.trial` runs them.
 """
 
 import hashlib
@@ -30,8 +31,8 @@ from transformers import (
 from upq.errors import UserError
 from upq.models.gguf import load_gguf, open_gguf, weight_type
 from upq.models.source import BUILDING, fetch, hash_file, hash_files, resolve
-from upq.models.structure import decoder_blocks
 from upq.models.tokenizer import chat_ids
+from upq.models.trial import vet_parts
 from upq.models.vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
 
 # Buffers that old checkpoints store and current models compute.
@@ -102,10 +103,10 @@ def load(
             note = ""
     _vet_keys(report, place.name)
     _vet_finite(model)
-    decoder_blocks(model)
     _vet_tokenizer(tokenizer, model, place.name)
     _settle_stop_tokens(model, tokenizer)
     model.to(torch.device(device)).eval().requires_grad_(False)
+    vet_parts(model)
     info = ModelInfo(
         source=place.text,
         name=place.name,

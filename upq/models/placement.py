@@ -25,9 +25,14 @@ from upq.models.structure import decoder_blocks
 LARGEST_SHARE = 0.5
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; packed ones are buffers, and a block may have no other."""
+    return next(tensor.device for tensor in (*module.parameters(), *module.buffers()))
+
+
 def on_device(block: nn.Module, device: torch.device) -> nn.Module:
     """The block itself where it is on the device already, else a copy there; the block stays as it is."""
-    here = next(block.parameters()).device
+    here = device_of(block)
     return block if here == _exact(device) else copy.deepcopy(block).to(device)
 
 
@@ -49,7 +54,7 @@ def copy_to_quantize(model: Any, names: Iterable[str]) -> Any:
 def blocks_away(model: Any, device: torch.device | str = "cpu") -> Iterator[None]:
     """Move the decoder blocks of `model` to `device` for a while; embedding, last norm and head stay where they are."""
     blocks = decoder_blocks(model)[1]
-    before = next(blocks.parameters()).device
+    before = device_of(blocks)
     blocks.to(device)
     try:
         yield
@@ -78,7 +83,7 @@ def lend_blocks(model: Any, device: torch.device) -> None:
 
 def is_lent(model: Any) -> bool:
     """Whether the model computes somewhere else than where its decoder blocks are."""
-    return next(decoder_blocks(model)[1].parameters()).device != model.device
+    return device_of(decoder_blocks(model)[1]) != model.device
 
 
 #: Attribute of a module that computes with copies: its own parameters by name.
@@ -128,7 +133,8 @@ def place(model: Any, device: torch.device, dtype: torch.dtype | None = None) ->
     """
     dtype = dtype or compute_dtype(device)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(device, dtype)
+        if parameter.numel():
+            parameter.data = parameter.data.to(device, dtype)
     _finish(model, device, dtype)
 
 
@@ -162,6 +168,6 @@ def _finish(model: Any, device: torch.device, dtype: torch.dtype) -> None:
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, moved[id(buffer)])
         if isinstance(module, PackedEmbedding):
-            module.dtype = dtype
+            module.settle(device, dtype)
     if hasattr(model, "config"):
         model.config.dtype = dtype

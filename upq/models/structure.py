@@ -5,8 +5,9 @@ The decoder blocks are the longest list of identical modules; the layers to quan
 the plan, to be quantized or skipped with a reason: nothing is left out silently.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,11 +15,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from upq.errors import UserError
+from upq.layers import Grid
 
 #: A 2-bit row must fill whole bytes.
 CODES_PER_BYTE = 4
 #: What stands for no limit: more tokens than any memory holds.
 UNLIMITED = 2**31
+#: Words of the reasons for which a layer is skipped; which of them is given decides what a person is advised to do.
+GROUP_REASON, STACKED_REASON = "group size", "stacked experts"
+#: Reasons that a refusal shows.
+SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,22 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return max(outermost.items(), key=lambda item: len(item[1]))
 
 
+def replaceable_linears(block: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of a block by name that packed ones may replace: all but those that choose experts."""
+    routers = _routers(block)
+    return {name: linear for name, linear in block_linears(block).items() if linear not in routers}
+
+
 def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
     """Every linear layer of a block by its name inside the block, in module order."""
     return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
 
 
-def plan_layers(model: PreTrainedModel, group_size: int) -> list[LayerPlan]:
+def plan_layers(model: PreTrainedModel, group_size: int, bits: int = 0) -> list[LayerPlan]:
     """Decide for each weight matrix of the blocks whether it can be quantized.
 
-    group_size: inputs per scale; 0 means one scale per output row.
+    group_size: inputs per scale; 0 means one scale per output row. bits: look at the values as well, whether they can
+    be held by so many bits; 0: at shapes alone, as a model without values needs.
     Raises UserError `nothing_to_quantize` when no layer, or under half of the weights, would be.
     """
     prefix, blocks = decoder_blocks(model)
@@ -75,12 +88,16 @@ def plan_layers(model: PreTrainedModel, group_size: int) -> list[LayerPlan]:
         for index, block in enumerate(blocks)
         for entry in _plan_block(block, f"{prefix}.{index}", group_size, owners)
     ]
+    plan = [_checked(entry, model, group_size, bits) for entry in plan]
     _require_most(plan, type(model).__name__)
     return plan
 
 
-def plan_embeddings(model: PreTrainedModel) -> list[LayerPlan]:
-    """Decide for the input embedding and the output head whether they can be packed; one entry for a shared weight."""
+def plan_embeddings(model: PreTrainedModel, bits: int = 0) -> list[LayerPlan]:
+    """Decide for the input embedding and the output head whether they can be packed; one entry for a shared weight.
+
+    bits: as `plan_layers`.
+    """
     plain = {
         model.get_input_embeddings(): nn.Embedding,
         model.get_output_embeddings(): nn.Linear,
@@ -96,7 +113,7 @@ def plan_embeddings(model: PreTrainedModel) -> list[LayerPlan]:
         elif 1 + len(others) > sum(other.weight is module.weight for other in plain):
             reason = f"its weight is shared with {', '.join(others)}"
         plan[name] = LayerPlan(name, tuple(module.weight.shape), not reason, reason)
-    return list(plan.values())
+    return [_checked(entry, model, 0, bits) for entry in plan.values()]
 
 
 def parameter_names(model: nn.Module) -> list[list[str]]:
@@ -161,6 +178,15 @@ def _plan_block(
                 yield LayerPlan(full_name, (out_features, in_features), False, reason)
 
 
+def _checked(entry: LayerPlan, model: PreTrainedModel, group_size: int, bits: int) -> LayerPlan:
+    """The entry itself, or one that skips a layer whose values do not fit into so many bits."""
+    if not bits or not entry.quantize:
+        return entry
+    weight = model.get_parameter(f"{entry.name}.weight").detach()
+    reason = Grid(bits).misfit(weight, group_size)
+    return replace(entry, quantize=not reason, reason=reason)
+
+
 def _routers(block: nn.Module) -> set[nn.Module]:
     """Linear layers that sit beside the experts of a mixture and choose among them."""
     return {
@@ -177,7 +203,7 @@ def _linear_reason(linear: nn.Linear, group_size: int) -> str:
     if linear.in_features % CODES_PER_BYTE:
         return f"{linear.in_features} inputs do not fill whole bytes at 2 bits"
     if group_size and linear.in_features % group_size:
-        return f"group size {group_size} does not divide {linear.in_features} inputs"
+        return f"{GROUP_REASON} {group_size} does not divide {linear.in_features} inputs"
     return ""
 
 
@@ -185,7 +211,7 @@ def _other_reason(module: nn.Module, dimensions: int) -> str:
     """Why a weight outside `nn.Linear` is left alone."""
     kind = type(module).__name__
     if dimensions > 2:
-        return f"{kind} holds a {dimensions}-D weight, such as stacked experts"
+        return f"{kind} holds a {dimensions}-D weight, such as {STACKED_REASON}"
     return f"{kind} is not a linear layer"
 
 
@@ -199,6 +225,23 @@ def _require_most(plan: list[LayerPlan], model_name: str) -> None:
     raise UserError(
         "nothing_to_quantize",
         f"Only {kept} of {total} block weights of {model_name} can be quantized"
-        f" ({'; '.join(list(reasons)[:3]) or 'it has no linear layers'}).",
-        "Set group_size to 0 or to a divisor of the layer widths, or choose another model.",
+        f" ({'; '.join(list(reasons)[:SHOWN_REASONS]) or 'it has no linear layers'}).",
+        _hint(plan),
     )
+
+
+def _hint(plan: list[LayerPlan]) -> str:
+    """What helps where too little of a model can be quantized, by the reason that most weights are skipped for."""
+    weights: Counter[str] = Counter()
+    for entry in plan:
+        weights[entry.reason] += entry.shape[0] * entry.shape[1]
+    del weights[""]
+    reason = weights.most_common(1)[0][0] if weights else ""
+    if GROUP_REASON in reason:
+        return "Set group_size to 0 or to a divisor of the layer widths."
+    if STACKED_REASON in reason:
+        return (
+            "Mixtures of experts that keep all experts in one tensor cannot be quantized yet;"
+            " choose a dense model, such as Llama, Qwen3, Mistral, Gemma or SmolLM."
+        )
+    return "Choose a model whose blocks consist of linear layers, such as Llama, Qwen or Mistral."

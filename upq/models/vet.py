@@ -47,7 +47,7 @@ def vet_config(folder: Path, name: str) -> dict[str, Any]:
             "unsupported_arch",
             f"{name} is {', '.join(map(str, declared)) or kind} (model_type {kind!r}),"
             " not a causal language model that this version of transformers can load.",
-            "Tested types: llama, qwen2, qwen3, mistral, gemma2, gemma3_text, phi3.",
+            "Choose one of the families that docs/families.md lists, such as llama, qwen3, mistral or gemma3_text.",
         )
     if config.get("quantization_config"):
         raise UserError(

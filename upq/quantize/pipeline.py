@@ -87,12 +87,12 @@ def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
     """Names of the linears to quantize; the others are logged with their reason."""
     chosen: list[set[str]] = []
     for precision in QUANTIZED:
-        planned = plan_layers(model, config.of(precision).group_size)
+        planned = plan_layers(model, config.of(precision).group_size, precision.bits)
         chosen.append({layer.name for layer in planned if layer.quantize})
         for layer in planned:
             if not layer.quantize:
                 context.log(f"{precision.name} skips {layer.name} {layer.shape}: {layer.reason}")
-    for layer in plan_embeddings(model) if config.embedding_bits == 8 else []:
+    for layer in plan_embeddings(model, 8) if config.embedding_bits == 8 else []:
         if not layer.quantize:
             context.log(f"{layer.name} {layer.shape} stays in 16 bits: {layer.reason}")
     both = chosen[0] & chosen[1]

@@ -57,7 +57,7 @@ class _Gathered:
             if first is None:
                 first = name
                 seen.append((inputs[0], name))
-                self._add(name, inputs[0][real].float())
+                self._add(name, _of_real_tokens(inputs[0], real))
             readers = self.names.setdefault(first, [])
             if name not in readers:
                 readers.append(name)
@@ -69,6 +69,14 @@ class _Gathered:
         if self.kind:
             rows = F.normalize(values, dim=-1) if self.kind == "normalized" else values
             self.hessian[name] = self.hessian.get(name, 0) + rows.T @ rows
+
+
+def _of_real_tokens(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """The rows of values (rows, tokens, in), or (rows * tokens, in), at real tokens, float32: (real tokens, in).
+
+    Some families make one long row of a batch in front of a layer.
+    """
+    return values.reshape(-1, values.shape[-1])[real.flatten()].float()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upq.decode import Decoding, Piece, TransformersEngine, answers, end_ids, engine_for, stream
-from upq.decode.generate import _pick
+from upq.decode.draw import pick
 from upq.errors import UserError
 from upq.models import LoadedModel, chat_ids
 
@@ -99,7 +99,7 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
     logits = torch.tensor([-torch.inf, 0.0, 2.0, 1.0, -torch.inf])
     generator = torch.Generator().manual_seed(0)
     for top_p, expected in ((1.0, logits.softmax(0)), (0.6, torch.tensor([0.0, 0, 1, 0, 0]))):
-        drawn = torch.tensor([_pick(logits, 1.0, top_p, generator) for _ in range(4000)])
+        drawn = torch.tensor([pick(logits, 1.0, top_p, generator) for _ in range(4000)])
         shares = drawn.bincount(minlength=5) / len(drawn)
         assert (shares - expected).abs().max() < 0.03
         assert not shares[expected == 0].any(), "what is impossible is never drawn"

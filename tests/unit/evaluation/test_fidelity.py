@@ -96,6 +96,36 @@ def test_batching_and_padding_on_the_right_do_not_matter(
         assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-4)
 
 
+def test_a_16_bit_model_measured_in_other_batches_is_itself(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(tiny.model).bfloat16()
+    together = Reference(model, DATA, check)
+    monkeypatch.setattr(fidelity, "BATCH_TOKENS", 1)
+    alone = Reference(model, DATA, check)
+    alone.hidden = list(torch.cat(together.hidden).split([len(part) for part in alone.hidden]))
+    found = alone.measure(copy.deepcopy(model), check)
+    assert found.kl < 1e-6
+    assert found.top1 == 1.0
+
+
+@torch.no_grad()
+def test_logits_of_a_16_bit_model_are_not_rounded_before_they_are_measured(
+    tiny: LoadedModel,
+) -> None:
+    model = copy.deepcopy(tiny.model).bfloat16()
+    other = copy.deepcopy(model)
+    other.lm_head = torch.nn.Linear(64, 262, bias=False, dtype=torch.bfloat16)  # not tied
+    other.lm_head.weight.copy_(model.lm_head.weight * 1.01)
+    found = Reference(model, DATA, check).measure(other, check)
+    states = torch.cat(Reference(model, DATA, check).hidden).double()
+    log_p, log_q = (
+        (states @ one.lm_head.weight.double().T).log_softmax(-1) for one in (model, other)
+    )
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+    assert found.kl == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_model_without_finite_logits_is_refused(tiny: LoadedModel) -> None:
     reference, model = Reference(tiny.model, DATA, check), copy.deepcopy(tiny.model)
     with torch.no_grad():

@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
+from tests.support.grids import round_trip
 from upq.errors import UserError
+from upq.layers import Grid
 from upq.models import (
     LoadedModel,
     decoder_blocks,
@@ -231,3 +233,62 @@ def test_an_embedding_whose_weight_others_use_stays_with_its_reason(tiny: Loaded
 def test_the_longest_sequence_is_what_the_config_says() -> None:
     assert longest_sequence(LlamaConfig(max_position_embeddings=512)) == 512
     assert longest_sequence(PreTrainedConfig()) == UNLIMITED
+
+
+@pytest.mark.parametrize(
+    ("factor", "word"), [(1e-6, "too small"), (0.0, "too small"), (1e7, "too large")]
+)
+def test_weights_that_float16_scales_cannot_hold_are_left_alone_by_name(
+    factor: float, word: str, tiny: LoadedModel
+) -> None:
+    name = "model.layers.1.mlp.down_proj"
+    tiny.model.get_parameter(f"{name}.weight").data.mul_(factor)
+    for bits in (2, 4):
+        skipped = {one.name: one.reason for one in plan_layers(tiny.model, 32, bits) if one.reason}
+        assert skipped == {name: f"its weights are {word} for scales in float16"}
+    assert all(one.quantize for one in plan_layers(tiny.model, 32)), "shapes alone are fine"
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("size", [10.0**power for power in range(-6, 0)])
+def test_a_layer_is_only_accepted_where_rounding_costs_what_it_costs_elsewhere(
+    bits: int, size: float
+) -> None:
+    grid, weight = Grid(bits), torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+
+    def error(values: torch.Tensor) -> float:
+        return ((round_trip(grid, values, *grid.fit(values, 64)) - values) / size).norm().item()
+
+    usual = (round_trip(grid, weight, *grid.fit(weight, 64)) - weight).norm().item()
+    accepted = not grid.misfit(weight * size, 64)
+    assert accepted == (error(weight * size) < 1.5 * usual)
+
+
+def test_every_layer_of_the_bundled_model_is_accepted(bundled: LoadedModel) -> None:
+    for bits in (2, 4):
+        assert all(one.quantize for one in plan_layers(bundled.model, 64, bits))
+    assert all(one.quantize for one in plan_embeddings(bundled.model, 8))
+
+
+def test_an_embedding_too_small_for_8_bits_stays(tiny: LoadedModel) -> None:
+    tiny.model.get_parameter("model.embed_tokens.weight").data.mul_(1e-3)
+    (entry,) = plan_embeddings(tiny.model, 8)
+    assert entry.reason == "its weights are too small for scales in float16"
+
+
+@pytest.mark.parametrize(
+    ("config", "group", "hint"),
+    [
+        (MixtralConfig(**SHAPE, num_local_experts=4), 32, "choose a dense model"),
+        (GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=262), 32, "consist of linear"),
+        (LlamaConfig(**SHAPE), 96, "Set group_size"),
+    ],
+    ids=["stacked experts", "no linear layers", "group size"],
+)
+def test_the_hint_of_a_refusal_goes_by_its_reason(
+    config: PreTrainedConfig, group: int, hint: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        plan_layers(build(config), group)
+    assert hint in caught.value.hint
+    assert ("group_size" in caught.value.hint) == (hint == "Set group_size")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.support.families import family_model
 from tests.support.helpers import examples
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
@@ -165,3 +166,20 @@ def test_without_data_each_layer_is_on_its_own_and_scales_come_from_the_weights(
         assert torch.equal(latent.weight, weights[name])
         assert torch.equal(latent.scale, INT4.fit(weights[name], 16)[0])
         assert latent.transform is None
+
+
+def test_statistics_of_a_layer_that_reads_one_long_row_leave_out_padding(tmp_path: Path) -> None:
+    model, data = family_model("opt"), batches(2)
+    streams = list(entered(model, data, tmp_path))
+    (found,) = input_statistics(decoder_blocks(model)[1][0], ["fc1"], streams, 0, "plain")
+    seen: list[torch.Tensor] = []
+    layer = decoder_blocks(model)[1][0].get_submodule("fc1")
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in data:
+            for row in range(len(batch.ids)):
+                model(input_ids=batch.ids[row : row + 1, : int(batch.real[row].sum())])
+    inputs = torch.cat(seen)
+    assert inputs.dim() == 2
+    assert found.hessian is not None
+    torch.testing.assert_close(found.hessian, inputs.T @ inputs, atol=1e-3, rtol=1e-4)
