@@ -1,4 +1,5 @@
-"""What 8-bit activations cost on a CPU: KL to FP16 of a run's models with them and without, token by token.
+"""What rounded activations cost on a CPU: a run's models with them against FP16 and against themselves without, token
+by token.
 
 python -m bench.activations --data-dir DIR --run 1
 
@@ -37,10 +38,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for artifact in store.artifacts(options.run):
         model, _ = assembly.assemble(store.load_artifact(options.run, artifact.precision))
-        for exact in (True, False):
-            engine = NativeEngine(model, exact=exact)
-            rows.append({"precision": artifact.precision, **compare(teacher, engine, texts)})
-            rows[-1] |= {"activations": "float32" if exact else "8 bits"}
+        exact, rounded = (NativeEngine(model, exact=exact) for exact in (True, False))
+        for of, by, first, second in (
+            ("FP16", "float32 activations", teacher, exact),
+            ("FP16", "rounded activations", teacher, rounded),
+            ("float32 activations", "rounded activations", exact, rounded),
+        ):
+            found = compare(first, second, texts)
+            rows.append({"precision": artifact.precision, "of": of, "by": by, **found})
     report.show(rows)
     report.save(options.json, rows)
 
@@ -60,27 +65,30 @@ def held_out(teacher: Engine, tokenizer: Any, config: RunConfig) -> list[tuple[l
 
 
 @torch.inference_mode()
-def compare(teacher: Engine, engine: Engine, texts: list[tuple[list[int], int]]) -> dict[str, Any]:
-    """Mean KL(FP16 || model) in nats and the share of equal most likely tokens over all answer tokens."""
-    divergence, same = [], []
+def compare(first: Engine, second: Engine, texts: list[tuple[list[int], int]]) -> dict[str, Any]:
+    """Mean KL(first || second) in nats over all answer tokens, its 95th percentile, the share of equal most likely
+    tokens, and the median of an answer's tokens before the first that differs.
+    """
+    divergence, same, agreed = [], [], []
     for ids, start in texts:
-        theirs, ours = (distributions(one, ids, start) for one in (teacher, engine))
+        theirs, ours = (distributions(one, ids, start) for one in (first, second))
         divergence.append((theirs.exp() * (theirs - ours)).sum(-1))
-        same.append(theirs.argmax(-1) == ours.argmax(-1))
+        same.append((theirs.argmax(-1) == ours.argmax(-1)).float())
+        agreed.append(same[-1].cumprod(0).sum())
     counted = torch.cat(divergence)
     return {
         "kl": counted.mean().item(),
-        "top1": torch.cat(same).float().mean().item(),
+        "kl_p95": counted.quantile(0.95).item(),
+        "top1": torch.cat(same).mean().item(),
+        "agreed": torch.stack(agreed).quantile(0.5).item(),
         "tokens": len(counted),
     }
 
 
 def distributions(engine: Engine, ids: list[int], start: int) -> torch.Tensor:
     """Log-probabilities (answer tokens, vocabulary) of each answer token's place."""
-    session = engine.session(1, len(ids))
-    logits = [session.prefill(0, ids[:start])]
-    logits += [session.step([0], [token])[0] for token in ids[start:-1]]
-    return torch.stack(logits).log_softmax(-1)
+    logits = engine.session(1, len(ids)).extend(0, ids[:-1], len(ids) - start)
+    return logits.log_softmax(-1)
 
 
 if __name__ == "__main__":

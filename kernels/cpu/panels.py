@@ -1,7 +1,8 @@
 """Weights laid out for the C kernels, and products with them: 2-, 4- and 8-bit codes times 8-bit activations.
 
-Activations are rounded to 8 bits with one scale per token and SPAN consecutive columns; the product of
-codes and activations is then exact in integers, scaled and summed in float32 (csrc/matrix.h).
+Activations are rounded to 8 bits with one scale per token and SPAN consecutive columns, those of a token's coarsest
+spans to 16; the product of codes and activations is then exact in integers, scaled and summed in float32
+(csrc/matrix.h).
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ class CpuWeight:
         if tokens:
             values = torch.zeros(tokens, matrix.columns)
             values[:, : self.panels.columns] = rows
-            bytes_a_token = 4 + matrix.columns + 8 * matrix.columns // matrix.span
+            bytes_a_token = 4 + 2 * matrix.columns + 9 * matrix.columns // matrix.span
             room = torch.empty(tokens * bytes_a_token, dtype=torch.uint8)
             failed = self.kernels.multiply(
                 ctypes.byref(matrix),

@@ -44,10 +44,12 @@ static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
     inputs->span = span;
     inputs->values = calloc(size, sizeof(float));
     inputs->codes = calloc(size, 1);
+    inputs->rest = calloc(size, 1);
+    inputs->fine = calloc(spans, 1);
     inputs->scale = calloc(spans, sizeof(float));
     inputs->sum = calloc(spans, sizeof(float));
     inputs->added = calloc(tokens, sizeof(float));
-    return inputs->values && inputs->codes && inputs->scale && inputs->sum && inputs->added;
+    return inputs->values && inputs->codes && inputs->rest && inputs->fine && inputs->scale && inputs->sum && inputs->added;
 }
 
 Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threads, const float *cosine, const float *sine) {
@@ -88,6 +90,8 @@ void session_free(Session *s) {
     for (int t = 0; s->inputs && t <= s->threads; t++) {
         free(s->inputs[t].values);
         free(s->inputs[t].codes);
+        free(s->inputs[t].rest);
+        free(s->inputs[t].fine);
         free(s->inputs[t].scale);
         free(s->inputs[t].sum);
         free(s->inputs[t].added);
@@ -409,7 +413,8 @@ int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room
     if (tokens < 1 || threads < 1 || threads > MAX_THREADS) return -1;
     const size_t size = (size_t)tokens * matrix->columns, spans = matrix->span ? size / matrix->span : 0;
     float *added = room, *scale = added + (matrix->in ? tokens : 0), *sum = scale + spans;
-    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, (int8_t *)(sum + spans), scale, sum, added}, outputs};
+    int8_t *codes = (int8_t *)(sum + spans), *rest = codes + (spans ? size : 0), *fine = rest + (spans ? size : 0);
+    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, codes, rest, fine, scale, sum, added}, outputs};
     return run_job(threads, run_product, &product) ? -2 : 0;
 }
 

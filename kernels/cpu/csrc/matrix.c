@@ -14,27 +14,43 @@
 #define MANY_PANELS 2
 #endif
 
-static void quantize_token(Inputs *inputs, int token) {
-    const int span = inputs->span, spans = inputs->columns / span;
-    const float *values = inputs->values + (size_t)token * inputs->columns;
-    int8_t *codes = inputs->codes + (size_t)token * inputs->columns;
-    for (int s = 0; s < spans; s++, values += span, codes += span) {
-        vf largest = vf_set(0), none = vf_set(0);  // none: 0, or NaN where a value is infinite or no number
+// The scale of each span of a token, NaN where a value is infinite or no number; returns the sum of their squares.
+static float span_scales(const float *values, int span, int spans, float *scale) {
+    float squares = 0;
+    for (int s = 0; s < spans; s++, values += span) {
+        vf largest = vf_set(0), none = vf_set(0);  // none: 0, or NaN
         for (int i = 0; i < span; i += LANES) {
             vf v = vf_load(values + i);
             largest = vf_max(largest, vf_max(v, -v));
             none = vfma(v, vf_set(0), none);
         }
-        const float most = vf_largest(largest), inverse = most > 0 ? 127 / most : 0;
-        vi sum = vi_set(0);
+        scale[s] = vf_largest(largest) / 127 + vf_sum(none);
+        squares += scale[s] * scale[s];
+    }
+    return squares;
+}
+
+static void quantize_token(Inputs *inputs, int token) {
+    const int span = inputs->span, spans = inputs->columns / span;
+    const float *values = inputs->values + (size_t)token * inputs->columns;
+    int8_t *codes = inputs->codes + (size_t)token * inputs->columns, *rest = inputs->rest + (size_t)token * inputs->columns;
+    int8_t *fine = inputs->fine + (size_t)token * spans;
+    float *scale = inputs->scale + (size_t)token * spans, *sum = inputs->sum + (size_t)token * spans;
+    const float limit = FINE_SHARE / spans * span_scales(values, span, spans, scale);
+    for (int s = 0; s < spans; s++, values += span, codes += span, rest += span) {
+        const float inverse = scale[s] > 0 ? 1 / scale[s] : 0;  // not of NaN either
+        vi code_sum = vi_set(0), rest_sum = vi_set(0);
+        fine[s] = scale[s] * scale[s] > limit;
         for (int i = 0; i < span; i += LANES) {
             vf v = vf_load(values + i) * inverse;
-            vi rounded = vi_round(vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0)));
-            sum += rounded;
+            v = vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0));
+            const vi rounded = vi_round(v), left = fine[s] ? vi_round((v - vf_of(rounded)) * REST) : vi_set(0);
+            code_sum += rounded;
+            rest_sum += left;
             vi_store_bytes(codes + i, rounded);
+            vi_store_bytes(rest + i, left);
         }
-        inputs->scale[(size_t)token * spans + s] = most / 127 + vf_sum(none);
-        inputs->sum[(size_t)token * spans + s] = vf_sum(vf_of(sum));
+        sum[s] = vf_sum(vf_of(code_sum)) + vf_sum(vf_of(rest_sum)) / REST;
     }
 }
 
@@ -43,19 +59,44 @@ void prepare_token(Inputs *inputs, int token, const Matrix *m, int as_codes) {
     if (as_codes) quantize_token(inputs, token);
 }
 
+// Add the products of a span's lines with the codes of T tokens, stride apart, to their sums, one for each chain.
+INLINE void add_span(const int T, const int bits, const int chains, int span, const uint8_t *lines, const int8_t *codes, size_t stride,
+                     vi sums[CODE_TILE][4]) {
+    const int fields = 8 / bits;
+    const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
+    for (int line = 0; line < span / (4 * fields); line++, lines += 64) {
+        __builtin_prefetch(lines + 2048);
+        vu packed = vu_load(lines);
+#pragma GCC unroll 4
+        for (int field = 0; field < fields; field++, codes += 4) {
+            vu unpacked = bits == 8 ? packed : (packed >> (bits * field)) & mask;
+            for (int t = 0; t < T; t++) {
+                int32_t four;
+                memcpy(&four, codes + (size_t)t * stride, 4);
+                sums[t][field % chains] = dot4(sums[t][field % chains], unpacked, four, bits);
+            }
+        }
+    }
+}
+
+INLINE vf chain_sum(const vi sums[4], const int chains) {
+    vi sum = sums[0];
+    for (int c = 1; c < chains; c++) sum += sums[c];
+    return vf_of(sum);
+}
+
 // LANES rows of a panel of codes times T tokens. lines: the panel's first line, already at these rows; scale and
 // zeros likewise. out: the tokens' products, stride apart. T and bits are constants wherever this is inlined.
 INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
                       const Inputs *x, int token, float *out, int stride) {
     const int fields = 8 / bits, chains = T == 1 ? fields : 1;  // one token alone would wait for its own sums
     const int span = m->span, spans = m->columns / span, per_group = m->group / span;
-    const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
-    const int8_t *codes = x->codes + (size_t)token * m->columns;
+    const size_t first = (size_t)token * m->columns, line_bytes = (size_t)span * PANEL * bits / 8;
     const float *x_scale = x->scale + (size_t)token * spans, *x_sum = x->sum + (size_t)token * spans;
     vf total[CODE_TILE];
     for (int t = 0; t < T; t++) total[t] = vf_set(0);
     vf row_scale = vf_set(0), row_zero = vf_set(m->zero);
-    for (int s = 0; s < spans; s++) {
+    for (int s = 0; s < spans; s++, lines += line_bytes) {
         if (s % per_group == 0) {
             row_scale = vf_half(scale);
             scale += PANEL;
@@ -64,28 +105,19 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
                 zeros += PANEL;
             }
         }
-        vi sums[CODE_TILE][4];
-        for (int t = 0; t < T; t++)
-            for (int c = 0; c < chains; c++) sums[t][c] = vi_set(0);
-        for (int line = 0; line < span / (4 * fields); line++, lines += 64) {
-            __builtin_prefetch(lines + 2048);
-            vu packed = vu_load(lines);
-#pragma GCC unroll 4
-            for (int field = 0; field < fields; field++, codes += 4) {
-                vu unpacked = bits == 8 ? packed : (packed >> (bits * field)) & mask;
-                const int chain = field % chains;
-                for (int t = 0; t < T; t++) {
-                    int32_t four;
-                    memcpy(&four, codes + (size_t)t * m->columns, 4);
-                    sums[t][chain] = dot4(sums[t][chain], unpacked, four, bits);
-                }
-            }
-        }
+        vi sums[CODE_TILE][4], rests[CODE_TILE][4];
+        int fine = 0;
         for (int t = 0; t < T; t++) {
-            vi sum = sums[t][0];
-            for (int c = 1; c < chains; c++) sum += sums[t][c];
+            fine |= x->fine[(size_t)(token + t) * spans + s];
+            for (int c = 0; c < chains; c++) sums[t][c] = rests[t][c] = vi_set(0);
+        }
+        add_span(T, bits, chains, span, lines, x->codes + first + s * span, m->columns, sums);
+        if (fine) add_span(T, bits, chains, span, lines, x->rest + first + s * span, m->columns, rests);
+        for (int t = 0; t < T; t++) {
             const size_t at = (size_t)t * spans + s;
-            vf product = vfma(-row_zero, vf_set(x_sum[at]), vf_of(sum));
+            vf dot = chain_sum(sums[t], chains);
+            if (fine) dot = vfma(chain_sum(rests[t], chains), vf_set(1.0f / REST), dot);
+            vf product = vfma(-row_zero, vf_set(x_sum[at]), dot);
             total[t] = vfma(product, row_scale * x_scale[at], total[t]);
         }
     }

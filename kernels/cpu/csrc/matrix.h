@@ -31,13 +31,20 @@ typedef struct {
     const OutputTransform *out;  // of a matrix of codes, or NULL
 } Matrix;
 
+// A token's spans are rounded to 8 bits, and what is left of its coarsest ones to 8 bits more: a few large activations, which
+// a rotation spreads over all of their block, would drown what else the block holds.
+#define REST 254         // the steps of the rest in one of the codes'
+#define FINE_SHARE 2.0f  // a span is fine whose squared scale is more than this many times the token's mean
+
 // Activations of `tokens` tokens, as both kinds of matrix read them.
 typedef struct {
     int tokens, columns, span;
     float *values;   // (tokens, columns)
-    int8_t *codes;   // (tokens, columns): values / scale, rounded; like scale and sum only where span is not 0
+    int8_t *codes;   // (tokens, columns): values / scale, rounded; like all but values and added only where span is not 0
+    int8_t *rest;    // (tokens, columns): in fine spans what the rounding left, times REST / scale, rounded; else zeros
+    int8_t *fine;    // (tokens, columns / span): whether the span is
     float *scale;    // (tokens, columns / span)
-    float *sum;      // (tokens, columns / span): sum of the codes
+    float *sum;      // (tokens, columns / span): sum of codes + rest / REST
     float *added;    // (tokens): what is added to every product, where the input transform has a shift
 } Inputs;
 
