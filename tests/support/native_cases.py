@@ -17,7 +17,7 @@ from upq.models import plan_layers
 
 def rounded(inputs: torch.Tensor, span: int) -> torch.Tensor:
     """inputs (tokens, columns), each span of a token rounded to 8 bits with a scale of its own, and what is left of
-    spans whose squared scale is more than twice the token's mean to 8 bits more.
+    spans whose squared scale is more than three times the token's mean to 8 bits more.
     """
     tokens, columns = inputs.shape
     whole = F.pad(inputs, (0, panels.padded(columns) - columns)).view(tokens, -1, span)
@@ -26,7 +26,7 @@ def rounded(inputs: torch.Tensor, span: int) -> torch.Tensor:
     steps = whole * torch.where(scale > 0, 1 / scale, 0)
     codes = torch.round(steps)
     squares = scale.square()
-    fine = squares > 2 * squares.mean(1, keepdim=True)
+    fine = squares > 3 * squares.mean(1, keepdim=True)
     rest = torch.where(fine, torch.round((steps - codes) * 254), 0)
     return ((codes + rest / 254) * scale).view(tokens, -1)[:, :columns]
 

@@ -30,6 +30,31 @@ static float span_scales(const float *values, int span, int spans, float *scale)
     return squares;
 }
 
+// Round a span by its scale's inverse; returns the sum of the codes.
+static float round_span(const float *values, int span, float inverse, int8_t *codes) {
+    vi sum = vi_set(0);
+    for (int i = 0; i < span; i += LANES) {
+        vf v = vf_load(values + i) * inverse;
+        vi rounded = vi_round(vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0)));
+        sum += rounded;
+        vi_store_bytes(codes + i, rounded);
+    }
+    return vf_sum(vf_of(sum));
+}
+
+// Round what the codes of a span left; returns the sum of the rests.
+static float round_rest(const float *values, int span, float inverse, int8_t *rest) {
+    vi sum = vi_set(0);
+    for (int i = 0; i < span; i += LANES) {
+        vf v = vf_load(values + i) * inverse;
+        v = vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0));
+        vi left = vi_round((v - vf_of(vi_round(v))) * REST);
+        sum += left;
+        vi_store_bytes(rest + i, left);
+    }
+    return vf_sum(vf_of(sum));
+}
+
 static void quantize_token(Inputs *inputs, int token) {
     const int span = inputs->span, spans = inputs->columns / span;
     const float *values = inputs->values + (size_t)token * inputs->columns;
@@ -37,20 +62,12 @@ static void quantize_token(Inputs *inputs, int token) {
     int8_t *fine = inputs->fine + (size_t)token * spans;
     float *scale = inputs->scale + (size_t)token * spans, *sum = inputs->sum + (size_t)token * spans;
     const float limit = FINE_SHARE / spans * span_scales(values, span, spans, scale);
+    memset(rest, 0, inputs->columns);
     for (int s = 0; s < spans; s++, values += span, codes += span, rest += span) {
         const float inverse = scale[s] > 0 ? 1 / scale[s] : 0;  // not of NaN either
-        vi code_sum = vi_set(0), rest_sum = vi_set(0);
         fine[s] = scale[s] * scale[s] > limit;
-        for (int i = 0; i < span; i += LANES) {
-            vf v = vf_load(values + i) * inverse;
-            v = vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0));
-            const vi rounded = vi_round(v), left = fine[s] ? vi_round((v - vf_of(rounded)) * REST) : vi_set(0);
-            code_sum += rounded;
-            rest_sum += left;
-            vi_store_bytes(codes + i, rounded);
-            vi_store_bytes(rest + i, left);
-        }
-        sum[s] = vf_sum(vf_of(code_sum)) + vf_sum(vf_of(rest_sum)) / REST;
+        sum[s] = round_span(values, span, inverse, codes);
+        if (fine[s]) sum[s] += round_rest(values, span, inverse, rest) / REST;
     }
 }
 
@@ -59,40 +76,42 @@ void prepare_token(Inputs *inputs, int token, const Matrix *m, int as_codes) {
     if (as_codes) quantize_token(inputs, token);
 }
 
-// Add the products of a span's lines with the codes of T tokens, stride apart, to their sums, one for each chain.
-INLINE void add_span(const int T, const int bits, const int chains, int span, const uint8_t *lines, const int8_t *codes, size_t stride,
-                     vi sums[CODE_TILE][4]) {
-    const int fields = 8 / bits;
+// The products of a span's lines with the codes of T tokens, which are stride apart.
+INLINE void span_dots(const int T, const int bits, int span, const uint8_t *lines, const int8_t *codes, size_t stride, vf *dots) {
+    const int fields = 8 / bits, chains = T == 1 ? fields : 1;  // one token alone would wait for its own sums
     const vu mask = (vu)vi_set((int)(0x01010101u * ((1u << bits) - 1)));
+    vi sums[CODE_TILE][4];
+    for (int t = 0; t < T; t++)
+        for (int c = 0; c < chains; c++) sums[t][c] = vi_set(0);
     for (int line = 0; line < span / (4 * fields); line++, lines += 64) {
         __builtin_prefetch(lines + 2048);
         vu packed = vu_load(lines);
 #pragma GCC unroll 4
         for (int field = 0; field < fields; field++, codes += 4) {
             vu unpacked = bits == 8 ? packed : (packed >> (bits * field)) & mask;
+            const int chain = field % chains;
             for (int t = 0; t < T; t++) {
                 int32_t four;
                 memcpy(&four, codes + (size_t)t * stride, 4);
-                sums[t][field % chains] = dot4(sums[t][field % chains], unpacked, four, bits);
+                sums[t][chain] = dot4(sums[t][chain], unpacked, four, bits);
             }
         }
     }
-}
-
-INLINE vf chain_sum(const vi sums[4], const int chains) {
-    vi sum = sums[0];
-    for (int c = 1; c < chains; c++) sum += sums[c];
-    return vf_of(sum);
+    for (int t = 0; t < T; t++) {
+        vi sum = sums[t][0];
+        for (int c = 1; c < chains; c++) sum += sums[t][c];
+        dots[t] = vf_of(sum);
+    }
 }
 
 // LANES rows of a panel of codes times T tokens. lines: the panel's first line, already at these rows; scale and
 // zeros likewise. out: the tokens' products, stride apart. T and bits are constants wherever this is inlined.
 INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
                       const Inputs *x, int token, float *out, int stride) {
-    const int fields = 8 / bits, chains = T == 1 ? fields : 1;  // one token alone would wait for its own sums
     const int span = m->span, spans = m->columns / span, per_group = m->group / span;
     const size_t first = (size_t)token * m->columns, line_bytes = (size_t)span * PANEL * bits / 8;
     const float *x_scale = x->scale + (size_t)token * spans, *x_sum = x->sum + (size_t)token * spans;
+    const int8_t *is_fine = x->fine + (size_t)token * spans;
     vf total[CODE_TILE];
     for (int t = 0; t < T; t++) total[t] = vf_set(0);
     vf row_scale = vf_set(0), row_zero = vf_set(m->zero);
@@ -105,21 +124,18 @@ INLINE void code_tile(const int T, const int bits, const Matrix *m, const uint8_
                 zeros += PANEL;
             }
         }
-        vi sums[CODE_TILE][4], rests[CODE_TILE][4];
+        vf dots[CODE_TILE];
         int fine = 0;
-        for (int t = 0; t < T; t++) {
-            fine |= x->fine[(size_t)(token + t) * spans + s];
-            for (int c = 0; c < chains; c++) sums[t][c] = rests[t][c] = vi_set(0);
-        }
-        add_span(T, bits, chains, span, lines, x->codes + first + s * span, m->columns, sums);
-        if (fine) add_span(T, bits, chains, span, lines, x->rest + first + s * span, m->columns, rests);
+        span_dots(T, bits, span, lines, x->codes + first + s * span, m->columns, dots);
         for (int t = 0; t < T; t++) {
             const size_t at = (size_t)t * spans + s;
-            vf dot = chain_sum(sums[t], chains);
-            if (fine) dot = vfma(chain_sum(rests[t], chains), vf_set(1.0f / REST), dot);
-            vf product = vfma(-row_zero, vf_set(x_sum[at]), dot);
+            vf product = vfma(-row_zero, vf_set(x_sum[at]), dots[t]);
             total[t] = vfma(product, row_scale * x_scale[at], total[t]);
+            fine |= is_fine[at];
         }
+        if (!fine) continue;
+        span_dots(T, bits, span, lines, x->rest + first + s * span, m->columns, dots);
+        for (int t = 0; t < T; t++) total[t] = vfma(dots[t], row_scale * (x_scale[(size_t)t * spans + s] / REST), total[t]);
     }
     for (int t = 0; t < T; t++) vf_store(out + t * stride, total[t]);
 }

@@ -34,7 +34,7 @@ typedef struct {
 // A token's spans are rounded to 8 bits, and what is left of its coarsest ones to 8 bits more: a few large activations, which
 // a rotation spreads over all of their block, would drown what else the block holds.
 #define REST 254         // the steps of the rest in one of the codes'
-#define FINE_SHARE 2.0f  // a span is fine whose squared scale is more than this many times the token's mean
+#define FINE_SHARE 3.0f  // a span is fine whose squared scale is more than this many times the token's mean
 
 // Activations of `tokens` tokens, as both kinds of matrix read them.
 typedef struct {
