@@ -17,6 +17,7 @@ from typing import Any
 
 from upq.errors import UserError
 from upq.evaluation.suite_data import hub_rows, read_suite_file
+from upq.files import is_whole
 
 HUB_DATASET = "google/IFEval"
 MAX_CHARACTERS = 20_000  # some of the library's patterns take quadratic time: seconds at this size
@@ -120,8 +121,8 @@ class PromptResult:
 
 def builtin_suite() -> list[CheckPrompt]:
     """Our own prompts: short tasks, all 25 instruction types, no network."""
-    rows = (resources.files("upq") / "resources" / "checks.jsonl").read_bytes()
-    return _parse_lines(rows.splitlines(), "checks.jsonl")
+    text = (resources.files("upq") / "resources" / "checks.jsonl").read_text("utf-8")
+    return _parse_lines(text, "checks.jsonl")
 
 
 def ifeval_suite(path: Path | None = None) -> list[CheckPrompt]:
@@ -131,7 +132,7 @@ def ifeval_suite(path: Path | None = None) -> list[CheckPrompt]:
     """
     if path is None:
         return _parse_rows(enumerate(hub_rows(HUB_DATASET, "train"), 1), HUB_DATASET)
-    return _parse_lines(read_suite_file(path).splitlines(), path.name)
+    return _parse_lines(read_suite_file(path), path.name)
 
 
 def judge(prompt: CheckPrompt, response: str, seed: int = 0) -> PromptResult:
@@ -185,7 +186,10 @@ def _unavailable(instruction_id: str) -> str | None:
     return "needs NLTK's punkt_tab data, not found in NLTK_DATA or its usual folders"
 
 
-def _parse_lines(lines: Iterable[bytes], source: str) -> list[CheckPrompt]:
+def _parse_lines(text: str, source: str) -> list[CheckPrompt]:
+    lines = text.split(
+        "\n"
+    )  # not splitlines: JSON may hold other breaks, such as U+2028, in its texts
     rows = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     return _parse_rows(rows, source)
 
@@ -195,7 +199,7 @@ def _parse_rows(rows: Iterable[tuple[int, Any]], source: str) -> list[CheckPromp
     line_of_key: dict[int, int] = {}
     for number, row in rows:
         try:
-            prompt = _parse_row(json.loads(row) if isinstance(row, bytes) else row)
+            prompt = _parse_row(json.loads(row) if isinstance(row, str) else row)
             if prompt.key in line_of_key:
                 raise ValueError(
                     f"key {prompt.key} is already that of line {line_of_key[prompt.key]}"
@@ -222,6 +226,8 @@ def _parse_row(row: Any) -> CheckPrompt:
         if type(row.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    if not is_whole(row["prompt"]):
+        raise ValueError("its prompt holds half of a character (a lone surrogate, such as \\ud83d)")
     if not row["prompt"].strip() or not ids:
         raise ValueError("it has no prompt text or no instruction")
     if len(ids) != len(kwargs):
