@@ -187,6 +187,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "template that escapes": (
         lambda f: set_template(f, "{{ ''.__class__.__mro__ }}"), "bad_chat_template", "__class__"
     ),
+    "template without end": (
+        lambda f: set_template(
+            f, "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+        ),
+        "bad_chat_template", "does not end within",
+    ),
+    "template for content in parts": (
+        lambda f: set_template(
+            f, "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+        ),
+        "bad_chat_template", "drops or changes what the user says",
+    ),
     "template that divides by zero": (
         lambda f: set_template(f, "{{ 1 // 0 }}"), "bad_chat_template", "zero"
     ),

@@ -50,9 +50,10 @@ from upq.models.vet import (
 
 # Buffers that old checkpoints store and current models compute.
 HARMLESS_KEYS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+#: Large and small letters and signs, which a template may neither change nor leave out.
 TRIAL = [
-    {"role": "user", "content": "Hello"},
-    {"role": "assistant", "content": "Hello! How can I help?"},
+    {"role": "user", "content": "Hello, is 'A & b' so?"},
+    {"role": "assistant", "content": 'Hello! "Yes", it is; how can I help?'},
     {"role": "user", "content": "Thank you."},
 ]
 
