@@ -1,15 +1,16 @@
 """IFEval-style checks: did an answer follow instructions that a program can verify?
 
 A suite is a list of prompts, an answer is plain text, a verdict comes from if-verifiable (Google's
-IFEval rules). Two of its checkers draw at random, so every verdict is seeded by its own prompt and
-instruction, and depends on nothing else. Nothing here uses a network except `ifeval_suite()`
-without a path; two types need NLTK's sentence data and say so where it is missing.
+IFEval rules), in a process that is killed where a suite's pattern takes for ever. Two of its
+checkers draw at random, so every verdict is seeded by its own prompt and instruction, and depends
+on nothing else. Nothing here uses a network except `ifeval_suite()` without a path; two types need
+NLTK's sentence data and say so where it is missing.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,12 @@ from typing import Any
 from upq.errors import UserError
 from upq.evaluation.suite_data import hub_rows, read_suite_file
 from upq.files import is_whole
+from upq.killable import Killable, Stopped
 
 HUB_DATASET = "google/IFEval"
 MAX_CHARACTERS = 20_000  # some of the library's patterns take quadratic time: seconds at this size
+#: Seconds of work that a verdict may take, and those that a pattern may take to be understood.
+JUDGE_SECONDS, PATTERN_SECONDS = 20, 2
 NEEDS_SENTENCE_DATA = frozenset(
     {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 )
@@ -70,6 +74,9 @@ RELATION_NAMES = frozenset({"relation", "let_relation", "capital_relation"})
 PATTERN_NAMES = frozenset(  # the library reads these as regular expressions
     {"keyword", "keywords", "forbidden_words", "section_spliter", "postscript_marker"}
 )
+_HERE = Path(__file__)
+_JUDGE = Killable(_HERE.with_name("ifeval_reasons.py"), "judge_text", JUDGE_SECONDS)
+_PATTERN_PROBLEM = Killable(_HERE.with_name("patterns.py"), "problem", PATTERN_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +169,10 @@ def _judge_instruction(
     if len(response) > MAX_CHARACTERS:
         found = f"the answer has {len(response)} characters, more than {MAX_CHARACTERS}"
         return _unjudged(instruction_id, found)
-    from upq.evaluation import ifeval_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
-
-    strict, loose, reason = ifeval_reasons.judge_text(
-        instruction_id, kwargs, response, seed, key, instruction_id
-    )
+    try:
+        strict, loose, reason = _JUDGE(instruction_id, kwargs, response, seed, key, instruction_id)
+    except Stopped as error:
+        return _unjudged(instruction_id, f"the checker was stopped: {error}")
     return Verdict(instruction_id=instruction_id, strict=strict, loose=loose, reason=reason)
 
 
@@ -276,12 +282,13 @@ def _value_problem(name: str, value: Any, kind: type) -> str | None:
     )
 
 
+@lru_cache(maxsize=1024)
 def _pattern_problem(pattern: str) -> str | None:
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"{pattern!r:.50} is not a valid regular expression ({error})"
-    return None
+        problem = _PATTERN_PROBLEM(pattern)
+    except Stopped as error:
+        problem = str(error)
+    return f"{pattern!r:.50} is not a valid regular expression ({problem})" if problem else None
 
 
 def _all_followed(verdicts: Sequence[bool | None]) -> bool | None:
