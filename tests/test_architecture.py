@@ -28,7 +28,7 @@ MAX_FUNCTION_LINES = 80
 #: Modules of upq that may stand in no wing, `__init__` and `__main__` among them.
 MAX_OWN_MODULES = 8
 
-_MODELS = "kernels version errors files context machine config layers models"
+_MODELS = "kernels version errors files killable context machine config layers models"
 _ALGORITHMS = f"{_MODELS} decode artifact data training evaluation quantize"
 #: What each wing may import when it runs, itself aside: wings, modules of upq that stand in none, or one module of a
 #: wing, such as artifact.format. `version` is the face of upq.
@@ -37,16 +37,17 @@ MAY_IMPORT = {
     "version": "",
     "errors": "",
     "files": "",
+    "killable": "",
     "context": "",
     "machine": "kernels version",
     "config": "errors",
     "layers": "kernels",
-    "models": "errors layers",
+    "models": "errors files killable layers",
     "decode": "kernels errors layers models",
     "artifact": "kernels errors machine config layers models",
     "data": "errors files context config models decode",
     "training": "kernels errors context config layers models data",
-    "evaluation": "errors config models decode data",
+    "evaluation": "errors files killable config models decode data",
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store",

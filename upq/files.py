@@ -3,7 +3,7 @@
 A folder is written under a staging name beside its final place, hashed, flushed to the disk and
 renamed. A kill at any moment leaves the old state or the new one, and perhaps a staging entry,
 which `sweep` removes. safetensors renames without flushing, so even its files go through here.
-Text that comes from people is made safe here too.
+Files and text that come from people are looked at here too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ RESOURCES = Path(__file__).parent / "resources"
 MANIFEST = "MANIFEST.sha256"  # the format of `sha256sum`, so that tool can check a folder as well
 STAGING_PREFIX = ".staging-"
 _CHUNK_BYTES = 1 << 20
+#: What UTF-16 begins with.
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
 
 
@@ -91,6 +95,60 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def file_problem(path: Path, most_bytes: int) -> str:
+    """Why a file that a person named must not be opened, in words that go on from its name; empty where it may be.
+
+    Only regular files may: a device gives bytes without end, and opening a pipe waits for whoever writes to it. What
+    the system makes up while it is read, such as /proc, says that it is empty. Nothing is opened here.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder, not a file"
+    if not stat.S_ISREG(found.st_mode):
+        return "is a device, a pipe or a socket, not a file"
+    if not found.st_size:
+        return "is empty"
+    if found.st_size > most_bytes:
+        return f"has {found.st_size} bytes; at most {most_bytes} are read"
+    return "" if os.access(path, os.R_OK) else "cannot be read: Permission denied"
+
+
+def decoded(raw: bytes, line: int = 1) -> str:
+    """The text of bytes that begin with this line of a file, without the mark that some editors begin UTF-8 with.
+
+    Raises ValueError that names the line of the first byte that is not UTF-8.
+    """
+    if line == 1 and raw.startswith(_UTF_16):
+        raise ValueError("line 1 begins like UTF-16, not UTF-8")
+    mark = len(_BYTE_ORDER_MARK) if line == 1 and raw.startswith(_BYTE_ORDER_MARK) else 0
+    try:
+        text = raw[mark:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        at, what = mark + error.start, f"byte 0x{raw[mark + error.start]:02X}"
+        reason = "is not UTF-8; the file is probably Latin-1 or Windows-1252"
+    else:
+        if "\0" not in text:
+            return text
+        at, what, reason = raw.index(0), "a zero byte", "is no text; the file is binary or UTF-16"
+    number = line + raw.count(b"\n", 0, at)
+    column = at - raw.rfind(b"\n", 0, at)
+    raise ValueError(f"line {number}, {what} at place {column} {reason}")
+
+
+def is_whole(text: str) -> bool:
+    """Whether every character of a text is one: JSON can name half of a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def clean_text(text: str) -> str:

@@ -103,6 +103,24 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "bad_config", "config.json"
     ),
     "config of wrong types": (config_with(hidden_size="wide"), "bad_config", "hidden_size"),
+    "config of endless layers": (
+        config_with(num_hidden_layers=2**30), "bad_config", "num_hidden_layers in the config"
+    ),
+    "config of endless labels": (config_with(num_labels=2**30), "bad_config", "num_labels"),
+    "config of a far larger model": (
+        config_with(intermediate_size=2**24), "weights_mismatch", "its files hold"
+    ),
+    "config of a number beyond all": (config_with(vocab_size=10**300), "bad_config", "vocab_size"),
+    "weights a device": (
+        lambda f: ((f / WEIGHTS).unlink(), (f / WEIGHTS).symlink_to("/dev/zero")),
+        "not_a_model", "no model.safetensors",
+    ),
+    "tokenizer a device": (
+        lambda f: (
+            (f / "tokenizer.json").unlink(), (f / "tokenizer.json").symlink_to("/dev/zero")
+        ),
+        "corrupt_file", "tokenizer.json",
+    ),
     "config without heads": (config_with(num_attention_heads=0), "bad_config", "kaputt ü"),
     "unknown type": (config_with(model_type="frobnicator"), "unsupported_arch", "frobnicator"),
     "encoder": (become_bert, "unsupported_arch", "BertForMaskedLM"),
@@ -168,6 +186,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "template that escapes": (
         lambda f: set_template(f, "{{ ''.__class__.__mro__ }}"), "bad_chat_template", "__class__"
+    ),
+    "template without end": (
+        lambda f: set_template(
+            f, "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+        ),
+        "bad_chat_template", "does not end within",
+    ),
+    "template for content in parts": (
+        lambda f: set_template(
+            f, "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+        ),
+        "bad_chat_template", "drops or changes what the user says",
     ),
     "template that divides by zero": (
         lambda f: set_template(f, "{{ 1 // 0 }}"), "bad_chat_template", "zero"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from upq.files import (
     STAGING_PREFIX,
     clean_text,
     commit_dir,
+    decoded,
+    file_problem,
     remove_dir,
     sweep,
     verify_dir,
@@ -217,3 +220,44 @@ def test_clean_text_keeps_what_people_write() -> None:
     text = "Grüße, 你好 👋\n\tعربي"
     assert clean_text(text) == text
     assert clean_text("a\x00b\x1b[31mc\r\nd\ud800") == "ab[31mc\nd?"
+
+
+def test_only_a_regular_file_of_a_sensible_size_may_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "file").write_bytes(b"12345")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(tmp_path)  # a socket's path must be short
+        listener.bind("socket")
+        expected = {
+            "file": "",
+            "gone": "does not exist",
+            ".": "is a folder, not a file",
+            "pipe": "is a device, a pipe or a socket, not a file",
+            "socket": "is a device, a pipe or a socket, not a file",
+            "link": "is a device, a pipe or a socket, not a file",
+            "/dev/zero": "is a device, a pipe or a socket, not a file",
+            "empty": "is empty",
+            "/proc/self/status": "is empty",
+            "sparse": f"has {1 << 40} bytes; at most 5 are read",
+            "a" * 300: "cannot be read: File name too long",
+            "loop": "cannot be read: Too many levels of symbolic links",
+        }
+        assert {name: file_problem(tmp_path / name, 5) for name in expected} == expected
+        assert file_problem(Path("a\0b"), 5).startswith("cannot be read:")
+
+
+def test_text_is_utf_8_or_refused_with_its_line() -> None:
+    assert decoded("Grüße\n日本".encode()) == "Grüße\n日本"
+    assert decoded(b"\xef\xbb\xbfa") == "a"
+    assert decoded(b"\xef\xbb\xbfa", 2) == "\ufeffa"
+    with pytest.raises(ValueError, match="line 2, byte 0xFC at place 3 is not UTF-8"):
+        decoded("eins\nGr\xfc\xdfe".encode("latin-1"))
+    with pytest.raises(ValueError, match="line 7, byte 0xFC at place 3 is not UTF-8"):
+        decoded("Gr\xfc\xdfe".encode("latin-1"), 7)

@@ -12,9 +12,13 @@ from upq.config import CheckConfig, RunConfig
 from upq.context import SilentContext
 from upq.errors import UserError
 from upq.evaluation import local_copy, read_chunk, wikitext
+from upq.files import decoded, file_problem
 from upq.jobs import follow
 from upq.quantize import Yardstick, pipeline
 from upq.store import open_store
+
+#: Largest text file, 256 MiB.
+MOST_TEXT_BYTES = 1 << 28
 
 
 def suite_rows(
@@ -72,8 +76,12 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
 
 
 def _text_ids(tokenizer: Any, path: Path, tokens: int) -> list[int]:
+    if problem := file_problem(path, MOST_TEXT_BYTES):
+        raise UserError("not_readable", f"{path} {problem}; expected a text file.", "Check --text.")
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = decoded(path.read_bytes())
+    except ValueError as error:
+        raise UserError("not_readable", f"{path}, {error}.", "Save the file as UTF-8.") from error
     except OSError as error:
         raise UserError("not_readable", f"{path} could not be read: {error.strerror}.") from error
     ids = tokenizer(text[: tokens * 20])["input_ids"][:tokens]

@@ -45,7 +45,7 @@ def build(config: RunConfig, loaded: LoadedModel, context: RunContext) -> Datase
 
     The training examples of a run that reads none, such as round-to-nearest, are not written.
     """
-    train_rows, held_out_rows = read_rows(config.data, config.seed)
+    train_rows, held_out_rows = read_rows(config.data, config.seed, context.log)
     train_rows = train_rows if config.reads_data else []
     own = config.data.own_prompts if config.reads_data else 0
     repeats = config.data.answers_per_prompt if not all(map(_complete, train_rows)) else 1

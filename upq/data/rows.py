@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from upq.config import DataConfig
+from upq.data.readers import RawRow, file_rows, hub_rows
 from upq.errors import UserError
-from upq.files import RESOURCES
+from upq.files import RESOURCES, clean_text, is_whole
 
 #: Longest row read from a file, in characters; longer ones are cut, not refused.
 LONGEST_ROW = 200_000
@@ -36,23 +35,28 @@ class Row:
         return bool(self.messages) and self.messages[-1]["role"] == "assistant"
 
 
-def read_rows(config: DataConfig, seed: int) -> tuple[list[Row], list[Row]]:
+def read_rows(
+    config: DataConfig, seed: int, log: Callable[[str], None] = lambda _: None
+) -> tuple[list[Row], list[Row]]:
     """(training rows, held-out rows), disjoint; at most max_rows and held_out of them.
 
-    Raises UserError: bad_dataset (with the columns found and those accepted), dataset_not_found, offline.
+    Rows that ask nothing are left out, and `log` is told how many. Raises UserError: bad_dataset (with the line, or
+    with the columns found and those accepted), dataset_not_found, offline.
     """
     if config.source == "builtin":
         return _builtin(TRAIN)[: config.max_rows], _builtin(HELD_OUT)[: config.held_out]
-    wanted = config.max_rows + config.held_out
-    rows = list(islice(_mapped(_raw_rows(config), config), wanted))
+    raw = hub_rows(config.path, config.split) if config.source == "hub" else file_rows(config.path)
+    rows, blank = _mapped(raw, config)
+    if blank:
+        log(f"data: {blank} rows of {config.path} are blank or have a blank message; left out")
     seen = list(dict.fromkeys(rows_key(row) for row in rows))
     unique = {rows_key(row): row for row in rows}
     rows = [unique[key] for key in seen]
     if len(rows) < config.held_out + 1:
         raise UserError(
             "bad_dataset",
-            f"{config.path} has {len(rows)} different usable rows; expected more than the "
-            f"{config.held_out} that are held out.",
+            f"{config.path} has {len(rows)} different usable rows{f' and {blank} blank ones' if blank else ''}; "
+            f"expected more than the {config.held_out} that are held out.",
             "Lower data.held_out or take a larger dataset.",
         )
     random.Random(seed).shuffle(rows)
@@ -77,130 +81,80 @@ def _builtin(name: str) -> list[Row]:
     ]
 
 
-def _raw_rows(config: DataConfig) -> Iterator[dict[str, Any]]:
-    if config.source == "hub":
-        return _hub_rows(config.path, config.split)
-    path = Path(config.path).expanduser()
-    if not path.is_file():
-        raise UserError("dataset_not_found", f"There is no file at {path}.", "Check data.path.")
-    readers = {
-        ".jsonl": _json_lines,
-        ".ndjson": _json_lines,
-        ".parquet": _parquet_rows,
-        ".txt": _text_rows,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(
-            "bad_dataset",
-            f"{path.name} ends in {path.suffix or 'nothing'}; expected .jsonl, .parquet or .txt.",
-        )
-    return reader(path)
+def _mapped(raw: Iterable[RawRow], config: DataConfig) -> tuple[list[Row], int]:
+    """(as many rows as the config wants, how many before them ask nothing)"""
+    rows: list[Row] = []
+    blank = 0
+    for place, values in raw:
+        row = _map_row(values, config, place)
+        if _is_blank(row):
+            blank += 1
+            continue
+        rows.append(row)
+        if len(rows) == config.max_rows + config.held_out:
+            break
+    return rows, blank
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UserError(
-                    "bad_dataset", f"{path.name}, line {number} is not JSON: {error}."
-                ) from error
-            if not isinstance(row, dict):
-                raise UserError("bad_dataset", f"{path.name}, line {number} is not a JSON object.")
-            yield row
+def _is_blank(row: Row) -> bool:
+    """Whether there is no text, nobody who asks, or a message of spaces."""
+    contents = [message["content"] for message in row.messages] or [row.text]
+    asked = bool(row.text) or any(message["role"] == "user" for message in row.messages)
+    return not asked or not all(content.strip() for content in contents)
 
 
-def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """One row a paragraph; paragraphs are gathered until they are worth a training sequence."""
-    gathered: list[str] = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.strip():
-                gathered.append(line.strip())
-            if sum(map(len, gathered)) > 4000:
-                yield {"text": "\n".join(gathered)}
-                gathered = []
-    if gathered:
-        yield {"text": "\n".join(gathered)}
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet  # noqa: PLC0415  heavy, and only this kind of file needs it
-
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(1024):
-            yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(
-            "bad_dataset", f"{path.name} is not a readable Parquet file: {error}."
-        ) from error
-
-
-def _hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
-    import datasets  # noqa: PLC0415  heavy, and only this source needs it
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
-
-    try:
-        for row in datasets.load_dataset(name, split=split, streaming="[" not in split):
-            yield dict(row)
-    except (ConnectionError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            "offline",
-            f"The dataset {name} could not be read from the hub: {str(error).splitlines()[0]}",
-            "Check the id and the network, or give a local file.",
-        ) from error
-    except ValueError as error:
-        raise UserError("bad_dataset", f"{name}: {str(error).splitlines()[0]}") from error
-
-
-def _mapped(raw: Iterable[dict[str, Any]], config: DataConfig) -> Iterator[Row]:
-    for number, values in enumerate(raw, 1):
-        row = _map_row(values, config, number)
-        if row.text.strip() or row.messages:
-            yield row
-
-
-def _map_row(values: dict[str, Any], config: DataConfig, number: int) -> Row:
+def _map_row(values: dict[str, Any], config: DataConfig, place: str) -> Row:
     columns = config.text_column, config.messages_column, config.prompt_column
     if columns[0] or (
         columns[0] == columns[1] == "" and "text" in values and columns[2] not in values
     ):
-        return Row(text=_text(values, config.text_column or "text", number))
+        return Row(text=_text(values, config.text_column or "text", place))
     if config.messages_column:
-        return Row(messages=_messages(values, config.messages_column, number))
-    messages = [{"role": "user", "content": _text(values, config.prompt_column, number)}]
+        return Row(messages=_messages(values, config.messages_column, place))
+    messages = [{"role": "user", "content": _text(values, config.prompt_column, place)}]
     if config.answer_column:
-        answer = _text(values, config.answer_column, number)
+        answer = _text(values, config.answer_column, place)
         messages.append({"role": "assistant", "content": answer})
     return Row(messages=tuple(messages))
 
 
-def _column(values: dict[str, Any], name: str, number: int) -> Any:
+def _column(values: dict[str, Any], name: str, place: str) -> Any:
     if name not in values:
         raise UserError(
             "bad_dataset",
-            f"Row {number} has no column {name!r}; it has {', '.join(map(str, values)) or 'none'}.",
+            f"The dataset's {place} has no column {name!r}; it has {_names(values)}.",
             "Set data.prompt_column, data.answer_column, data.messages_column or data.text_column.",
         )
     return values[name]
 
 
-def _text(values: dict[str, Any], name: str, number: int) -> str:
-    value = _column(values, name, number)
+def _names(values: dict[str, Any]) -> str:
+    return ", ".join(clean_text(str(name)) for name in values) or "none"
+
+
+def _text(values: dict[str, Any], name: str, place: str) -> str:
+    value = _column(values, name, place)
     if not isinstance(value, str):
         kind = type(value).__name__
         raise UserError(
-            "bad_dataset", f"Row {number}, column {name!r} holds {kind}; expected text."
+            "bad_dataset", f"The dataset's {place}, column {name!r} holds {kind}; expected text."
         )
-    return value[:LONGEST_ROW]
+    return _whole(value, name, place)
 
 
-def _messages(values: dict[str, Any], name: str, number: int) -> tuple[dict[str, str], ...]:
-    messages = _column(values, name, number)
+def _whole(text: str, name: str, place: str) -> str:
+    """The text, cut to LONGEST_ROW."""
+    if not is_whole(text):
+        raise UserError(
+            "bad_dataset",
+            f"The dataset's {place}, column {name!r} holds half of a character (a lone surrogate, such as \\ud83d).",
+            "Mend or remove the row; a text was probably cut in the middle of an emoji.",
+        )
+    return text[:LONGEST_ROW]
+
+
+def _messages(values: dict[str, Any], name: str, place: str) -> tuple[dict[str, str], ...]:
+    messages = _column(values, name, place)
     if not isinstance(messages, list) or not all(
         isinstance(message, dict)
         and message.get("role") in ROLES
@@ -209,10 +163,10 @@ def _messages(values: dict[str, Any], name: str, number: int) -> tuple[dict[str,
     ):
         raise UserError(
             "bad_dataset",
-            f"Row {number}, column {name!r} is not a list of messages with role (system, user, assistant) "
+            f"The dataset's {place}, column {name!r} is not a list of messages with role (system, user, assistant) "
             "and content.",
         )
     return tuple(
-        {"role": message["role"], "content": message["content"][:LONGEST_ROW]}
+        {"role": message["role"], "content": _whole(message["content"], name, place)}
         for message in messages
     )

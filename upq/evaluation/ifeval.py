@@ -1,15 +1,16 @@
 """IFEval-style checks: did an answer follow instructions that a program can verify?
 
 A suite is a list of prompts, an answer is plain text, a verdict comes from if-verifiable (Google's
-IFEval rules). Two of its checkers draw at random, so every verdict is seeded by its own prompt and
-instruction, and depends on nothing else. Nothing here uses a network except `ifeval_suite()`
-without a path; two types need NLTK's sentence data and say so where it is missing.
+IFEval rules), in a process that is killed where a suite's pattern takes for ever. Two of its
+checkers draw at random, so every verdict is seeded by its own prompt and instruction, and depends
+on nothing else. Nothing here uses a network except `ifeval_suite()` without a path; two types need
+NLTK's sentence data and say so where it is missing.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,13 @@ from typing import Any
 
 from upq.errors import UserError
 from upq.evaluation.suite_data import hub_rows, read_suite_file
+from upq.files import is_whole
+from upq.killable import Killable, Stopped
 
 HUB_DATASET = "google/IFEval"
 MAX_CHARACTERS = 20_000  # some of the library's patterns take quadratic time: seconds at this size
+#: Seconds of work that a verdict may take, and those that a pattern may take to be understood.
+JUDGE_SECONDS, PATTERN_SECONDS = 20, 2
 NEEDS_SENTENCE_DATA = frozenset(
     {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 )
@@ -69,6 +74,9 @@ RELATION_NAMES = frozenset({"relation", "let_relation", "capital_relation"})
 PATTERN_NAMES = frozenset(  # the library reads these as regular expressions
     {"keyword", "keywords", "forbidden_words", "section_spliter", "postscript_marker"}
 )
+_HERE = Path(__file__)
+_JUDGE = Killable(_HERE.with_name("ifeval_reasons.py"), "judge_text", JUDGE_SECONDS)
+_PATTERN_PROBLEM = Killable(_HERE.with_name("patterns.py"), "problem", PATTERN_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +128,8 @@ class PromptResult:
 
 def builtin_suite() -> list[CheckPrompt]:
     """Our own prompts: short tasks, all 25 instruction types, no network."""
-    rows = (resources.files("upq") / "resources" / "checks.jsonl").read_bytes()
-    return _parse_lines(rows.splitlines(), "checks.jsonl")
+    text = (resources.files("upq") / "resources" / "checks.jsonl").read_text("utf-8")
+    return _parse_lines(text, "checks.jsonl")
 
 
 def ifeval_suite(path: Path | None = None) -> list[CheckPrompt]:
@@ -131,7 +139,7 @@ def ifeval_suite(path: Path | None = None) -> list[CheckPrompt]:
     """
     if path is None:
         return _parse_rows(enumerate(hub_rows(HUB_DATASET, "train"), 1), HUB_DATASET)
-    return _parse_lines(read_suite_file(path).splitlines(), path.name)
+    return _parse_lines(read_suite_file(path), path.name)
 
 
 def judge(prompt: CheckPrompt, response: str, seed: int = 0) -> PromptResult:
@@ -161,11 +169,10 @@ def _judge_instruction(
     if len(response) > MAX_CHARACTERS:
         found = f"the answer has {len(response)} characters, more than {MAX_CHARACTERS}"
         return _unjudged(instruction_id, found)
-    from upq.evaluation import ifeval_reasons  # noqa: PLC0415  heavy, and absent on Python 3.10
-
-    strict, loose, reason = ifeval_reasons.judge_text(
-        instruction_id, kwargs, response, seed, key, instruction_id
-    )
+    try:
+        strict, loose, reason = _JUDGE(instruction_id, kwargs, response, seed, key, instruction_id)
+    except Stopped as error:
+        return _unjudged(instruction_id, f"the checker was stopped: {error}")
     return Verdict(instruction_id=instruction_id, strict=strict, loose=loose, reason=reason)
 
 
@@ -185,7 +192,10 @@ def _unavailable(instruction_id: str) -> str | None:
     return "needs NLTK's punkt_tab data, not found in NLTK_DATA or its usual folders"
 
 
-def _parse_lines(lines: Iterable[bytes], source: str) -> list[CheckPrompt]:
+def _parse_lines(text: str, source: str) -> list[CheckPrompt]:
+    lines = text.split(
+        "\n"
+    )  # not splitlines: JSON may hold other breaks, such as U+2028, in its texts
     rows = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     return _parse_rows(rows, source)
 
@@ -195,7 +205,7 @@ def _parse_rows(rows: Iterable[tuple[int, Any]], source: str) -> list[CheckPromp
     line_of_key: dict[int, int] = {}
     for number, row in rows:
         try:
-            prompt = _parse_row(json.loads(row) if isinstance(row, bytes) else row)
+            prompt = _parse_row(json.loads(row) if isinstance(row, str) else row)
             if prompt.key in line_of_key:
                 raise ValueError(
                     f"key {prompt.key} is already that of line {line_of_key[prompt.key]}"
@@ -222,6 +232,8 @@ def _parse_row(row: Any) -> CheckPrompt:
         if type(row.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    if not is_whole(row["prompt"]):
+        raise ValueError("its prompt holds half of a character (a lone surrogate, such as \\ud83d)")
     if not row["prompt"].strip() or not ids:
         raise ValueError("it has no prompt text or no instruction")
     if len(ids) != len(kwargs):
@@ -270,12 +282,13 @@ def _value_problem(name: str, value: Any, kind: type) -> str | None:
     )
 
 
+@lru_cache(maxsize=1024)
 def _pattern_problem(pattern: str) -> str | None:
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"{pattern!r:.50} is not a valid regular expression ({error})"
-    return None
+        problem = _PATTERN_PROBLEM(pattern)
+    except Stopped as error:
+        problem = str(error)
+    return f"{pattern!r:.50} is not a valid regular expression ({problem})" if problem else None
 
 
 def _all_followed(verdicts: Sequence[bool | None]) -> bool | None:

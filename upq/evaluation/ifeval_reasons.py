@@ -1,17 +1,15 @@
 """Verdicts of if-verifiable on answers, and why they came out so.
 
-The verdict is always the library's. `upq.evaluation.ifeval` imports this module when the first answer is judged: the
-library is heavy, and does not exist for Python 3.10.
+The verdict is always the library's. It searches with the patterns of a suite, which can take for ever, and it draws
+from process-wide generators. So `upq.evaluation.ifeval` runs this file in a process that can be killed (upq.killable);
+it imports nothing of ours. The library is heavy, and does not exist for Python 3.10.
 """
 
 import hashlib
 import json
-import logging
 import random
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Callable
 from typing import Any
 
 import nltk
@@ -33,8 +31,6 @@ LIBRARY_ERRORS = (  # what an odd item or answer makes the library raise, e.g. o
 CONSTRAINED_ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 QUOTE_CHARACTERS = 40  # longest piece of an answer or of an item that a reason repeats
 
-_library_lock = Lock()  # the library draws from process-wide generators
-
 
 def judge_text(
     instruction_id: str, kwargs: dict[str, Any], response: str, *seeds: int | str
@@ -44,12 +40,10 @@ def judge_text(
     if not text.strip():
         return False, False, "found an empty answer"
     try:
-        with _seeded(*seeds):
-            [result], _ = evaluate_instructions(
-                text, [instruction_id], [kwargs], "", INSTRUCTION_DICT
-            )
-        with _seeded(*seeds):
-            reason = _explain(instruction_id, kwargs, text, result.strict_pass)
+        _seed(*seeds)
+        [result], _ = evaluate_instructions(text, [instruction_id], [kwargs], "", INSTRUCTION_DICT)
+        _seed(*seeds)
+        reason = _explain(instruction_id, kwargs, text, result.strict_pass)
     except LIBRARY_ERRORS as error:
         return None, None, f"the checker stopped: {type(error).__name__}"
     return result.strict_pass, result.loose_pass, reason
@@ -64,27 +58,11 @@ def has_sentence_data() -> bool:
     return True
 
 
-@contextmanager
-def _seeded(*parts: int | str) -> Iterator[None]:
-    """Fix every draw of the library inside the block and leave the generators as they were."""
+def _seed(*parts: int | str) -> None:
+    """Fix all that the library draws from here on."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    root = logging.getLogger()
-    with _library_lock:
-        state, langdetect_seed = random.getstate(), DetectorFactory.seed
-        random.seed(digest)
-        DetectorFactory.seed = int.from_bytes(digest[:8], "big")
-        root.addFilter(_is_not_about_language)
-        try:
-            yield
-        finally:
-            root.removeFilter(_is_not_about_language)
-            DetectorFactory.seed = langdetect_seed
-            random.setstate(state)
-
-
-def _is_not_about_language(record: logging.LogRecord) -> bool:
-    """The library logs a whole answer, up to nine times, when it finds no language in it."""
-    return not str(record.msg).startswith("Unable to detect language")
+    random.seed(digest)
+    DetectorFactory.seed = int.from_bytes(digest[:8], "big")
 
 
 def _explain(instruction_id: str, kwargs: dict[str, Any], text: str, followed: bool) -> str:

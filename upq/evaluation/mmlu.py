@@ -22,6 +22,7 @@ from upq.decode import Engine, Reader, diverged, shared_length
 from upq.errors import UserError
 from upq.evaluation.intervals import NORMAL_QUANTILE_95, Interval, Paired, Share, paired
 from upq.evaluation.suite_data import hub_rows, read_suite_file
+from upq.files import is_whole
 from upq.models import longest_sequence
 
 HUB_DATASET = "cais/mmlu"
@@ -150,10 +151,10 @@ def exam(path: Path | None = None) -> Exam:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(read_suite_file(path).splitlines(), 1):
+    for number, line in enumerate(read_suite_file(path).rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad_row(number, path.name) from error
         yield row
 
@@ -191,7 +192,7 @@ def _is_question(row: Any) -> bool:
     texts = [row.get("subject"), row.get("question"), *row["choices"]]
     return (
         len(texts) == 2 + len(LETTERS)
-        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str) and is_whole(text) for text in texts)
         and type(row.get("answer")) is int
         and 0 <= row["answer"] < len(LETTERS)
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
+from upq.files import decoded, file_problem
 
 #: Environment variable: a folder with local copies of evaluation data.
 FOLDER = "UPQ_DATA"
@@ -17,20 +18,29 @@ FILES = {
     "wikitext2": ("wikitext2_test.txt",),
 }
 
+#: Largest file, 256 MiB; the largest of the suites has 7 MB.
+MOST_BYTES = 1 << 28
+
 
 def local_copy(suite: str, folder: str | None = None) -> str | None:
     """The path of a suite's data in a folder, by default the one that UPQ_DATA names; None where it is not there."""
     where = folder or os.environ.get(FOLDER)
     names = FILES.get(suite, ())
-    if not where or not names or not all(Path(where, name).is_file() for name in names):
+    if not where or not names or not all(os.path.isfile(Path(where, name)) for name in names):
         return None
     return str(Path(where, names[0]).absolute())
 
 
-def read_suite_file(path: Path) -> bytes:
-    """The bytes of a local file. Raises UserError("bad_suite")."""
+def read_suite_file(path: Path) -> str:
+    """The text of a local file. Raises UserError("bad_suite")."""
+    if problem := file_problem(path, MOST_BYTES):
+        message = f"The suite {path.name} {problem}; expected a text file."
+        raise UserError("bad_suite", message, "Give a file that exists, in the suite's format.")
     try:
-        return path.read_bytes()
+        return decoded(path.read_bytes())
+    except ValueError as error:
+        message = f"The suite {path.name}, {error}."
+        raise UserError("bad_suite", message, "Save the file as UTF-8.") from error
     except OSError as error:
         message = f"The suite {path.name} cannot be read: {error.strerror}."
         raise UserError("bad_suite", message, "Give a file that exists.") from error

@@ -48,7 +48,7 @@ def joined_text(path: Path | None = None) -> str:
     if path is None:
         rows = hub_rows(HUB_DATASET[0], "test", HUB_DATASET[1])["text"]
     else:
-        lines = read_suite_file(path).decode("utf-8", errors="replace").split("\n")
+        lines = read_suite_file(path).split("\n")
         # Behind the last line break there is nothing, not a blank line.
         ended = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
         rows = [row if row.strip() else "" for row in (ended if lines[-1] else ended[:-1])]

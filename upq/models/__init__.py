@@ -1,7 +1,7 @@
 """A name becomes a vetted model: its files, its tokenizer, its structure, and where its weights lie."""
 
 from upq.models.forward import BlockCall, block_calls, last_hidden, recomputed
-from upq.models.loading import CONFIG_ERRORS, LoadedModel, load
+from upq.models.loading import LoadedModel, load
 from upq.models.logits import CHUNK_ROWS, head
 from upq.models.placement import (
     LARGEST_SHARE,
@@ -15,6 +15,7 @@ from upq.models.placement import (
     placed_copy,
 )
 from upq.models.shape import Shape, inspect
+from upq.models.skeleton import CONFIG_ERRORS
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
     decoder_blocks,

@@ -18,9 +18,16 @@ import gguf
 import numpy
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    modeling_gguf_pytorch_utils,
+)
 
 from upq.errors import UserError
+from upq.models.gguf_header import read_header
+from upq.models.skeleton import CONFIG_ERRORS, vet_amount
 
 _PATCHING = threading.Lock()
 
@@ -35,13 +42,14 @@ class _Reader(gguf.GGUFReader):
 
 
 def open_gguf(path: Path) -> gguf.GGUFReader:
-    """Parse a GGUF header. Raises UserError `corrupt_file` when it is cut short or not GGUF."""
+    """Parse a GGUF header. Raises UserError `corrupt_file` when it is cut short, damaged or not GGUF."""
+    read_header(path)
     try:
         return _Reader(path)
-    except (ValueError, LookupError, OverflowError, MemoryError) as error:
+    except (ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
         raise UserError(
             "corrupt_file",
-            f"{path.name} is not a complete GGUF file ({error}).",
+            f"{path.name} is not a complete GGUF file: {error}.",
             "Download it again.",
         ) from error
 
@@ -55,7 +63,8 @@ def weight_type(reader: gguf.GGUFReader) -> str:
 def load_gguf(path: Path, reader: gguf.GGUFReader) -> tuple[Any, Any, dict[str, Any]]:
     """Model (float32 holding float16 values), tokenizer and the report of keys that did not match.
 
-    Raises UserError `unsupported_arch` when transformers cannot read this kind of GGUF.
+    Raises UserError `unsupported_arch` when transformers cannot read this kind of GGUF, `weights_mismatch` where the
+    metadata asks for more than the tensors, `missing_tokenizer` where it makes no tokenizer.
     """
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     options["trust_remote_code"] = False
@@ -65,20 +74,38 @@ def load_gguf(path: Path, reader: gguf.GGUFReader) -> tuple[Any, Any, dict[str, 
         weights = {}
     try:
         with _one_parse(path, reader):
+            config = AutoConfig.from_pretrained(path.parent, **options)
+            vet_amount(config, sum(int(entry.n_elements) for entry in reader.tensors), path.name)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, dtype=torch.float32, output_loading_info=True, **weights, **options
+                path.parent,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **weights,
+                **options,
             )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
-    except (ValueError, LookupError, NotImplementedError) as error:
+            tokenizer = _tokenizer(path, options)
+    except CONFIG_ERRORS as error:
         raise UserError(
             "unsupported_arch",
-            f"{path.name} holds a model that cannot be read from GGUF: {error}",
+            f"{path.name} holds a model that cannot be read from GGUF: {error or type(error).__name__}",
             "Use the same model's safetensors folder or hub id.",
         ) from error
     model, report = loaded
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
     return model, tokenizer, report
+
+
+def _tokenizer(path: Path, options: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(path.parent, **options)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise UserError(
+            "missing_tokenizer",
+            f"The tokenizer in {path.name} cannot be read: {error or type(error).__name__}",
+            "Use the same model's safetensors folder or hub id.",
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -30,28 +29,34 @@ from transformers import (
 
 from upq.errors import UserError
 from upq.models.gguf import load_gguf, open_gguf, weight_type
-from upq.models.source import BUILDING, fetch, hash_file, hash_files, resolve
+from upq.models.skeleton import CONFIG_ERRORS, config_errors, vet_amount
+from upq.models.source import (
+    BUILDING,
+    TEXT_PATTERNS,
+    fetch,
+    hash_file,
+    hash_files,
+    resolve,
+)
 from upq.models.tokenizer import chat_ids
 from upq.models.trial import vet_parts
-from upq.models.vet import SHOWN, stored_dtype, vet_config, vet_tokenizer_files, vet_weights
+from upq.models.vet import (
+    SHOWN,
+    stored_values,
+    vet_config,
+    vet_files,
+    vet_tokenizer_files,
+    vet_weights,
+)
 
 # Buffers that old checkpoints store and current models compute.
 HARMLESS_KEYS = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+#: Large and small letters and signs, which a template may neither change nor leave out.
 TRIAL = [
-    {"role": "user", "content": "Hello"},
-    {"role": "assistant", "content": "Hello! How can I help?"},
+    {"role": "user", "content": "Hello, is 'A & b' so?"},
+    {"role": "assistant", "content": 'Hello! "Yes", it is; how can I help?'},
     {"role": "user", "content": "Thank you."},
 ]
-#: What transformers raises for a config.json that describes no model.
-CONFIG_ERRORS = (
-    StrictDataclassError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ def load(
 
 def _load_gguf_file(path: Path, dtype: torch.dtype) -> tuple[Any, Any, dict, dict[str, str], str]:
     """Model, tokenizer, key report, file hashes and the note on where the FP16 values come from."""
+    vet_files(path.parent, TEXT_PATTERNS)
     reader = open_gguf(path)
     kind = weight_type(reader)
     model, tokenizer, report = load_gguf(path, reader)
@@ -136,16 +142,20 @@ def _load_folder(
     folder: Path, name: str, dtype: torch.dtype | None
 ) -> tuple[Any, Any, dict, dict[str, str]]:
     """Model, tokenizer, key report and file hashes of a local folder."""
+    vet_files(folder)
     vet_config(folder, name)
     weights = vet_weights(folder, name)
     vet_tokenizer_files(folder, name)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    try:
+    with config_errors(name):
         config = AutoConfig.from_pretrained(folder, **options)
+    dtype_there, stored = stored_values(folder, weights)
+    vet_amount(config, stored, name)
+    try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=dtype or stored_dtype(folder, weights),
+            dtype=dtype or dtype_there,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused, by name
             output_loading_info=True,
@@ -158,7 +168,7 @@ def _load_folder(
     except CONFIG_ERRORS as error:
         raise UserError(
             "bad_config",
-            f"No model can be built from {name}/config.json: {error}",
+            f"No model can be built from {name}/config.json: {error or type(error).__name__}",
             "Download the model again, or update transformers.",
         ) from error
     model, report = loaded

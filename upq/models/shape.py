@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from upq.errors import UserError
+from upq.models.gguf_header import read_header
+from upq.models.skeleton import config_errors, skeleton
 from upq.models.source import BUILDING, Source, resolve
 from upq.models.structure import plan_embeddings, plan_layers
 from upq.models.vet import vet_config
@@ -56,7 +57,7 @@ class Shape:
 
 
 def inspect(source: str, revision: str | None, int4_group: int, int2_group: int) -> Shape:
-    """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve and vet_config."""
+    """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve, vet_config, read_header."""
     place = resolve(source, revision)
     stamp = place.path.stat().st_mtime_ns if place.path else 0
     return _inspect(place, stamp, int4_group, int2_group)
@@ -95,20 +96,26 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
 @lru_cache(maxsize=4)
 def _skeleton(place: Source, _stamp: int) -> tuple[Any, Any]:
     """(the model without memory for its weights, its config); seconds for a GGUF file."""
-    with BUILDING, init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config := _config(place), trust_remote_code=False)
+    if place.kind == "gguf" and place.path:
+        read_header(place.path)
+    else:
+        vet_config(folder := place.path or _hub_folder(place), place.name)
+        place = replace(place, path=folder)
+    with BUILDING, config_errors(place.name):
+        model = skeleton(config := _config(place))
     model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     return model, config
 
 
 def _config(place: Source) -> Any:
-    if place.kind == "gguf" and place.path:
-        return AutoConfig.from_pretrained(
-            place.path.parent, gguf_file=place.path.name, trust_remote_code=False
-        )
-    folder = place.path or _hub_folder(place)
-    vet_config(folder, place.name)
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    """The config of a place whose files are here and vetted."""
+    assert place.path is not None
+    file = place.path
+    gguf = {"gguf_file": file.name} if place.kind == "gguf" else {}
+    folder = file.parent if gguf else file
+    return AutoConfig.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, **gguf
+    )
 
 
 def _is_stored_in_16_bits(place: Source, config: Any) -> bool:

@@ -8,6 +8,7 @@ Pickled weights and code from a repository are never touched.
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import threading
 from dataclasses import dataclass, replace
@@ -85,8 +86,8 @@ def resolve(source: str, revision: str | None = None) -> Source:
         raise _bad_id(text)
     if text == BUNDLED:
         return _bundled(revision)
-    path = Path(text).expanduser()
-    if path.exists() or _looks_like_a_path(text):
+    path = Path(os.path.expanduser(text))
+    if os.path.exists(path) or _looks_like_a_path(text):  # unlike Path.exists it never raises
         return _resolve_path(text, path)
     try:
         validate_repo_id(text)
@@ -177,9 +178,13 @@ def _looks_like_a_path(text: str) -> bool:
 
 
 def _resolve_path(text: str, path: Path) -> Source:
-    if path.is_dir():
+    if os.path.isdir(path):
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(
+                "not_a_model", f"The folder {text} cannot be read.", "Check permissions."
+            )
         return Source(text, "folder", path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(
             "model_not_found",
             f"There is no file or folder at {text}.",

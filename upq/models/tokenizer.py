@@ -2,35 +2,31 @@
 
 The surprise: apply_chat_template tokenizes what a person typed together with the template's own
 markers, so `<|im_end|>` in a question ends the turn. `chat_ids` gives the same ids for harmless
-text and keeps roles from being forged for the rest.
+text and keeps roles from being forged for the rest. A template is a stranger's program: it runs in a
+process that can be killed, and what it does with a message is looked at.
 """
 
 import hashlib
 import re
 import tempfile
 import threading
+from collections.abc import Container
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from upq.errors import UserError
+from upq.files import is_whole
+from upq.killable import Killable, Stopped
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 
+#: Seconds of work that a template may take; a long one takes some milliseconds.
+TEMPLATE_SECONDS = 5
 # split_special_tokens is a switch on the shared tokenizer, so two threads would disturb each other.
 _TOKENIZING = threading.Lock()
-# What a template can raise: Jinja's own errors, and Python's from the expressions in it.
-_TEMPLATE_ERRORS = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_RENDER = Killable(Path(__file__).with_name("template.py"), "render", TEMPLATE_SECONDS)
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
@@ -66,20 +62,22 @@ def render_chat(
 ) -> str:
     """The text of a conversation as the template lays it out, for showing and for tests.
 
-    Raises UserError `bad_chat_template` with the template's own words when it refuses.
+    Raises UserError `bad_chat_template` with the template's own words when it refuses, or where it does not end.
     """
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except _TEMPLATE_ERRORS as error:
+        template = tokenizer.get_chat_template()
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        text = _RENDER(template, messages, add_generation_prompt, special)
+        if not is_whole(text):
+            raise ValueError("it writes half of a character (a lone surrogate)")
+    except (Stopped, ValueError) as error:
         raise UserError(
             "bad_chat_template",
-            f"The chat template cannot render this conversation: {error or type(error).__name__}",
+            f"The chat template cannot render this conversation: {error}",
             "Some templates refuse a system message, or two turns of one role in a row;"
             " if yours is broken, mend chat_template in the model's folder.",
         ) from error
-    return str(text)
+    return text
 
 
 def chat_ids(
@@ -87,29 +85,33 @@ def chat_ids(
     messages: list[Message],
     add_generation_prompt: bool = True,
 ) -> list[int]:
-    """Token ids of a conversation in which no content can pose as a template marker.
+    """Token ids of a conversation in which no content can pose as a template marker, and none is lost.
 
     Harmless content gives exactly the ids of apply_chat_template. Content holding special tokens
     is tokenized as plain text and set into the rendered template.
-    Raises UserError `bad_chat_template`.
+    Raises UserError `bad_chat_template`, also where the template drops or changes what was said, or `bad_text`.
     """
-    with _TOKENIZING:
-        hostile = [message["content"] for message in messages if _forges(tokenizer, message)]
-        if not hostile:
-            return encode(tokenizer, render_chat(tokenizer, messages, add_generation_prompt))
-        stand_ins = _stand_ins(hostile, messages)
-        masked = [
-            {**message, "content": stand_ins.get(message["content"], message["content"])}
-            for message in messages
-        ]
-        text = render_chat(tokenizer, masked, add_generation_prompt)
-        contents = {stand_in: content for content, stand_in in stand_ins.items()}
-        pieces = re.split("(" + "|".join(contents) + ")", text)
-        return [
-            token
-            for piece in pieces
-            for token in encode(tokenizer, contents.get(piece, piece), plain=piece in contents)
-        ]
+    if not all(is_whole(message["content"]) for message in messages):
+        raise UserError(
+            "bad_text",
+            "A message holds half of a character (a lone surrogate), which no tokenizer takes.",
+            "Write it again; a text was probably cut in the middle of an emoji.",
+        )
+    hostile = [message["content"] for message in messages if _forges(tokenizer, message)]
+    stand_ins = _stand_ins(hostile, messages)
+    masked = [
+        {**message, "content": stand_ins.get(message["content"], message["content"])}
+        for message in messages
+    ]
+    text = render_chat(tokenizer, masked, add_generation_prompt)
+    contents = {stand_in: content for content, stand_in in stand_ins.items()}
+    _vet_contents(tokenizer, masked, text, contents)
+    pieces = re.split("(" + "|".join(map(re.escape, contents)) + ")", text) if contents else [text]
+    return [
+        token
+        for piece in pieces
+        for token in encode(tokenizer, contents.get(piece, piece), plain=piece in contents)
+    ]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, plain: bool = False) -> list[int]:
@@ -117,9 +119,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, plain: bool = False) -
     if not text:
         return []
     # A long text only matters where it is used, and there it is refused with the model's limit.
-    return tokenizer(
-        text, add_special_tokens=False, split_special_tokens=plain, verbose=False
-    ).input_ids
+    with _TOKENIZING:
+        return tokenizer(
+            text, add_special_tokens=False, split_special_tokens=plain, verbose=False
+        ).input_ids
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -139,8 +142,44 @@ def _forges(tokenizer: PreTrainedTokenizerBase, message: Message) -> bool:
     return not special_ids(tokenizer).isdisjoint(encode(tokenizer, content))
 
 
-def _stand_ins(hostile: list[str], messages: list[Message]) -> dict[str, str]:
-    """Content -> a word for its place in the template that no message can contain."""
+def _stand_ins(contents: list[str], messages: list[Message]) -> dict[str, str]:
+    """Content -> a word for its place in the template that no message can contain.
+
+    It is at least as long, and of large and small letters and signs that are escaped in other languages, so that a
+    template that cuts or changes content shows it.
+    """
     everything = "\0".join(message["content"] for message in messages)
-    digest = hashlib.sha256(everything.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return {content: f"content{digest}n{index}x" for index, content in enumerate(hostile)}
+    digest = hashlib.sha256(everything.encode()).hexdigest()[:16]
+    return {
+        content: f"Content{digest}n{index}X<&'".ljust(len(content), "x")
+        for index, content in enumerate(contents)
+    }
+
+
+def _vet_contents(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    text: str,
+    stand_ins: Container[str],
+) -> None:
+    """Refuse a template that does not hand on what was said. Raises UserError `bad_chat_template`.
+
+    Spaces at both ends, which many leave out, do not count. Some templates take words of their own out of a content,
+    such as the thoughts in an earlier answer; they hand on a stand-in whole, and are trusted with the rest.
+    """
+    for place, message in enumerate(messages):
+        content = message["content"]
+        if content.strip() in text:
+            continue
+        if content not in stand_ins:
+            [stand_in] = _stand_ins([content], messages).values()
+            tried = [*messages]
+            tried[place] = {**message, "content": stand_in}
+            if stand_in in render_chat(tokenizer, tried):
+                continue
+        raise UserError(
+            "bad_chat_template",
+            f"The chat template drops or changes what the {message['role']} says.",
+            "It is probably made for content in parts, as of models that see; mend chat_template in the model's"
+            " folder, or choose a model for text.",
+        )

@@ -1,7 +1,9 @@
 """What a model's folder must hold, looked at before any weight is read: config, safetensors headers, tokenizer."""
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from upq.errors import UserError
+from upq.files import file_problem
 from upq.models.source import WEIGHTS, WEIGHTS_INDEX
 
 CONFIG_LIMIT_BYTES = 1_000_000
@@ -18,7 +21,27 @@ SHOWN = 5  # files or tensor names listed in a message
 #: Types of safetensors that a model is loaded in as they are.
 SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+#: Files that transformers may read beside the weights, 256 MiB each at most. The largest tokenizers have 35 MB.
+TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.txt")
+MOST_TEXT_BYTES = 1 << 28
+#: Bytes of a file of weights, 2 TiB.
+MOST_WEIGHT_BYTES = 1 << 41
+#: Names in a config that count what transformers makes one by one, and the largest such count: seconds of work.
+PARTS = re.compile(r"(layers?|blocks?|experts?|labels)$")
+MOST_PARTS = 1024
+#: The largest whole number of any other name.
+LARGEST = 1 << 40
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+def vet_files(folder: Path, patterns: Iterable[str] = TEXT_FILES) -> None:
+    """Refuse a folder in which a file that loading may read is a device, a pipe, empty or of an absurd size.
+
+    patterns: names of such files. Raises UserError `corrupt_file`.
+    """
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        if not path.is_dir() and (problem := file_problem(path, MOST_TEXT_BYTES)):
+            raise _corrupt(path.name, f"it {problem}")
 
 
 def vet_config(folder: Path, name: str) -> dict[str, Any]:
@@ -49,6 +72,7 @@ def vet_config(folder: Path, name: str) -> dict[str, Any]:
             " not a causal language model that this version of transformers can load.",
             "Choose one of the families that docs/families.md lists, such as llama, qwen3, mistral or gemma3_text.",
         )
+    _vet_numbers(config, name)
     if config.get("quantization_config"):
         raise UserError(
             "already_quantized",
@@ -80,6 +104,8 @@ def vet_weights(folder: Path, name: str) -> list[str]:
     else:
         raise _not_a_model(folder, name, f"no {WEIGHTS}")
     for shard in names:
+        if problem := file_problem(folder / shard, MOST_WEIGHT_BYTES):
+            raise _corrupt(shard, f"it {problem}")
         try:
             with safe_open(folder / shard, framework="pt"):
                 pass
@@ -88,13 +114,20 @@ def vet_weights(folder: Path, name: str) -> list[str]:
     return names
 
 
-def stored_dtype(folder: Path, names: list[str]) -> torch.dtype:
-    """The 16-bit type that all tensors of the safetensors files have; float32, which holds any of them, otherwise."""
+def stored_values(folder: Path, names: list[str]) -> tuple[torch.dtype, int]:
+    """(the 16-bit type that all tensors of the safetensors files have, else float32, which holds any of them; the
+    number of their values)
+    """
     kinds: set[str] = set()
+    values = 0
     for name in names:
         with safe_open(folder / name, framework="pt") as file:
-            kinds.update(file.get_slice(key).get_dtype() for key in file.keys())  # noqa: SIM118
-    return SIXTEEN_BITS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+            for key in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(key)
+                kinds.add(tensor.get_dtype())
+                values += math.prod(tensor.get_shape())
+    one = SIXTEEN_BITS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+    return one, values
 
 
 def vet_tokenizer_files(folder: Path, name: str) -> None:
@@ -129,6 +162,24 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
             "Download the model again.",
         ) from error
     return content
+
+
+def _vet_numbers(value: Any, name: str, key: str = "") -> None:
+    """Refuse counts that transformers would build for hours. Raises UserError `bad_config`."""
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            _vet_numbers(item, name, inner)
+    elif isinstance(value, list):
+        for item in value:
+            _vet_numbers(item, name, key)
+    elif isinstance(value, int):
+        most = MOST_PARTS if PARTS.search(key) else LARGEST
+        if abs(value) > most:
+            raise UserError(
+                "bad_config",
+                f"{key[:50]} in the config of {name} is {str(value)[:20]}; at most {most} is read.",
+                "Download the model again.",
+            )
 
 
 def _class_names(mapping: dict[str, Any]) -> set[str]:

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
 
-from upq.evaluation import builtin_suite, instruction_types
+from upq.evaluation import builtin_suite, ifeval, ifeval_reasons, instruction_types
 from upq.evaluation.ifeval import (
     ARGUMENTS,
     LANGUAGES,
@@ -23,6 +24,7 @@ from upq.evaluation.ifeval import (
     judge,
 )
 from upq.evaluation.scores import totals
+from upq.killable import Killable
 
 ROOT = Path(__file__).parents[3]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))
@@ -204,15 +206,16 @@ def sentence_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
         (english / name).touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(folder)])
-        forget_sentence_data()
+        use_sentence_data(patch, folder)
         yield
-    forget_sentence_data()
+    ifeval._JUDGE.close()
 
 
-def forget_sentence_data() -> None:
-    instructions_util._get_sentence_tokenizer.cache_clear()
-    nltk.tokenize._get_punkt_tokenizer.cache_clear()
+def use_sentence_data(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Here, and in the process of the judge, which looks there when it starts."""
+    patch.setattr(nltk.data, "path", [str(folder)])
+    patch.setenv("NLTK_DATA", str(folder))
+    ifeval._JUDGE.close()
 
 
 def test_the_vocabulary_is_that_of_the_library() -> None:
@@ -324,11 +327,10 @@ def test_types_without_their_sentence_data_are_unavailable(
 ) -> None:
     kwargs, following, _, _ = EXAMPLES[instruction_id]
     with monkeypatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(tmp_path)])
-        forget_sentence_data()
+        use_sentence_data(patch, tmp_path)
         reasons = {name: reason for name, reason in instruction_types().items() if reason}
         result = judge(prompt_with((instruction_id, kwargs)), following)
-    forget_sentence_data()
+    ifeval._JUDGE.close()
     assert reasons.keys() == NEEDS_SENTENCE_DATA
     assert (result.strict, result.loose) == (None, None)
     assert "punkt_tab" in result.verdicts[0].reason
@@ -339,12 +341,11 @@ def test_only_the_declared_types_need_sentence_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(tmp_path)])
-        forget_sentence_data()
+        use_sentence_data(patch, tmp_path)
         for instruction_id in EXAMPLES.keys() - NEEDS_SENTENCE_DATA:
             kwargs, following, _, _ = EXAMPLES[instruction_id]
             assert judge(prompt_with((instruction_id, kwargs)), following).strict
-    forget_sentence_data()
+    ifeval._JUDGE.close()
 
 
 def test_all_types_are_available_with_sentence_data() -> None:
@@ -387,3 +388,40 @@ def test_the_counts_in_reasons_agree_with_the_verdicts(text: str) -> None:
         number = 0 if counted == "no" else int(counted)
         is_exact = verdict.instruction_id in {name for name, _, _ in exact}
         assert verdict.strict == (number == wanted if is_exact else number >= wanted), verdict
+
+
+ENDLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    "existence": ("keywords:existence", {"keywords": ["(a+)+b"]}),
+    "forbidden words": ("keywords:forbidden_words", {"forbidden_words": ["(a+)+b"]}),
+    "frequency": (
+        "keywords:frequency", {"keyword": "(a+)+b", "frequency": 1, "relation": "at least"}
+    ),
+    "sections": (
+        "detectable_format:multiple_sections", {"section_spliter": "(a+)+b", "num_sections": 1}
+    ),
+    "postscript": ("detectable_content:postscript", {"postscript_marker": "(a+)+b"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_pattern_without_end_is_not_judged_and_the_next_answer_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Killable(Path(ifeval_reasons.__file__), "judge_text", 1.0)
+    monkeypatch.setattr(ifeval, "_JUDGE", hasty)
+    result = judge(prompt_with(ENDLESS[name]), "a" * 40)
+    assert (result.strict, result.loose) == (None, None)
+    assert (
+        result.verdicts[0].reason == "the checker was stopped: it does not end within 1 s of work"
+    )
+    assert judge(prompt_with(("punctuation:no_comma", {})), "Fine.").strict
+    hasty.close()
+
+
+def test_a_pattern_that_takes_for_ever_to_be_understood_is_refused() -> None:
+    pattern = "(?i)" + "[\\x01-\U0010ffff]" * 3000
+    started = time.monotonic()
+    result = judge(prompt_with(("keywords:existence", {"keywords": [pattern]})), "a")
+    assert result.strict is None
+    assert "does not end within 2 s of work" in result.verdicts[0].reason
+    assert time.monotonic() - started < 60

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from if_verifiable.ifeval import instructions_util
@@ -16,7 +18,9 @@ from upq.errors import UserError
 from upq.evaluation import PromptResult, Share, Verdict, builtin_suite, by_type, ifeval_suite
 from upq.evaluation.ifeval import ARGUMENTS, NEEDS_SENTENCE_DATA, CheckPrompt, judge
 from upq.evaluation.intervals import Paired
+from upq.evaluation.mmlu import exam
 from upq.evaluation.scores import Totals, compare, totals
+from upq.evaluation.wikitext import joined_text
 
 ROOT = Path(__file__).parents[3]
 UPQ_DATA = Path(os.environ.get("UPQ_DATA", ROOT.parent / "shared" / "data"))
@@ -171,6 +175,7 @@ def test_a_local_suite_may_hold_nulls_and_blank_lines(tmp_path: Path) -> None:
             "must not be negative",
         ),
         ("[" * 100_000, "recursion"),
+        (json.dumps(ROW | {"prompt": "\ud83d"}), "half of a character"),
     ],
 )
 def test_a_malformed_row_is_refused_with_its_line_number(
@@ -183,6 +188,30 @@ def test_a_malformed_row_is_refused_with_its_line_number(
     assert raised.value.code == "bad_suite"
     assert raised.value.message.startswith("Line 3 of suite.jsonl ")
     assert problem in raised.value.message
+
+
+@pytest.mark.parametrize("read", [ifeval_suite, exam, joined_text])
+def test_a_suite_is_a_file_of_utf_8(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"key": 1}\n{"key": "\xfc"}')
+    words = {
+        "/dev/zero": "zero is a device",
+        "pipe.jsonl": "pipe.jsonl is a device, a pipe",
+        ".": "is a folder",
+        "latin.jsonl": "latin.jsonl, line 2, byte 0xFC",
+    }
+    for name, expected in words.items():
+        with pytest.raises(UserError) as raised:
+            read(tmp_path / name)
+        assert (raised.value.code, expected in raised.value.message) == ("bad_suite", True), name
+
+
+def test_a_byte_order_mark_before_a_suite_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode())
+    assert [prompt.prompt for prompt in ifeval_suite(path)] == [ROW["prompt"]]
+    path.write_bytes(b"\xef\xbb\xbfone line")
+    assert joined_text(path) == "one line"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\xfa\n"])
