@@ -13,7 +13,6 @@ from upq.models.placement import (
     placed_copy,
 )
 from upq.models.shape import Shape, inspect
-from upq.models.skeleton import CONFIG_ERRORS
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
     decoder_blocks,
@@ -34,7 +33,6 @@ from upq.models.tokenizer import (
 __all__ = [
     "BUILDING",
     "CHUNK_ROWS",
-    "CONFIG_ERRORS",
     "BlockCall",
     "LoadedModel",
     "Shape",
