@@ -103,6 +103,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "bad_config", "config.json"
     ),
     "config of wrong types": (config_with(hidden_size="wide"), "bad_config", "hidden_size"),
+    "config of no list": (config_with(architectures=True), "bad_config", "is bool, expected a list"),
     "config of endless layers": (
         config_with(num_hidden_layers=2**30), "bad_config", "num_hidden_layers in the config"
     ),

@@ -22,7 +22,6 @@ from upq.errors import UserError
 from upq.layers import INT8, PackedEmbedding, PackedLinear, replace_module
 from upq.models import (
     BUILDING,
-    CONFIG_ERRORS,
     LoadedModel,
     load_tokenizer,
     parameter_names,
@@ -227,7 +226,7 @@ def _empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
         with BUILDING, init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
         model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
-    except CONFIG_ERRORS as error:
+    except Exception as error:  # whatever the models of transformers raise
         raise damaged(f"No model can be built from config.json: {error}") from error
     return model
 

@@ -15,7 +15,6 @@ from upq.models.placement import (
     placed_copy,
 )
 from upq.models.shape import Shape, inspect
-from upq.models.skeleton import CONFIG_ERRORS
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
     decoder_blocks,
@@ -36,7 +35,6 @@ from upq.models.tokenizer import (
 __all__ = [
     "BUILDING",
     "CHUNK_ROWS",
-    "CONFIG_ERRORS",
     "LARGEST_SHARE",
     "BlockCall",
     "LoadedModel",

@@ -27,7 +27,7 @@ from transformers import (
 
 from upq.errors import UserError
 from upq.models.gguf_header import read_header
-from upq.models.skeleton import CONFIG_ERRORS, vet_amount
+from upq.models.skeleton import vet_amount
 
 _PATCHING = threading.Lock()
 
@@ -85,7 +85,9 @@ def load_gguf(path: Path, reader: gguf.GGUFReader) -> tuple[Any, Any, dict[str, 
                 **options,
             )
             tokenizer = _tokenizer(path, options)
-    except CONFIG_ERRORS as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever the models of transformers raise
         raise UserError(
             "unsupported_arch",
             f"{path.name} holds a model that cannot be read from GGUF: {error or type(error).__name__}",

@@ -29,7 +29,7 @@ from transformers import (
 
 from upq.errors import UserError
 from upq.models.gguf import load_gguf, open_gguf, weight_type
-from upq.models.skeleton import CONFIG_ERRORS, config_errors, vet_amount
+from upq.models.skeleton import config_errors, vet_amount
 from upq.models.source import (
     BUILDING,
     TEXT_PATTERNS,
@@ -165,7 +165,7 @@ def _load_folder(
         raise UserError(
             "corrupt_file", f"{', '.join(weights)}: {error}", "Download it again."
         ) from error
-    except CONFIG_ERRORS as error:
+    except Exception as error:  # whatever the models of transformers raise
         raise UserError(
             "bad_config",
             f"No model can be built from {name}/config.json: {error or type(error).__name__}",

@@ -101,7 +101,8 @@ def _skeleton(place: Source, _stamp: int) -> tuple[Any, Any]:
     else:
         vet_config(folder := place.path or _hub_folder(place), place.name)
         place = replace(place, path=folder)
-    with BUILDING, config_errors(place.name):
+    code = "unsupported_arch" if place.kind == "gguf" else "bad_config"
+    with BUILDING, config_errors(place.name, code):
         model = skeleton(config := _config(place))
     model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     return model, config

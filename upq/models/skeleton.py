@@ -7,36 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate import init_empty_weights
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM
 
 from upq.errors import UserError
 
 #: A model has at most so many times the values of its file, and SLACK more. Twice where a head is tied.
 MOST_TIMES, SLACK = 3, 1 << 20
-#: What transformers raises for a config that describes no model, or one that this installation cannot build.
-CONFIG_ERRORS = (
-    StrictDataclassError,
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @contextmanager
-def config_errors(name: str) -> Iterator[None]:
-    """What libraries raise while they read the config of `name` becomes a UserError, bad_config."""
+def config_errors(name: str, code: str = "bad_config") -> Iterator[None]:
+    """What libraries raise while they read the config of `name` becomes a UserError."""
     try:
         yield
-    except CONFIG_ERRORS as error:
+    except Exception as error:  # whatever the models of transformers raise, assertions among it
         raise UserError(
-            "bad_config",
+            code,
             f"No model can be built from the config of {name}: {error or type(error).__name__}",
             "Download the model again, or update transformers.",
         ) from error

@@ -63,6 +63,12 @@ def vet_config(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(kind, str) or not kind:
         raise _not_a_model(folder, name, "a config.json without model_type")
     declared = config.get("architectures") or []
+    if not isinstance(declared, list):
+        raise UserError(
+            "bad_config",
+            f"architectures in config.json of {name} is {type(declared).__name__}, expected a list of names.",
+            "Download the model again.",
+        )
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     known = kind in causal and not config.get("is_encoder_decoder")
     if not known or (declared and not set(map(str, declared)) & _class_names(causal)):

@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.support.engine_cases import VOCABULARY, random_model, random_prompts
 from tests.support.host_reads import Calls, Reads, ToHost
 from upq.decode import TransformersEngine
-from upq.decode.generate import _answers_in_step, _pick_rows
+from upq.decode.draw import pick_rows
+from upq.decode.generate import _answers_in_step
 from upq.decode.row_cache import RowCache
 from upq.decode.transformers_engine import GraphSession, RowSession
 
@@ -25,7 +26,8 @@ ROWS, ROOM = 4, 12
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_step_of_many_answers_reads_once(temperature: float) -> None:
     prompts = random_prompts(3, 9, 5, 4, 7, 6)
-    session = RowSession(TransformersEngine(random_model("llama", {})), ROWS, 64)
+    engine = TransformersEngine(random_model("llama", {}))
+    session = RowSession(engine, ROWS, 64)
     queue: deque[tuple[int, Sequence[int], int]] = deque(
         (index, prompt, ROOM) for index, prompt in enumerate(prompts)
     )
@@ -37,7 +39,7 @@ def test_a_step_of_many_answers_reads_once(temperature: float) -> None:
             calls.found.clear()
             reads.found.clear()
 
-        found = dict(_answers_in_step(session, queue, set(), ROWS, temperature, 0, check))
+        found = dict(_answers_in_step(engine, session, queue, set(), ROWS, temperature, 0, check))
     assert [len(found[index]) for index in range(len(prompts))] == [ROOM] * len(prompts)
     assert len(steps) > 2 * ROOM
     assert all(step == ["tolist"] for step in steps[1:]), "what stands before the first step aside"
@@ -64,7 +66,7 @@ def test_no_value_leaves_the_gpu_in_a_graphs_step(rows: list[int], temperature: 
         session = WithoutValues()
         logits = session.step(rows, rows)
         points = torch.full((len(rows),), 0.5, dtype=torch.float64)
-        drawn = _pick_rows(logits, temperature, points)
+        drawn = pick_rows(logits, temperature, points)
         assert drawn.device == torch.device("meta")
         assert (moved.bytes, reads.found) == (0, [])
         assert drawn.cpu().shape == (len(rows),)

@@ -76,6 +76,18 @@ def test_a_model_without_heads_is_not_supported(
     assert caught.value.code == "unsupported_arch"
 
 
+@pytest.mark.parametrize("read", [load, by_estimate])
+def test_an_architecture_that_nobody_knows_is_not_supported(
+    read: Callable[[str], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "strange.gguf"
+    keys = [key.replace(b"llama", b"lamal") for key in llama()]
+    path.write_bytes(a_file(keys, [tensor("token_embd.weight", [8, 16])]))
+    with pytest.raises(UserError, match="lamal is not supported") as caught:
+        read(str(path))
+    assert caught.value.code == "unsupported_arch"
+
+
 def test_metadata_of_a_far_larger_model_than_the_tensors_is_refused(tmp_path: Path) -> None:
     """Without these sizes transformers takes those of a model of its own: gigabytes of random numbers."""
     keys = [key for key in llama(embedding_length=256) if b"feed_forward" not in key]
