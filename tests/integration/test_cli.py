@@ -156,7 +156,7 @@ def test_eval_measures_the_stored_artifacts_again_and_a_text(
         assert row["text_ppl"] > 1.0
     assert "text perplexity" in capsys.readouterr().out
     assert main(["--data-dir", str(folder), "eval", "1", "--text", str(tmp_path / "none")]) == 2
-    assert "could not be read" in capsys.readouterr().err
+    assert "none does not exist; expected a text file" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("finished")
