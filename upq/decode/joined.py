@@ -27,9 +27,8 @@ class Joined:
     def __init__(
         self, layers: Sequence[nn.Module], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.layers: list[Any] = list(layers)
-        self.transform = _common_transform(self.layers, dtype, device)
-        self.products = [_Product(layer, self.transform is not None) for layer in self.layers]
+        self.transform = _common_transform(layers, dtype, device)
+        self.products = [_Product(layer, self.transform is not None) for layer in layers]
         weights = [product.matrix for product in self.products]
         self.whole = None
         if len(weights) > 1 and all(isinstance(weight, TritonWeight) for weight in weights):
@@ -59,9 +58,7 @@ class _Product:
         prepared: Any = layer.prepared
         self.matrix, self.bias = prepared, layer.bias
         if is_transformed:
-            self.matrix = prepared.matrix
-            if prepared.transform.block_out > 1 or prepared.transform.scale_out is not None:
-                self.outputs = prepared.transform
+            self.matrix, self.outputs = prepared.matrix, prepared.transform
 
     def finished(self, outputs: torch.Tensor) -> torch.Tensor:
         if self.outputs is not None:
