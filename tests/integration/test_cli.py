@@ -136,7 +136,13 @@ def test_list_and_show_tell_what_there_is(
     assert "done" in printed
     assert "RTN INT2" in printed
     assert "bits per quantized weight" in printed, "the log is shown"
-    assert len(json.loads(output.read_text())["artifacts"]) == 3
+    shown = json.loads(output.read_text())["artifacts"]
+    assert len(shown) == 3
+    served_by = {row["label"]: row["served_by"] for row in shown if row["served_by"]}
+    assert list(served_by) == ([] if torch.cuda.is_available() else ["INT4", "INT2"])
+    assert ("KL as served" in printed) == bool(served_by)
+    for label, engine in served_by.items():
+        assert f"{label} as served: {engine}" in printed
     assert main(["--data-dir", str(folder), "resume", "1"]) == 0
     assert "there is nothing to resume" in capsys.readouterr().out
 
@@ -153,6 +159,10 @@ def test_eval_measures_the_stored_artifacts_again_and_a_text(
         assert row["label"] == before["label"]
         assert row["kl"] == pytest.approx(before["kl"], abs=1e-6)
         assert row["top1"] == before["top1"]
+        assert row.get("served_by") == before["served_by"]
+        if before["served_by"]:
+            assert row["served_kl"] == pytest.approx(before["served_kl"], abs=1e-6)
+            assert row["served_kl"] != row["kl"]
         assert row["text_ppl"] > 1.0
     assert "text perplexity" in capsys.readouterr().out
     assert main(["--data-dir", str(folder), "eval", "1", "--text", str(tmp_path / "none")]) == 2

@@ -65,6 +65,21 @@ def test_a_run_leaves_two_artifacts_and_five_rows(finished: RecordingContext) ->
     assert any(line.startswith("INT2: KL") for line in finished.lines)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU serves, so there is one figure")
+def test_what_answers_in_the_chat_is_measured_as_well(finished: RecordingContext) -> None:
+    rows = {row["label"]: row for row in finished.rows}
+    assert [label for label, row in rows.items() if "served_kl" in row] == ["INT4", "INT2"]
+    for label in ("INT4", "INT2"):
+        row = rows[label]
+        assert 0 < abs(row["served_kl"] - row["kl"]) < 0.02, "activations of 8 bits"
+        assert row["served_by"].startswith(f"native C, {label}, 8-bit activations")
+        assert any(
+            line.startswith(f"{label} as served by native C, {label}, 8-bit activations")
+            and f"KL {row['served_kl']:.3f}" in line
+            for line in finished.lines
+        )
+
+
 def test_the_curves_are_complete(finished: RecordingContext) -> None:
     series = {name for name, _, _ in finished.points}
     assert series == {

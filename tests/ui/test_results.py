@@ -164,7 +164,9 @@ def test_runs_with_other_held_out_answers_are_not_on_one_scale(lab: Lab) -> None
 def test_no_text_from_outside_becomes_markup(lab: Lab) -> None:
     def shown(text: str) -> list[Html]:
         run_id = lab.done(
-            quick(model__source=text, data__path=text, model__revision=text), name=text
+            quick(model__source=text, data__path=text, model__revision=text),
+            name=text,
+            served_by=text,
         )
         lab.checked(run_id, "builtin", {"FP16": verdicts(True, response=text)})
         other = lab.done(quick(), name=text)
@@ -213,6 +215,35 @@ def test_the_table_sorts_by_numbers_and_the_short_one_has_no_empty_column(lab: L
     assert "MMLU" not in brief
     assert "0.120" in brief
     assert "0.108\u20130.132" in brief, "the interval"
+
+
+ENGINE = "native C, INT4, 8-bit activations, AVX2, 2 threads"
+
+
+def test_what_the_chat_answers_with_stands_beside_what_was_measured(lab: Lab) -> None:
+    subjects = gather(lab.store, [lab.done(quick(), served_by=ENGINE)])
+    (subject,) = subjects
+    for brief in (False, True):
+        table = render.results_table(subject.rows, brief=brief)
+        words = Structure(table).words
+        assert "KL as served" in words
+        assert "0.120" in words
+        assert "0.121" in words
+        assert f"the engine that answers in the chat gives on the same tokens ({ENGINE})." in words
+        assert f'title="{ENGINE}: top-1 88.4 %, perplexity 2.04"' in table
+    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(render.csv_text(subject.rows)))}
+    assert float(rows["INT4"]["served_kl"]) == pytest.approx(0.1212)
+    assert (rows["INT4"]["served_by"], rows["RTN INT4"]["served_by"]) == (ENGINE, "")
+    assert "top-1 89.3 %; as served KL 0.121, top-1 88.4 %" in report(subjects)
+
+
+def test_where_one_engine_does_both_there_is_one_figure(lab: Lab) -> None:
+    subjects = gather(lab.store, [lab.done(quick())])
+    assert only(subjects, "INT4").served_kl is None
+    for shown in (render.results_table(subjects[0].rows, brief=True), Html(report(subjects))):
+        assert "s served" not in shown
+    whole = Structure(render.results_table(subjects[0].rows)).words
+    assert "As served:" not in whole
 
 
 def test_csv_holds_every_column_and_reads_back(lab: Lab) -> None:

@@ -52,7 +52,8 @@ class Score:
 class ResultRow:
     """One artifact or baseline of one run; None means that something was not measured.
 
-    scores holds the outcome of the newest check of each suite.
+    served_kl, served_top1 and served_ppl are what the engine that answers gives on the same tokens, where it computes
+    otherwise; served_by names it. scores holds the outcome of the newest check of each suite.
     """
 
     run: int
@@ -71,6 +72,10 @@ class ResultRow:
     agreed_median: float | None
     ppl: float | None
     tokens: int | None
+    served_kl: float | None
+    served_top1: float | None
+    served_ppl: float | None
+    served_by: str | None
     tokens_per_s: float | None
     run_seconds: float
     training_tokens: int | None
@@ -207,6 +212,7 @@ def _row(
     if label == precision:
         speed = store.note(speed_note(key_of(run, precision, run.model)))
     stored = ("size_bytes", "bits_per_weight", "kl", "kl_p95", "top1", "ppl", "tokens")
+    served = ("served_kl", "served_top1", "served_ppl", "served_by")
     extras = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(
         run=run.id,
@@ -215,7 +221,7 @@ def _row(
         preset=run.preset,
         label=label,
         precision=precision,
-        **{name: measured[name] for name in stored},
+        **{name: measured[name] for name in (*stored, *served)},
         **{name: extra.get(name) for name in extras},
         tokens_per_s=speed,
         run_seconds=run.worked_s,

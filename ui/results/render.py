@@ -91,6 +91,13 @@ def _kl(row: ResultRow) -> Html:
     return with_interval(text, row.kl_low, row.kl_high, lambda value: fixed(value, 3))
 
 
+def _served(row: ResultRow) -> Html | str:
+    if row.served_by is None:
+        return NO_VALUE
+    hint = f"{row.served_by}: top-1 {percent(row.served_top1)}, perplexity {number(row.served_ppl)}"
+    return tag("span", fixed(row.served_kl, 3), title=hint)
+
+
 def _agreed(row: ResultRow) -> Html | str:
     if row.agreed_median is None:
         return NO_VALUE
@@ -113,6 +120,7 @@ COLUMNS = (
     Column("b/w", lambda row: fixed(row.bits_per_weight, 2), lambda row: row.bits_per_weight),
     Column("size", lambda row: size(row.size_bytes), lambda row: row.size_bytes),
     Column("KL", _kl, lambda row: row.kl),
+    Column("KL as served", _served, lambda row: row.served_kl),
     Column("KL p95", lambda row: fixed(row.kl_p95, 3), lambda row: row.kl_p95),
     Column("top-1", lambda row: percent(row.top1), lambda row: row.top1),
     Column("agrees for", _agreed, lambda row: row.agreed_median),
@@ -150,13 +158,23 @@ def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
         for column in COLUMNS
         if not brief or (not column.origin and any(column.key(row) is not None for row in rows))
     ]
-    return table(
+    drawn = table(
         [column.name for column in chosen],
         [[column.cell(row) for column in chosen] for row in rows],
         numeric=[place for place, column in enumerate(chosen) if column.numeric],
         class_="results",
         keys=() if brief else [[column.key(row) for column in chosen] for row in rows],
     )
+    return join([drawn, _serving_note(rows)])
+
+
+def _serving_note(rows: Sequence[ResultRow]) -> Html | None:
+    """Say what "as served" means, where a row has such figures."""
+    engines = sorted({row.served_by for row in rows if row.served_by})
+    if not engines:
+        return None
+    words = "As served: what the engine that answers in the chat gives on the same tokens"
+    return tag("p", f"{words} ({'; '.join(engines)}).", class_="hint")
 
 
 def score_cell(suite: str, score: Score | None) -> Html:

@@ -127,11 +127,17 @@ def _headline(rows: Sequence[ResultRow]) -> Html:
             f"KL {fixed(row.kl, 3)}", row.kl_low, row.kl_high, lambda value: fixed(value, 3)
         )
         name = tag("dt", f"#{row.run} {row.label}", class_=row.precision.lower())
-        words = join(
-            [tag("b", kl), tag("small", f"{size(row.size_bytes)}, top-1 {percent(row.top1)}")]
-        )
+        figures = f"{size(row.size_bytes)}, top-1 {percent(row.top1)}{_as_served(row)}"
+        words = join([tag("b", kl), tag("small", figures)])
         facts.append(tag("div", name, tag("dd", words)))
     return tag("dl", *facts, class_="headline") if facts else Html()
+
+
+def _as_served(row: ResultRow) -> str:
+    """Tell the fidelity of the engine that answers, where it computes otherwise than what was measured first."""
+    if row.served_by is None:
+        return ""
+    return f"; as served KL {fixed(row.served_kl, 3)}, top-1 {percent(row.served_top1)}"
 
 
 def _training(subjects: Sequence[Subject]) -> list[Html]:

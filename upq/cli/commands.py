@@ -263,12 +263,18 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         "top1": "top-1",
         "agreed_median": "agrees for",
         "ppl": "perplexity",
+        "served_kl": "KL as served",
+        "served_top1": "top-1 as served",
+        "served_ppl": "perplexity as served",
         "text_ppl": "text perplexity",
         "tokens": "tokens",
     }
-    shown = [name for name in columns if any(name in row for row in rows)]
+    shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
     table = [[_cell(name, row.get(name)) for name in shown] for row in rows]
     print(tabulate(table, headers=[columns[name] for name in shown], floatfmt=".3f"))
+    for row in rows:
+        if row.get("served_by"):
+            print(f"{row['label']} as served: {row['served_by']}")
 
 
 def _print_scores(suite: str, rows: list[dict[str, Any]]) -> None:

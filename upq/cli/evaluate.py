@@ -67,7 +67,7 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     for kept in store.artifacts(run_id):
         artifact = store.load_artifact(run_id, kept.precision)
         subjects.append(yardstick.assembled(artifact))
-        rows.append(yardstick.row(kept.precision, artifact, subjects[-1]))
+        rows.append(yardstick.row(kept.precision, artifact, subjects[-1], answers=True))
     if text is not None:
         ids = _text_ids(loaded.tokenizer, text, tokens)
         for row, subject in zip(rows, subjects, strict=True):

@@ -1,6 +1,6 @@
 """From a model to text: engines that take one token per sequence and step, and what writes with them."""
 
-from upq.decode.choice import engine_for
+from upq.decode.choice import engine_for, native_engine
 from upq.decode.engine import Engine, Session, diverged
 from upq.decode.generate import ROWS, Decoding, Piece, answers, end_ids, stream
 from upq.decode.native import NativeEngine
@@ -22,6 +22,7 @@ __all__ = [
     "diverged",
     "end_ids",
     "engine_for",
+    "native_engine",
     "shared_length",
     "stream",
 ]

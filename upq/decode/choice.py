@@ -12,15 +12,21 @@ from upq.decode.transformers_engine import TransformersEngine
 from upq.models import place
 
 
+def native_engine(model: Any, device: torch.device) -> native.NativeEngine | None:
+    """The engine in C, where it is what answers with a model on a device: on the CPU for the Llama family."""
+    if device.type != "cpu" or native.unsupported(model):
+        return None
+    return native.NativeEngine(model)
+
+
 def engine_for(model: Any, device: torch.device | None = None) -> Engine:
     """The fastest engine for a model, which belongs to the engine from here on.
 
-    device: compute there, in the dtype that is fastest there; the model is changed in place. None: as it is. On the
-    CPU the Llama family is decoded in C; everything else, and everything on a GPU, by transformers.
+    device: compute there, in the dtype that is fastest there; the model is changed in place. None: as it is. Where no
+    engine in C answers, transformers does.
     """
-    target = device or model.device
-    if target.type == "cpu" and not native.unsupported(model):
-        return native.NativeEngine(model)
+    if (engine := native_engine(model, device or model.device)) is not None:
+        return engine
     if device is not None:
         place(model, device)
     return TransformersEngine(model)

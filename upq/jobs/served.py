@@ -11,13 +11,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from upq.artifact import Artifact, assembly
 from upq.config import Precision
 from upq.decode import Engine, engine_for
 from upq.errors import UserError
-from upq.models import compute_dtype, keep_freed_memory, loading, place
+from upq.models import compute_dtype, keep_freed_memory, loading, place, serving_device
 from upq.store import Run, Store
 
 FP16 = Precision.FP16.name
@@ -87,7 +85,7 @@ class Models:
     def __init__(self, store: Store) -> None:
         keep_freed_memory()
         self.store = store
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = serving_device()
         self._kept: OrderedDict[ModelKey, Served] = OrderedDict()
         self._whole: tuple[ModelKey | None, Any, Any] = (None, None, None)
         self._lock = threading.Lock()

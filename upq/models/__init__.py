@@ -13,6 +13,7 @@ from upq.models.placement import (
     on_device,
     place,
     placed_copy,
+    serving_device,
 )
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
@@ -63,6 +64,7 @@ __all__ = [
     "recomputed",
     "render_chat",
     "resolve",
+    "serving_device",
     "special_ids",
     "tokenizer_files",
 ]

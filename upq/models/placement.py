@@ -30,6 +30,11 @@ def device_of(module: nn.Module) -> torch.device:
     return next(tensor.device for tensor in (*module.parameters(), *module.buffers()))
 
 
+def serving_device() -> torch.device:
+    """Where models answer: on a GPU where torch sees one, else on the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def on_device(block: nn.Module, device: torch.device) -> nn.Module:
     """The block itself where it is on the device already, else a copy there; the block stays as it is."""
     here = device_of(block)

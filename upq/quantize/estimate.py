@@ -154,8 +154,8 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
 
 
 def _measured_models(config: RunConfig) -> int:
-    """FP16, what the run made of it, and as many baselines."""
-    return 1 + len(QUANTIZED) * (2 if config.measure.baselines else 1)
+    """FP16, what the run made of it, the same as it is served, and as many baselines."""
+    return 1 + len(QUANTIZED) * (3 if config.measure.baselines else 2)
 
 
 def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:

@@ -11,8 +11,10 @@ from upq.artifact import Artifact
 from upq.artifact.assembly import assemble
 from upq.config import Precision
 from upq.data import Example
+from upq.decode import native_engine
 from upq.evaluation import Reference
 from upq.layers import memory_bytes
+from upq.models import serving_device
 
 FP16 = Precision.FP16
 
@@ -40,14 +42,21 @@ class Yardstick:
         """The artifact's model, on the device and in the type in which it is measured."""
         return assemble(artifact, str(self.teacher.device), self.teacher.dtype)[0]
 
-    def row(self, label: str, artifact: Artifact, model: Any) -> dict[str, Any]:
+    def row(
+        self, label: str, artifact: Artifact, model: Any, *, answers: bool = False
+    ) -> dict[str, Any]:
         """Fidelity and sizes of an artifact and its `assembled` model as a row for RunContext.save_measurements.
 
-        Raises UserError("diverged") where the model gives no number.
+        answers: the artifact is one that answers in the chat; where an engine in C does that, the row has what this
+        engine gives as well. Raises UserError("diverged") where the model or the engine gives no number.
         """
         sizes = {
             "bits_per_weight": artifact.manifest["bits_per_weight"],
             "size_bytes": artifact.size_bytes,
             "memory_bytes": memory_bytes(model),
         }
-        return self.reference.measure(model, self.check).row(label, artifact.precision, **sizes)
+        engine = native_engine(assemble(artifact)[0], serving_device()) if answers else None
+        if engine is None:
+            return self.reference.measure(model, self.check).row(label, artifact.precision, **sizes)
+        found, served = self.reference.measure_both(model, engine, self.check)
+        return found.row(label, artifact.precision, **sizes, **served.as_served(engine))

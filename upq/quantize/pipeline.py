@@ -108,22 +108,27 @@ def _measure(work: Work, made: dict[Precision, Artifact]) -> None:
     context.check()
     rows = [yardstick.fp16_row()]
 
-    def measure(label: str, artifact: Artifact) -> None:
-        row = yardstick.row(label, artifact, yardstick.assembled(artifact))
+    def measure(label: str, artifact: Artifact, *, answers: bool = False) -> None:
+        row = yardstick.row(label, artifact, yardstick.assembled(artifact), answers=answers)
         rows.append(row)
-        context.log(
-            f"{label}: KL {row['kl']:.3f}, top-1 {row['top1']:.1%}, perplexity {row['ppl']:.2f}"
-        )
+        context.log(f"{label}: {_figures(row)}")
+        if "served_by" in row:
+            context.log(f"{label} as served by {row['served_by']}: {_figures(row, 'served_')}")
         context.progress(len(rows), detail=label)
 
     for precision, artifact in made.items():
         context.check()
-        measure(precision.name, artifact)
+        measure(precision.name, artifact, answers=True)
     for precision in baselines:
         context.check()
         baseline = _built(precision, round_to_nearest(work, precision), work)
         measure(f"RTN {precision.name}", baseline)
     context.save_measurements(rows)
+
+
+def _figures(row: dict[str, Any], prefix: str = "") -> str:
+    kl, top1, ppl = (row[prefix + name] for name in ("kl", "top1", "ppl"))
+    return f"KL {kl:.3f}, top-1 {top1:.1%}, perplexity {ppl:.2f}"
 
 
 def _built(precision: Precision, quantized: Quantized, work: Work) -> Artifact:

@@ -31,6 +31,10 @@ _MEASURED = (
     "bits_per_weight",
     "size_bytes",
     "seconds",
+    "served_kl",
+    "served_top1",
+    "served_ppl",
+    "served_by",
 )
 
 
@@ -255,8 +259,8 @@ def add_measurements(db: Database, run_id: int, rows: Iterable[Mapping[str, Any]
     """
     db.conn.executemany(
         "INSERT OR REPLACE INTO measurements (run_id, label, precision, kl, kl_p95, top1,"
-        " ppl, tokens, bits_per_weight, size_bytes, seconds, extra)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " ppl, tokens, bits_per_weight, size_bytes, seconds, served_kl, served_top1, served_ppl,"
+        " served_by, extra) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(run_id, *_measurement(row)) for row in rows],
     )
 

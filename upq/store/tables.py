@@ -151,5 +151,13 @@ WHERE kind = 'quantize';
 #: PyTorch's peak of allocated memory; NULL where no GPU computed.
 _GPU_MEMORY = "ALTER TABLE runs ADD COLUMN gpu_peak_bytes INTEGER;"
 
+#: What the engine that answers gives, where that is not what the other columns were computed with; else NULL.
+_AS_SERVED = """
+ALTER TABLE measurements ADD COLUMN served_kl REAL;
+ALTER TABLE measurements ADD COLUMN served_top1 REAL;
+ALTER TABLE measurements ADD COLUMN served_ppl REAL;
+ALTER TABLE measurements ADD COLUMN served_by TEXT;
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED)

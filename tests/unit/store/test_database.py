@@ -75,6 +75,10 @@ def test_a_run_of_the_first_schema_keeps_its_time_and_its_curves(
         """ '{}', 1, 2, 9, 'warm', '{"warm": {"total": 1}, "int2": {"total": 2}}')"""
     )
     raw.execute("INSERT INTO metrics VALUES (1, 'jsd', 3, 0.5)")
+    raw.execute(
+        "INSERT INTO measurements (run_id, label, precision, kl, extra)"
+        """ VALUES (1, 'INT4', 'INT4', 0.25, '{"kl_low": 0.2}')"""
+    )
     raw.close()
     store = Store(path)
     run = store.run(1)
@@ -82,6 +86,9 @@ def test_a_run_of_the_first_schema_keeps_its_time_and_its_curves(
     assert run.stages == {"int2": {"total": 1}, "int2_distill": {"total": 2}}
     assert run.stage == "int2"
     assert store.metrics(1) == [{"series": "jsd", "step": 3, "value": 0.5, "at_s": None}]
+    (measured,) = store.measurements(1)
+    assert (measured["kl"], measured["extra"]) == (0.25, {"kl_low": 0.2})
+    assert measured["served_kl"] is measured["served_by"] is None, "it was not measured then"
     assert store.doctor() == []
     store.close()
 

@@ -100,6 +100,18 @@ def test_measurements_keep_unknown_keys_as_extra(store: Store) -> None:
     assert row["extra"] == {"note": "x"}
 
 
+def test_what_the_engine_that_answers_gives_has_columns_of_its_own(store: Store) -> None:
+    store.enqueue(RunConfig())
+    lease = store.lease(claimed(store))
+    served = {"served_kl": 0.25, "served_top1": 0.5, "served_ppl": 3.0, "served_by": "native C"}
+    lease.save_measurements([{"label": "INT4", "precision": "INT4", "kl": 0.125, **served}])
+    lease.save_measurements([{"label": "RTN INT4", "precision": "INT4", "kl": 0.5}])
+    first, second = store.measurements()
+    assert {name: first[name] for name in served} == served
+    assert [second[name] for name in served] == [None] * len(served)
+    assert first["extra"] == second["extra"] == {}
+
+
 def test_check_results_answers_and_notes_come_back(store: Store) -> None:
     run_id = store.enqueue_check(a_check(None))
     lease = store.lease(claimed(store))
