@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy
@@ -15,7 +16,7 @@ from upq.artifact.assembly import build
 from upq.artifact.format import Artifact
 from upq.artifact.vet import vetted_layers
 from upq.config import RunConfig
-from upq.layers import Grid
+from upq.layers import INT8, Grid
 from upq.models import LoadedModel
 
 SIGNS = ("scale_in", "scale_out")
@@ -29,7 +30,7 @@ def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndar
     """
     packed = vetted_layers(artifact, loaded.model)
     layers = {name: weight for name, weight in packed.items() if weight.bits < 8}
-    untrained = build(artifact.precision, layers, loaded, _config(artifact.manifest)).tensors
+    untrained = _built(artifact.manifest, layers, loaded).tensors
     arrays = {
         name: tensor.numpy()
         for name, tensor in artifact.tensors.items()
@@ -59,12 +60,21 @@ def restored(
         for name, _ in loaded.model.named_parameters()
         if name in arrays
     }
-    artifact = build(manifest["precision"], layers, loaded, _config(manifest), trained)
+    artifact = _built(manifest, layers, loaded, trained)
     return replace(artifact, manifest=manifest)
 
 
-def _config(manifest: dict[str, Any]) -> RunConfig:
-    return RunConfig.from_values(manifest["config"])
+def _built(
+    manifest: dict[str, Any],
+    layers: dict[str, PackedWeight],
+    loaded: LoadedModel,
+    trained: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> Artifact:
+    """The artifact of these layers, its embedding and head on the grid that the manifest names."""
+    config = RunConfig.from_values(manifest["config"])
+    zeros = {entry["zero"] for entry in manifest["layers"].values() if entry["bits"] == INT8.bits}
+    grid = INT8 if INT8.zero in zeros else Grid(INT8.bits)
+    return build(manifest["precision"], layers, loaded, config, trained, grid)
 
 
 def _rounded(loaded: LoadedModel, name: str, packed: PackedWeight) -> torch.Tensor:
@@ -100,7 +110,12 @@ def _require_exact(name: str, packed: PackedWeight) -> None:
     transform = packed.transform or Transform()
     blocks = {transform.block_in, transform.block_out}
     signs = all(bool((part.abs() == 1).all()) for part in transform.tensors.values())
-    if packed.zeros is not None or transform.tensors.keys() - set(SIGNS) or not signs:
+    if (
+        packed.zeros is not None
+        or packed.zero != Grid(packed.bits).zero
+        or transform.tensors.keys() - set(SIGNS)
+        or not signs
+    ):
         raise ValueError(f"{name} has zeros, a lattice or tuned factors, which are not kept here")
     if any(block.bit_length() % 2 == 0 for block in blocks):
         raise ValueError(f"{name} has Hadamard blocks of {blocks}; expected 1, 4, 16, 64, ...")

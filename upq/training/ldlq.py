@@ -7,6 +7,8 @@ go on from them, and rounding them to the nearest level gives the solver's codes
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from kernels.transform import LATTICE
@@ -44,8 +46,10 @@ def ldlq(
         weight, rounded = _to_codes(weight, lattice), _to_codes(rounded, lattice)
         hessian = _to_codes(_to_codes(hessian, lattice).T, lattice)
     for _ in range(passes):
-        scale = _refit(weight, rounded, latent.scale, hessian)
-        rounded = _rescaled(rounded, latent.scale, scale)
+        scale = latent.scale
+        if grid.refits_scales:
+            scale = _refit(weight, rounded, latent.scale, hessian)
+            rounded = _rescaled(rounded, latent.scale, scale)
         latent, rounded = _descend(weight, rounded, scale, latent.zero, hessian, grid)
     return latent
 
@@ -77,32 +81,49 @@ def _carry_errors(
     factor = _factor(hessian)
     columns = weight.shape[1]
     group = group_size or columns
+    together, block = grid.fitted_together(columns, group), _block(group)
     left = (
         weight.float().clone()
     )  # what is left to round, with the errors that have been carried on
     latent, rounded = torch.empty_like(left), torch.empty_like(left)
     scales, zeros = [], []
-    for start in range(0, columns, _block(group)):
-        stop = start + _block(group)
-        if start % group == 0:
-            ours = slice(start, start + group)
+    for start in range(0, columns, block):
+        stop = start + block
+        if start % together == 0:
+            ours = slice(start, start + together)
             matters = factor.diagonal()[ours].square().reciprocal()
             codes = left[:, ours] if lattice is None else _to_codes(left[:, ours], lattice)
-            scale, zero = grid.fit(codes, 0, scale_init, matters)  # type: ignore[arg-type]
+            scale, zero = grid.fit(codes, group, scale_init, matters)  # type: ignore[arg-type]
             scales.append(scale)
             zeros.append(zero)
-        block, errors = _round_block(
-            left[:, start:stop],
-            factor[start:stop, start:stop],
-            grid,
-            scales[-1],
-            zeros[-1],
-            lattice,
-        )
-        latent[:, start:stop], rounded[:, start:stop] = block[0].T, block[1].T
+        settled = _of_group(grid, scales[-1], zeros[-1], start % together // group)
+        rounding = Rounding(grid, *settled, lattice)
+        found, errors = _round_block(left[:, start:stop], factor[start:stop, start:stop], rounding)
+        latent[:, start:stop], rounded[:, start:stop] = found[0].T, found[1].T
         left[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1)
     zero = None if zeros[0] is None else torch.cat(zeros, 1)
     return Latent(latent, torch.cat(scales, 1), zero), rounded
+
+
+class Rounding(NamedTuple):
+    """How the columns of one group are rounded. scale, offset: (out,), settled; lattice: as of `ldlq`."""
+
+    grid: Grid
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    lattice: torch.Tensor | None = None
+
+    def level(self, values: torch.Tensor) -> torch.Tensor:
+        """The nearest levels to values (..., out)."""
+        return self.grid.round(values, self.scale, self.offset)
+
+
+def _of_group(
+    grid: Grid, scale: torch.Tensor, zero: torch.Tensor | None, group: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(scale, offset), (out,), of one group of scales and zeros (out, groups)."""
+    scale, offset = grid.settled(scale, zero)
+    return scale[:, group], None if offset is None else offset[:, group]
 
 
 def _block(group: int) -> int:
@@ -111,22 +132,17 @@ def _block(group: int) -> int:
 
 
 def _round_block(
-    left: torch.Tensor,
-    factor: torch.Tensor,
-    grid: Grid,
-    scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    lattice: torch.Tensor | None,
+    left: torch.Tensor, factor: torch.Tensor, rounding: Rounding
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """((latent, rounded), errors), all (columns, out), of the columns left (out, columns), scale and zero (out, 1)."""
+    """((latent, rounded), errors), all (columns, out), of the columns left (out, columns)."""
+    lattice = rounding.lattice
     step = 1 if lattice is None else LATTICE
     left = left.T.contiguous()
     latent, rounded, errors = (torch.empty_like(left) for _ in range(3))
-    scale_row, zero_row = scale.T, None if zero is None else zero.T
     for at in range(0, len(left), step):
         now, later = slice(at, at + step), slice(at + step, None)
         latent[now] = left[now] if lattice is None else lattice.T @ left[now]
-        levels = grid.round(latent[now], scale_row, zero_row)
+        levels = rounding.level(latent[now])
         rounded[now] = levels if lattice is None else lattice @ levels
         missed = left[now] - rounded[now]
         corner = factor[now, now]
@@ -178,7 +194,8 @@ def _descend(
     latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
     rounded = rounded.clone()
     for start in range(columns - _block(group), -1, -_block(group)):
-        ours, group_index = slice(start, start + _block(group)), start // group
+        ours = slice(start, start + _block(group))
+        rounding = Rounding(grid, *_of_group(grid, scale, zero, start // group))
         block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
         wanted, moved, corner = (
             torch.empty_like(block),
@@ -187,9 +204,7 @@ def _descend(
         )
         for at in range(len(block) - 1, -1, -1):
             wanted[at] = block[at] + pull[at] / diagonal[start + at]
-            level = grid.round(
-                wanted[at], scale[:, group_index], None if zero is None else zero[:, group_index]
-            )
+            level = rounding.level(wanted[at])
             moved[at] = level - block[at]
             block[at] = level
             pull.addr_(corner[at], moved[at], alpha=-1)
