@@ -22,6 +22,7 @@ from upq.layers.linear import (
     set_parameters,
     swap_linears,
 )
+from upq.layers.two_levels import MOST_STEPS, Steps, TwoLevelGrid
 from upq.layers.zeros import INT8
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "INT2",
     "INT4",
     "INT8",
+    "MOST_STEPS",
     "FakeQuantLinear",
     "FixedCodesLinear",
     "Grid",
     "Latent",
     "PackedEmbedding",
     "PackedLinear",
+    "Steps",
+    "TwoLevelGrid",
     "fake_quant_layers",
     "fix_codes",
     "grid_of",

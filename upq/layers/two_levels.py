@@ -41,6 +41,17 @@ class Steps(NamedTuple):
             of_scale, of_offset, scale_steps, (offset / of_offset).round_().clamp_(0, MOST_STEPS)
         )
 
+    def group(self, number: int) -> tuple[torch.Tensor, ...]:
+        """(scale, minimum, scale_steps, minimum_steps), (out,), of one group of a row."""
+        block, inside = divmod(number, self.scale_steps.shape[2])
+        units = self.scale[:, block, 0], self.minimum[:, block, 0]
+        return *units, self.scale_steps[:, block, inside], self.minimum_steps[:, block, inside]
+
+    def of_group(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(scale, offset), (out,), of one group of a row, settled."""
+        scale, minimum, scale_steps, minimum_steps = self.group(number)
+        return scale * scale_steps, minimum * minimum_steps
+
     @property
     def settled(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(scales, offsets), (out, groups) float32, exact products."""
@@ -118,11 +129,11 @@ class TwoLevelGrid(Grid):
         value, product = (groups * weights).sum(-1), (groups * weighted).sum(-1)
         spread = total * second - first.square()
         fitted = (total * product - first * value) / spread
-        moved = (fitted * first - value) / total
+        below = (fitted * first - value) / total
         through_zero = product / second  # where the minimum would have to be positive
-        fitted, moved = torch.where(moved > 0, fitted, through_zero), moved.clamp_min(0)
-        usable = (spread > 0) & (fitted > SMALLEST) & moved.isfinite()
-        return torch.where(usable, fitted, scale), torch.where(usable, moved, offset)
+        fitted, below = torch.where(below > 0, fitted, through_zero), below.clamp_min(0)
+        usable = (spread > 0) & (fitted > SMALLEST) & below.isfinite()
+        return torch.where(usable, fitted, scale), torch.where(usable, below, offset)
 
     def _codes(
         self, groups: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor
@@ -192,4 +203,5 @@ class TwoLevelGrid(Grid):
 
 
 def _moved(steps: torch.Tensor, by: int, least: int) -> torch.Tensor:
+    """Steps some up or down; those of the largest of a block stay."""
     return torch.where(steps == MOST_STEPS, steps, (steps + by).clamp(least, MOST_STEPS))

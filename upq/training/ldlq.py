@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 
 from kernels.transform import LATTICE
-from upq.layers import Grid, Latent, storable
+from upq.layers import Grid, Latent, Steps, TwoLevelGrid, storable
+from upq.training.step_refits import refitted_steps
 
 #: Columns that are rounded one after the other before later columns hear of them; a group is never longer undivided.
 BLOCK = 64
@@ -87,6 +88,7 @@ def _carry_errors(
     )  # what is left to round, with the errors that have been carried on
     latent, rounded = torch.empty_like(left), torch.empty_like(left)
     scales, zeros = [], []
+    settled: tuple[torch.Tensor, torch.Tensor | None] = (left, None)
     for start in range(0, columns, block):
         stop = start + block
         if start % together == 0:
@@ -96,8 +98,8 @@ def _carry_errors(
             scale, zero = grid.fit(codes, group, scale_init, matters)  # type: ignore[arg-type]
             scales.append(scale)
             zeros.append(zero)
-        settled = _of_group(grid, scales[-1], zeros[-1], start % together // group)
-        rounding = Rounding(grid, *settled, lattice)
+            settled = grid.settled(scale, zero)
+        rounding = Rounding(grid, *_of_group(*settled, start % together // group), lattice)
         found, errors = _round_block(left[:, start:stop], factor[start:stop, start:stop], rounding)
         latent[:, start:stop], rounded[:, start:stop] = found[0].T, found[1].T
         left[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1)
@@ -119,10 +121,9 @@ class Rounding(NamedTuple):
 
 
 def _of_group(
-    grid: Grid, scale: torch.Tensor, zero: torch.Tensor | None, group: int
+    scale: torch.Tensor, offset: torch.Tensor | None, group: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(scale, offset), (out,), of one group of scales and zeros (out, groups)."""
-    scale, offset = grid.settled(scale, zero)
+    """(scale, offset), (out,), of one group of settled ones (out, groups)."""
     return scale[:, group], None if offset is None else offset[:, group]
 
 
@@ -187,27 +188,35 @@ def _descend(
     hessian: torch.Tensor,
     grid: Grid,
 ) -> tuple[Latent, torch.Tensor]:
-    """One pass of coordinate descent, last input to first: every code moves to its best level given all others."""
-    columns = weight.shape[1]
-    group = columns // scale.shape[1]
+    """One pass of coordinate descent, last input to first: every code moves to its best level given all others. With
+    two levels of scales a group's steps move before its codes do.
+    """
+    columns, groups = weight.shape[1], scale.shape[1]
+    width = columns // groups
     gradient = (weight - rounded) @ hessian
     latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
-    rounded = rounded.clone()
-    for start in range(columns - _block(group), -1, -_block(group)):
-        ours = slice(start, start + _block(group))
-        rounding = Rounding(grid, *_of_group(grid, scale, zero, start // group))
+    rounded, settled = rounded.clone(), grid.settled(scale, zero)
+    steps = None
+    if isinstance(grid, TwoLevelGrid):
+        assert zero is not None
+        steps = Steps.of(scale, scale * zero)
+    for start in range(columns - _block(width), -1, -_block(width)):
+        ours, group = slice(start, start + _block(width)), start // width
         block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
-        wanted, moved, corner = (
-            torch.empty_like(block),
-            torch.empty_like(block),
-            hessian[ours, ours],
-        )
+        corner, rounding = hessian[ours, ours], Rounding(grid, *_of_group(*settled, group))
+        if steps is not None:
+            block = refitted_steps(steps, group, block, pull, corner)
+            pull.addmm_(corner, block - rounded[:, ours].T, alpha=-1)
+            rounding = Rounding(grid, *steps.of_group(group))
+        wanted = torch.empty_like(block)
         for at in range(len(block) - 1, -1, -1):
             wanted[at] = block[at] + pull[at] / diagonal[start + at]
             level = rounding.level(wanted[at])
-            moved[at] = level - block[at]
+            pull.addr_(corner[at], level - block[at], alpha=-1)
             block[at] = level
-            pull.addr_(corner[at], moved[at], alpha=-1)
+        gradient.addmm_(block.T - rounded[:, ours], hessian[ours], alpha=-1)
         rounded[:, ours], latent[:, ours] = block.T, wanted.T
-        gradient.addmm_(moved.T, hessian[ours], alpha=-1)
+    if steps is not None:
+        scale, offset = steps.settled
+        zero = offset / scale
     return Latent(latent, scale, zero), rounded

@@ -18,7 +18,7 @@ from tests.support.host_reads import ToHost
 from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent, grid_of
 
 ROWS, COLUMNS, GROUP = 64, 256, 64
-GRIDS = [Grid(2), Grid(4), grid_of("integer_zero", 2), grid_of("integer_zero", 4)]
+GRIDS = [grid_of(kind, bits) for kind in ("odd", "integer_zero", "signed") for bits in (2, 4)]
 
 
 def latent_of(grid: Grid, device: str) -> Latent:

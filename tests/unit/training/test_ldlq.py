@@ -81,7 +81,11 @@ def test_four_lattice_codes_are_rounded_together(group: int) -> None:
     torch.testing.assert_close(stored.flatten(1).double(), rounded, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("grid", [INT2, INT4, grid_of("integer_zero", 2)], ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [INT2, INT4, grid_of("integer_zero", 2), grid_of("signed", 2), grid_of("signed", 4)],
+    ids=str,
+)
 @pytest.mark.parametrize("scale_init", ["absmax", "search"])
 def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init: str) -> None:
     weight, hessian = problem(64)
@@ -92,7 +96,9 @@ def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init
 
 
 @pytest.mark.parametrize(
-    "grid", [INT2, INT4, grid_of("integer_zero", 2), grid_of("integer_zero", 4)], ids=str
+    "grid",
+    [INT2, INT4, *(grid_of(kind, bits) for kind in ("integer_zero", "signed") for bits in (2, 4))],
+    ids=str,
 )
 @pytest.mark.parametrize("group", [0, 16, 128])
 @pytest.mark.parametrize("affine", [None, lattice()], ids=["scalar", "lattice"])
