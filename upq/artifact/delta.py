@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from kernels.packing import PackedWeight, pack, unpack
+from kernels.reference import group_scales
 from kernels.transform import Transform, part_shapes
 from upq.artifact.assembly import build
 from upq.artifact.format import Artifact
@@ -20,6 +21,8 @@ from upq.layers import INT8, Grid
 from upq.models import LoadedModel
 
 SIGNS = ("scale_in", "scale_out")
+#: Tensors of a packed layer that are kept as they are.
+STORED_AS_THEY_ARE = ("scale", "minimum", "steps")
 
 
 def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndarray]:
@@ -40,7 +43,9 @@ def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndar
         _require_exact(name, weight)
         codes = unpack(weight.codes, weight.bits) - _rounded(loaded, name, weight)
         arrays[f"{name}.codes"] = pack(codes & (2**weight.bits - 1), weight.bits).numpy()
-        arrays[f"{name}.scale"] = weight.scale.numpy()
+        for part in STORED_AS_THEY_ARE:
+            if part in weight.tensors:
+                arrays[f"{name}.{part}"] = weight.tensors[part].numpy()
         for part, signs in (weight.transform.tensors if weight.transform else {}).items():
             arrays[f"{name}.{part}"] = numpy.packbits((signs > 0).numpy())
     return arrays
@@ -81,7 +86,10 @@ def _rounded(loaded: LoadedModel, name: str, packed: PackedWeight) -> torch.Tens
     """Codes (out, in) uint8 of the FP16 weight, rotated, at the scales of `packed`."""
     weight = loaded.model.get_parameter(f"{name}.weight").detach().double()
     rotated = packed.transform.rotate(weight) if packed.transform else weight
-    return Grid(packed.bits).encode(rotated, packed.scale)
+    grid = Grid(packed.bits)
+    if packed.zero == grid.zero and packed.steps is None:
+        return grid.encode(rotated, packed.scale)
+    return grid.encode(rotated, *group_scales(packed))
 
 
 def _layer(
@@ -91,12 +99,17 @@ def _layer(
     signs = {
         part: _signs(arrays[f"{name}.{part}"], *part_shapes(rows, columns)[part])
         for part in entry.get("parts", ())
+        if part in SIGNS
     }
     blocks = entry.get("hadamard_in", 1), entry.get("hadamard_out", 1)
     transform = Transform(*blocks, **signs) if signs or blocks != (1, 1) else None
-    scale = torch.from_numpy(arrays[f"{name}.scale"])
-    difference = torch.from_numpy(arrays[f"{name}.codes"])
-    packed = PackedWeight(difference, scale, bits, Grid(bits).zero, None, transform)
+    parts = {
+        part: torch.from_numpy(arrays[f"{name}.{part}"])
+        for part in STORED_AS_THEY_ARE
+        if f"{name}.{part}" in arrays
+    }
+    difference, zero = torch.from_numpy(arrays[f"{name}.codes"]), entry["zero"] or 0.0
+    packed = PackedWeight(difference, bits=bits, zero=zero, transform=transform, **parts)
     codes = unpack(difference, bits) + _rounded(loaded, name, packed)
     return replace(packed, codes=pack(codes & (2**bits - 1), bits))
 
@@ -110,12 +123,7 @@ def _require_exact(name: str, packed: PackedWeight) -> None:
     transform = packed.transform or Transform()
     blocks = {transform.block_in, transform.block_out}
     signs = all(bool((part.abs() == 1).all()) for part in transform.tensors.values())
-    if (
-        packed.zeros is not None
-        or packed.zero != Grid(packed.bits).zero
-        or transform.tensors.keys() - set(SIGNS)
-        or not signs
-    ):
+    if packed.zeros is not None or transform.tensors.keys() - set(SIGNS) or not signs:
         raise ValueError(f"{name} has zeros, a lattice or tuned factors, which are not kept here")
     if any(block.bit_length() % 2 == 0 for block in blocks):
         raise ValueError(f"{name} has Hadamard blocks of {blocks}; expected 1, 4, 16, 64, ...")
