@@ -32,7 +32,7 @@ from bench import gpu_decode, report
 from upq.config import DistillConfig, Precision, preset
 from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
-from upq.layers import INT2, INT4, FakeQuantLinear, FixedCodesLinear, Grid, Latent, swap_linears
+from upq.layers import INT2, INT4, FakeQuantLinear, FixedCodesLinear, Latent, grid_of, swap_linears
 from upq.models import blocks_away, copy_to_quantize, place, plan_layers
 from upq.training import Reconstruction, packed_teacher, reconstruct
 from upq.training.distill import Distillation, distill
@@ -139,7 +139,7 @@ def stage_row(
     config = preset("paper", method).of(precision)
     rows = max(1, config.blockwise.batch_tokens // FULL.sequence)
     model = _model(resized(shape, 1, vocabulary=1024), device).to("cpu")
-    grid = Grid(precision.bits, config.grid == "integer_zero")
+    grid = grid_of(config.grid, precision.bits)
     start = {
         layer.name: model.get_submodule(layer.name).weight
         for layer in plan_layers(model, config.group_size)

@@ -11,13 +11,25 @@ import torch
 
 from kernels.transform import Transform
 
+#: Inputs that share a pair of steps, where scales have two levels.
+NESTED_GROUP = 16
+#: Inputs of a block at most, where scales have two levels.
+LARGEST_BLOCK = 256
+#: Fields of a PackedWeight that hold a tensor, or None.
+TENSORS = ("codes", "scale", "zeros", "minimum", "steps")
+
 
 @dataclass(frozen=True)
 class PackedWeight:
     """weight = scale * (code - zero), per output row and group of consecutive inputs.
 
-    codes: (out, in * bits / 8) uint8; scale: (out, groups) float16 or float32; zero: the grid's constant, or where
-    every group has its own, zeros: (out, groups) uint8. transform: what surrounds the matrix, see kernels.transform.
+    codes: (out, in * bits / 8) uint8; scale: (out, groups) float16 or float32, of any sign; zero: the grid's constant,
+    or where every group has its own, zeros: (out, groups) uint8. transform: what surrounds the matrix, see
+    kernels.transform.
+
+    With two levels of scales (GGUF's Q2_K) weight = scale * (steps % 16) * code - minimum * (steps // 16): scale and
+    minimum, (out, blocks) float16, are of blocks of many groups; steps, (out, in / 16) uint8, are of groups of
+    NESTED_GROUP inputs. zero has no meaning then.
     """
 
     codes: torch.Tensor
@@ -26,6 +38,8 @@ class PackedWeight:
     zero: float
     zeros: torch.Tensor | None = None
     transform: Transform | None = None
+    minimum: torch.Tensor | None = None
+    steps: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,20 +48,35 @@ class PackedWeight:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of codes, scales, zeros and the transform in memory."""
-        zeros = 0 if self.zeros is None else self.zeros.nbytes
+        """Bytes of its tensors and its transform in memory."""
         transform = self.transform.size_bytes if self.transform else 0
-        return self.codes.nbytes + self.scale.nbytes + zeros + transform
+        return sum(tensor.nbytes for tensor in self.tensors.values()) + transform
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that are there, by the names of their fields; those of the transform are not among them."""
+        named = {name: getattr(self, name) for name in TENSORS}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def rows(self, wanted: slice) -> PackedWeight:
+        """The packed matrix of some rows; without the transform, which is of all rows."""
+        parts = {name: tensor[wanted] for name, tensor in self.tensors.items()}
+        return replace(self, transform=None, **parts)
 
     def to(self, device: torch.device | str) -> PackedWeight:
         """The packed weight with its tensors on a device."""
-        return replace(
-            self,
-            codes=self.codes.to(device),
-            scale=self.scale.to(device),
-            zeros=None if self.zeros is None else self.zeros.to(device),
-            transform=self.transform and self.transform.to(device),
-        )
+        parts = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return replace(self, transform=self.transform and self.transform.to(device), **parts)
+
+
+def nested_block(columns: int) -> int:
+    """Inputs of a block of two-level scales in rows of `columns`: the largest multiple of NESTED_GROUP that divides
+    them, up to LARGEST_BLOCK. 256 is GGUF's. ValueError where NESTED_GROUP does not divide the columns.
+    """
+    if columns % NESTED_GROUP:
+        raise ValueError(f"{NESTED_GROUP} does not divide {columns} inputs")
+    sizes = range(LARGEST_BLOCK, 0, -NESTED_GROUP)
+    return next(size for size in sizes if columns % size == 0)
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:

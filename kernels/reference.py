@@ -6,7 +6,6 @@ look-up; the decoded matrix lives only for the length of one multiplication, and
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -38,13 +37,36 @@ def weight_of(packed: PackedWeight) -> torch.Tensor:
 
 
 def dequantize(packed: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The packed matrix (out, in): scale * (code - zero), the product rounded once to dtype; no transform."""
+    """The packed matrix (out, in): scale * (code - zero), or with two levels of scales the difference of two products
+    that are exact in float32; rounded once to dtype; no transform.
+    """
+    if packed.steps is not None:
+        return _two_levels(packed).to(dtype)
     out_features, in_features = packed.shape
     groups = packed.scale.shape[1]
     levels = _levels(packed, dtype).view(out_features, groups, in_features // groups)
     scale = packed.scale.to(dtype if dtype == torch.float32 else packed.scale.dtype)
     weight = levels * scale.unsqueeze(-1)
     return weight.to(dtype).view(out_features, in_features)
+
+
+def _two_levels(packed: PackedWeight) -> torch.Tensor:
+    """The matrix (out, in), float32, of a packed weight with steps."""
+    scale, minimum = group_scales(packed)
+    codes = unpack(packed.codes, packed.bits).view(*scale.shape, -1).float()
+    return codes.mul_(scale.unsqueeze(-1)).sub_(minimum.unsqueeze(-1)).view(packed.shape)
+
+
+def group_scales(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scales, minimums) of all groups, both (out, groups) float32: a weight is scale * code - minimum."""
+    scale = packed.scale.float()
+    if packed.steps is None:
+        return scale, scale * (packed.zero if packed.zeros is None else packed.zeros)
+    assert packed.minimum is not None
+    steps = packed.steps.view(*scale.shape, -1)
+    scale = scale.unsqueeze(-1) * (steps & 15)
+    minimum = packed.minimum.float().unsqueeze(-1) * (steps >> 4)
+    return scale.flatten(1), minimum.flatten(1)
 
 
 def _levels(packed: PackedWeight, dtype: torch.dtype) -> torch.Tensor:
@@ -70,16 +92,10 @@ def _matrix_product(inputs: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
     rows, columns = packed.shape
     step = max(1, CHUNK_WEIGHTS // columns) if packed.codes.device.type == "cpu" else max(1, rows)
     parts = [
-        F.linear(inputs, dequantize(_rows(packed, start, step), inputs.dtype))
+        F.linear(inputs, dequantize(packed.rows(slice(start, start + step)), inputs.dtype))
         for start in range(0, max(1, rows), step)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def _rows(packed: PackedWeight, start: int, count: int) -> PackedWeight:
-    rows = slice(start, start + count)
-    zeros = None if packed.zeros is None else packed.zeros[rows]
-    return replace(packed, codes=packed.codes[rows], scale=packed.scale[rows], zeros=zeros)
 
 
 class TorchWeight:

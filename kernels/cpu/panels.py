@@ -113,6 +113,8 @@ def unsupported(packed: PackedWeight) -> str:
     columns, groups = packed.shape[1], packed.scale.shape[1]
     if packed.bits not in (2, 4, 8):
         return f"{packed.bits} bits"
+    if packed.steps is not None:
+        return "scales of two levels"
     if packed.scale.dtype != torch.float16:
         return f"scales of type {packed.scale.dtype}"
     if groups > 1 and (columns // groups) % SPAN:

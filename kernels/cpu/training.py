@@ -22,7 +22,7 @@ class _FakeQuant(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("rows", "columns", "group", "levels", "half")),
         ("share", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "zero", "quantized")),
+        *((name, ctypes.c_void_p) for name in ("weight", "scale", "offset", "quantized")),
         *((name, ctypes.c_void_p) for name in ("gradient", "weight_gradient", "scale_gradient")),
         ("zero_gradient", ctypes.c_void_p),
     ]
@@ -44,13 +44,16 @@ def is_usable(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
 def forward(
     weight: torch.Tensor,
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
+    offset: torch.Tensor | None,
     levels: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The nearest levels (out, in) in dtype; scale and zero (out, groups), zero whole numbers or None."""
+    """The nearest levels (out, in) in dtype: scale * code - offset, both (out, groups) and contiguous.
+
+    offset None: zero lies in the middle of the codes.
+    """
     quantized = torch.empty_like(weight, dtype=dtype)
-    task = _task(weight, scale, zero, levels, quantized)
+    task = _task(weight, scale, offset, levels, quantized)
     _run("fake_quantize", task)
     return quantized
 
@@ -58,18 +61,18 @@ def forward(
 def backward(
     weight: torch.Tensor,
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
+    offset: torch.Tensor | None,
     levels: int,
     share: float,
     quantized: torch.Tensor,
     gradient: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients by weight (out, in), by the logarithm of scale and by zero (out, groups), all float32."""
-    task = _task(weight, scale, zero, levels, quantized)
+    """Gradients by weight (out, in), by the logarithm of scale and by offset / scale (out, groups), all float32."""
+    task = _task(weight, scale, offset, levels, quantized)
     gradient = gradient.to(quantized.dtype).contiguous()
     weight_gradient = torch.empty_like(weight)
     scale_gradient = torch.empty_like(scale, memory_format=torch.contiguous_format)
-    zero_gradient = None if zero is None else torch.empty_like(scale_gradient)
+    zero_gradient = None if offset is None else torch.empty_like(scale_gradient)
     task.share, task.gradient = share, gradient.data_ptr()
     task.weight_gradient = weight_gradient.data_ptr()
     task.scale_gradient = scale_gradient.data_ptr()
@@ -81,11 +84,11 @@ def backward(
 def _task(
     weight: torch.Tensor,
     scale: torch.Tensor,
-    zero: torch.Tensor | None,
+    offset: torch.Tensor | None,
     levels: int,
     quantized: torch.Tensor,
 ) -> _FakeQuant:
-    """scale and zero have to be contiguous, and all tensors to live until the task has run."""
+    """scale and offset have to be contiguous, and all tensors to live until the task has run."""
     rows, columns = weight.shape
     return _FakeQuant(
         rows,
@@ -95,7 +98,7 @@ def _task(
         quantized.dtype == torch.bfloat16,
         weight=weight.data_ptr(),
         scale=scale.data_ptr(),
-        zero=None if zero is None else zero.data_ptr(),
+        offset=None if offset is None else offset.data_ptr(),
         quantized=quantized.data_ptr(),
     )
 

@@ -228,6 +228,8 @@ def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
 def _check(packed: PackedWeight) -> None:
     """ValueError with the difference between `packed` and what the kernels compute."""
     codes, scale, bits = packed.codes, packed.scale, packed.bits
+    if packed.steps is not None:
+        raise ValueError("no Triton kernel for scales of two levels")
     own = packed.zeros is not None
     if bits not in (2, 4, 8) or (packed.zero != (2**bits - 1) / 2 and not own):
         raise ValueError(f"no Triton kernel for {bits} bits with zero {packed.zero}")

@@ -87,17 +87,19 @@ def forward_kernel(
     there = group < groups
     scale = _scales(log_scale, group, there, smallest, PLAIN)[:, None]
     if zero is not None:
-        zeros = _whole_zeros(zero, group, there, LEVELS)[:, None]
+        offset = scale * _whole_zeros(zero, group, there, LEVELS)[:, None]
     for start in range(0, GROUP, BLOCK):
         column = start + tl.arange(0, BLOCK)
         place = group[:, None] * GROUP + column[None, :]
         inside = there[:, None] & (column < GROUP)[None, :]
-        steps = tl.div_rn(tl.load(weight + place, mask=inside, other=0.0), scale)
+        value = tl.load(weight + place, mask=inside, other=0.0)
         if zero is None:
-            level = _limited(tl.floor(steps), -(LEVELS // 2) * 1.0, LEVELS // 2 - 1.0) + 0.5
+            level = tl.floor(tl.div_rn(value, scale))
+            value = (_limited(level, -(LEVELS // 2) * 1.0, LEVELS // 2 - 1.0) + 0.5) * scale
         else:
-            level = _limited(tl.floor(steps + (zeros + 0.5)), 0.0, LEVELS - 1.0) - zeros
-        value = rounded(level * scale, quantized.dtype.element_ty, PLAIN)
+            code = tl.floor(tl.div_rn(value + offset, scale) + 0.5)
+            value = _limited(code, 0.0, LEVELS - 1.0) * scale - offset
+        value = rounded(value, quantized.dtype.element_ty, PLAIN)
         tl.store(quantized + place, value, mask=inside)
 
 
@@ -126,7 +128,8 @@ def backward_kernel(
     scale = _scales(log_scale, group, there, smallest, PLAIN)
     limit = (scale * reach)[:, None]
     if zero is not None:
-        middle = (((LEVELS - 1) / 2 - _whole_zeros(zero, group, there, LEVELS)) * scale)[:, None]
+        offset = scale * _whole_zeros(zero, group, there, LEVELS)
+        middle = ((LEVELS - 1) / 2 * scale - offset)[:, None]
     by_scale = tl.zeros((MANY, BLOCK), tl.float32)
     clipped = tl.zeros((MANY, BLOCK), tl.float32)
     for start in range(0, GROUP, BLOCK):

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.helpers import RecordingContext, tiny_config
 from upq.jobs.worker_context import gpu_peak_bytes
-from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent
+from upq.layers import FakeQuantLinear, FixedCodesLinear, Latent, grid_of
 from upq.quantize.pipeline import run_quantization
 
 pytestmark = [
@@ -27,12 +27,10 @@ def test_a_whole_run_on_the_gpu_leaves_two_measured_artifacts(
     assert (gpu_peak_bytes() or 0) > 0
 
 
-@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_codes_that_are_packed_on_the_gpu_are_those_of_the_cpu(
-    bits: int, integer_zero: bool
-) -> None:
-    grid, generator = Grid(bits, integer_zero), torch.Generator().manual_seed(0)
+def test_codes_that_are_packed_on_the_gpu_are_those_of_the_cpu(bits: int, kind: str) -> None:
+    grid, generator = grid_of(kind, bits), torch.Generator().manual_seed(0)
     weight = torch.randn(96, 512, generator=generator)
     here = FakeQuantLinear(Latent(weight, *grid.fit(weight, 64)), None, grid)
     there = copy.deepcopy(here).to("cuda")

@@ -8,7 +8,7 @@ import torch
 from kernels.gpu.training import DTYPES
 from tests.support.gpu_cases import IS_SIMULATED, sized
 from tests.support.training_cases import Case, check_same, interpretable
-from upq.layers import Grid, fake
+from upq.layers import fake, grid_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,17 +28,17 @@ SHAPES = [*SMALL, *sized(LARGE, [(5, 576, 576)])]
 
 
 @pytest.mark.parametrize("bits", sized([1, 2, 4, 8], [2, 8]))
-@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_triton_computes_what_torch_defines(
     monkeypatch: pytest.MonkeyPatch,
     bits: int,
-    integer_zero: bool,
+    kind: str,
     dtype: torch.dtype,
     shape: tuple[int, int, int],
 ) -> None:
-    case = Case.random(Grid(bits, integer_zero), shape, dtype, "cuda")
+    case = Case.random(grid_of(kind, bits), shape, dtype, "cuda")
     case = interpretable(case) if IS_SIMULATED else case
     found = case.results()
     assert all(map(torch.equal, found, case.results())), "training repeats to the last bit"

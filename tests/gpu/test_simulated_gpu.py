@@ -14,7 +14,7 @@ from tests.support.gpu_cases import IS_SIMULATED
 from tests.support.simulated_gpu import gpu
 from tests.support.training_cases import Case, check_same, interpretable
 from tests.unit.kernels.test_triton_norm import passed
-from upq.layers import Grid
+from upq.layers import grid_of
 from upq.training.fused_norms import fused_norms
 from upq.training.trainables import _norm_gains
 
@@ -104,9 +104,9 @@ def test_random_numbers_follow_the_seed() -> None:
     assert not torch.equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize("integer_zero", [False, True])
-def test_stand_ins_of_fake_quantization_compute_what_the_kernels_do(integer_zero: bool) -> None:
-    case = Case.random(Grid(2, integer_zero), (5, 192, 64), torch.bfloat16, "cuda")
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
+def test_stand_ins_of_fake_quantization_compute_what_the_kernels_do(kind: str) -> None:
+    case = Case.random(grid_of(kind, 2), (5, 192, 64), torch.bfloat16, "cuda")
     case = interpretable(case)
     with gpu.interpreted():
         expected = case.results()

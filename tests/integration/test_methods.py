@@ -14,7 +14,7 @@ from upq import data
 from upq.artifact import Artifact, assembly
 from upq.config import METHODS, RunConfig
 from upq.evaluation import Reference
-from upq.layers import Grid, Latent, packed_layers, replace_module
+from upq.layers import Latent, grid_of, packed_layers, replace_module
 from upq.models import loading, placed_copy
 from upq.quantize import checkpoint
 from upq.quantize.pipeline import prepare, run_quantization
@@ -130,7 +130,7 @@ def test_end_to_end_training_of_scales_stores_new_scales_under_the_old_codes_and
             weight, scale, zero = (
                 kept[0][f"{inside}:{one}"] for one in ("weight", "scale", "zero")
             )
-            before = Latent(weight, scale, zero).pack(Grid(packed.bits, integer_zero=True))
+            before = Latent(weight, scale, zero).pack(grid_of("integer_zero", packed.bits))
             assert before.zeros is not None
             assert packed.zeros is not None
             assert torch.equal(packed.codes, before.codes)

@@ -15,10 +15,11 @@ def decode(
     grid: Grid, codes: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Weight (out, in) float32 of codes (out, in), scale and zeros (out, groups)."""
-    rows, columns = codes.shape
-    levels = codes.float().view(rows, scale.shape[1], -1)
-    levels = levels - (grid.zero if zeros is None else zeros.unsqueeze(-1))
-    return (levels * scale.float().unsqueeze(-1)).view(rows, columns)
+    scale = scale.float().unsqueeze(-1)
+    codes = codes.float().view(*scale.shape[:2], -1)
+    if zeros is None:
+        return ((codes - grid.zero) * scale).flatten(1)
+    return (codes * scale - zeros.unsqueeze(-1) * scale).flatten(1)
 
 
 def round_trip(

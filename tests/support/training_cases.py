@@ -30,8 +30,9 @@ class Case:
         generator = torch.Generator().manual_seed(rows)
         weight = torch.randn(rows, columns, generator=generator)
         scale, zero = grid.fit(weight, group)
-        if zero is not None:
-            zero = (zero + 0.3 * torch.randn(zero.shape, generator=generator)).to(device)
+        if zero is not None and grid.trains_zeros:
+            zero = zero + 0.3 * torch.randn(zero.shape, generator=generator)
+        zero = None if zero is None else zero.to(device)
         upstream = torch.randn(rows, columns, generator=generator).to(device, dtype)
         return Case(grid, weight.to(device), (scale * 0.7).log().to(device), zero, upstream)
 

@@ -19,7 +19,7 @@ from upq.artifact.parts import OPTIONAL_PARTS, as_stored, parts_of
 from upq.artifact.vet import damaged, vetted_layers
 from upq.config import RunConfig
 from upq.errors import UserError
-from upq.layers import INT8, PackedEmbedding, PackedLinear, replace_module
+from upq.layers import INT8, Grid, PackedEmbedding, PackedLinear, replace_module
 from upq.models import (
     BUILDING,
     LoadedModel,
@@ -37,12 +37,15 @@ def build(
     loaded: LoadedModel,
     config: RunConfig,
     plain: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    embedding_grid: Grid = INT8,
 ) -> Artifact:
     """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
     embedding and head rounded to 8 bits. plain: other parameters that were trained, in float32; kept in float16.
     """
     packed = {name: as_stored(weight) for name, weight in packed.items()}
-    embeddings = _packed_embeddings(loaded.model) if config.embedding_bits == 8 else {}
+    embeddings = (
+        _packed_embeddings(loaded.model, embedding_grid) if config.embedding_bits == 8 else {}
+    )
     layers = packed | embeddings
     tensors = {
         f"{name}.{part}": tensor
@@ -62,7 +65,7 @@ def build(
     return Artifact(precision, manifest, tensors, files)
 
 
-def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
+def _packed_embeddings(model: Any, grid: Grid) -> dict[str, PackedWeight]:
     """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
     weights = {
         layer.name: model.get_parameter(f"{layer.name}.weight").detach().float()
@@ -70,8 +73,7 @@ def _packed_embeddings(model: Any) -> dict[str, PackedWeight]:
         if layer.quantize
     }
     return {
-        name: INT8.pack(weight, INT8.fit(weight, 0, "absmax")[0])
-        for name, weight in weights.items()
+        name: grid.pack(weight, *grid.fit(weight, 0, "absmax")) for name, weight in weights.items()
     }
 
 
@@ -125,6 +127,9 @@ def _manifest(
 
 def _version(packed: dict[str, PackedWeight], embeddings: dict[str, PackedWeight]) -> int:
     """The oldest format that holds all of it."""
+    weights = [*packed.values(), *embeddings.values()]
+    if any(weight.steps is not None or weight.zero == 2 ** (weight.bits - 1) for weight in weights):
+        return 4
     if any(weight.transform or weight.zeros is not None for weight in packed.values()):
         return 3
     return 2 if embeddings else 1
@@ -140,7 +145,7 @@ def _entry(packed: PackedWeight) -> dict[str, Any]:
     )
     return {
         "bits": packed.bits,
-        "zero": packed.zero if packed.zeros is None else None,
+        "zero": packed.zero if packed.zeros is None and packed.steps is None else None,
         "shape": list(packed.shape),
         "groups": packed.scale.shape[1],
         **{name: size for name, size in blocks.items() if size > 1},

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy
 import torch
 
 from kernels.packing import PackedWeight, pack, unpack
+from kernels.reference import group_scales
 from kernels.transform import Transform, part_shapes
 from upq.artifact.assembly import build
 from upq.artifact.format import Artifact
 from upq.artifact.vet import vetted_layers
 from upq.config import RunConfig
-from upq.layers import Grid
+from upq.layers import INT8, Grid
 from upq.models import LoadedModel
 
 SIGNS = ("scale_in", "scale_out")
+#: Tensors of a packed layer that are kept as they are.
+STORED_AS_THEY_ARE = ("scale", "minimum", "steps")
 
 
 def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndarray]:
@@ -29,7 +33,7 @@ def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndar
     """
     packed = vetted_layers(artifact, loaded.model)
     layers = {name: weight for name, weight in packed.items() if weight.bits < 8}
-    untrained = build(artifact.precision, layers, loaded, _config(artifact.manifest)).tensors
+    untrained = _built(artifact.manifest, layers, loaded).tensors
     arrays = {
         name: tensor.numpy()
         for name, tensor in artifact.tensors.items()
@@ -39,7 +43,9 @@ def differences(artifact: Artifact, loaded: LoadedModel) -> dict[str, numpy.ndar
         _require_exact(name, weight)
         codes = unpack(weight.codes, weight.bits) - _rounded(loaded, name, weight)
         arrays[f"{name}.codes"] = pack(codes & (2**weight.bits - 1), weight.bits).numpy()
-        arrays[f"{name}.scale"] = weight.scale.numpy()
+        for part in STORED_AS_THEY_ARE:
+            if part in weight.tensors:
+                arrays[f"{name}.{part}"] = weight.tensors[part].numpy()
         for part, signs in (weight.transform.tensors if weight.transform else {}).items():
             arrays[f"{name}.{part}"] = numpy.packbits((signs > 0).numpy())
     return arrays
@@ -59,19 +65,31 @@ def restored(
         for name, _ in loaded.model.named_parameters()
         if name in arrays
     }
-    artifact = build(manifest["precision"], layers, loaded, _config(manifest), trained)
+    artifact = _built(manifest, layers, loaded, trained)
     return replace(artifact, manifest=manifest)
 
 
-def _config(manifest: dict[str, Any]) -> RunConfig:
-    return RunConfig.from_values(manifest["config"])
+def _built(
+    manifest: dict[str, Any],
+    layers: dict[str, PackedWeight],
+    loaded: LoadedModel,
+    trained: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> Artifact:
+    """The artifact of these layers, its embedding and head on the grid that the manifest names."""
+    config = RunConfig.from_values(manifest["config"])
+    zeros = {entry["zero"] for entry in manifest["layers"].values() if entry["bits"] == INT8.bits}
+    grid = INT8 if INT8.zero in zeros else Grid(INT8.bits)
+    return build(manifest["precision"], layers, loaded, config, trained, grid)
 
 
 def _rounded(loaded: LoadedModel, name: str, packed: PackedWeight) -> torch.Tensor:
     """Codes (out, in) uint8 of the FP16 weight, rotated, at the scales of `packed`."""
     weight = loaded.model.get_parameter(f"{name}.weight").detach().double()
     rotated = packed.transform.rotate(weight) if packed.transform else weight
-    return Grid(packed.bits).encode(rotated, packed.scale)
+    grid = Grid(packed.bits)
+    if packed.zero == grid.zero and packed.steps is None:
+        return grid.encode(rotated, packed.scale)
+    return grid.encode(rotated, *group_scales(packed))
 
 
 def _layer(
@@ -81,12 +99,17 @@ def _layer(
     signs = {
         part: _signs(arrays[f"{name}.{part}"], *part_shapes(rows, columns)[part])
         for part in entry.get("parts", ())
+        if part in SIGNS
     }
     blocks = entry.get("hadamard_in", 1), entry.get("hadamard_out", 1)
     transform = Transform(*blocks, **signs) if signs or blocks != (1, 1) else None
-    scale = torch.from_numpy(arrays[f"{name}.scale"])
-    difference = torch.from_numpy(arrays[f"{name}.codes"])
-    packed = PackedWeight(difference, scale, bits, Grid(bits).zero, None, transform)
+    parts = {
+        part: torch.from_numpy(arrays[f"{name}.{part}"])
+        for part in STORED_AS_THEY_ARE
+        if f"{name}.{part}" in arrays
+    }
+    difference, zero = torch.from_numpy(arrays[f"{name}.codes"]), entry["zero"] or 0.0
+    packed = PackedWeight(difference, bits=bits, zero=zero, transform=transform, **parts)
     codes = unpack(difference, bits) + _rounded(loaded, name, packed)
     return replace(packed, codes=pack(codes & (2**bits - 1), bits))
 

@@ -11,6 +11,8 @@ from kernels.packing import PackedWeight
 #: Tensors that a packed layer may have beside codes and scale, with the type in which they are stored.
 OPTIONAL_PARTS = {
     "zero": torch.uint8,
+    "minimum": torch.float16,
+    "steps": torch.uint8,
     "scale_in": torch.float16,
     "scale_out": torch.float16,
     "affine": torch.float32,
@@ -29,7 +31,5 @@ def as_stored(packed: PackedWeight) -> PackedWeight:
 
 def parts_of(packed: PackedWeight) -> dict[str, torch.Tensor]:
     """The tensors of a packed layer by the last part of their names."""
-    parts = {"codes": packed.codes, "scale": packed.scale}
-    if packed.zeros is not None:
-        parts["zero"] = packed.zeros
+    parts = {"zero" if name == "zeros" else name: part for name, part in packed.tensors.items()}
     return parts | (packed.transform.tensors if packed.transform else {})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kernels.packing import PackedWeight
+from kernels.packing import NESTED_GROUP, PackedWeight, nested_block
 from kernels.transform import LATTICE, Transform, part_shapes
 from upq.artifact.format import Artifact
 from upq.artifact.parts import OPTIONAL_PARTS, parts_of
@@ -19,6 +19,8 @@ from upq.models import parameter_names
 
 #: The largest Hadamard block that the format knows.
 LARGEST_HADAMARD = 4096
+#: Parts of a layer with two levels of scales, which has both, and the bits of its codes.
+STEPS, STEP_BITS = {"minimum", "steps"}, 2
 
 
 def damaged(message: str) -> UserError:
@@ -45,10 +47,11 @@ def vetted_layers(artifact: Artifact, model: nn.Module) -> dict[str, PackedWeigh
         shape = tuple(weight.shape)
         bits, groups = _grid(name, entry, users, shape)
         packed[name] = _packed(artifact, name, entry, shape, bits, groups)
-        plain_grid = packed[name].zeros is None and packed[name].transform is None
+        weight = packed[name]
+        is_plain = weight.zeros is None and weight.steps is None and weight.transform is None
         _require(
-            plain_grid or not any(isinstance(user, nn.Embedding) for user in users),
-            f"{name} has zeros or a transform, which an embedding cannot have",
+            is_plain or not any(isinstance(user, nn.Embedding) for user in users),
+            f"{name} has zeros, steps or a transform, which an embedding cannot have",
         )
     for name, parameter in plain.items():
         tensor = _tensor(artifact, name, tuple(parameter.shape))
@@ -79,8 +82,15 @@ def _grid(name: str, entry: Any, users: list[nn.Module], shape: tuple[int, ...])
     _require(entry.get("shape") == list(shape), f"{name} is not of the config's shape {shape}")
     inputs = shape[1]
     _require(inputs * bits % 8 == 0, f"{inputs} codes of {bits} bits do not fill bytes in {name}")
-    expected = None if "zero" in _part_names(name, entry) else (2**bits - 1) / 2
-    _require(zero == expected, f"{name} has the zero {zero!r}")
+    own = {"zero", *STEPS} & set(_part_names(name, entry))
+    _require(own in (set(), {"zero"}, STEPS), f"{name} has the parts {sorted(own)} and no others")
+    allowed = (None,) if own else ((2**bits - 1) / 2, 2 ** (bits - 1))
+    _require(zero in allowed and type(zero) in (float, type(None)), f"{name} has the zero {zero!r}")
+    if own == STEPS:
+        _require(bits == STEP_BITS, f"{name} has steps and codes of {bits} bits")
+        _require(inputs % NESTED_GROUP == 0, f"{name} has steps for {inputs} inputs")
+        blocks = inputs // nested_block(inputs)
+        _require(groups == blocks, f"{name} has {groups!r} blocks; expected {blocks}")
     _require(
         type(groups) is int and groups > 0 and inputs % groups == 0,
         f"{name} has {groups!r} groups for {inputs} inputs",
@@ -107,9 +117,10 @@ def _packed(
     scale = _tensor(artifact, f"{name}.scale", (rows, groups))
     _require(codes.dtype == torch.uint8, f"{name}.codes is {codes.dtype}; expected torch.uint8")
     _require(scale.dtype == torch.float16, f"{name}.scale is {scale.dtype}; expected torch.float16")
-    _require(bool((scale >= 0).all()), f"{name}.scale holds negative values")
+    is_signed = entry["zero"] == 2 ** (bits - 1)
+    _require(is_signed or bool((scale >= 0).all()), f"{name}.scale holds negative values")
     parts = _optional_parts(artifact, name, entry, shape, groups)
-    zeros = parts.pop("zero", None)
+    zeros, minimum, steps = (parts.pop(part, None) for part in ("zero", "minimum", "steps"))
     _require(
         zeros is None or int(zeros.max()) < 2**bits, f"{name}.zero holds more than {bits} bits"
     )
@@ -117,8 +128,11 @@ def _packed(
     block_out = _hadamard(name, entry, "hadamard_out", rows)
     transformed = bool(parts) or (block_in, block_out) != (1, 1)
     transform = Transform(block_in, block_out, **parts) if transformed else None
-    zero = (2**bits - 1) / 2
-    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, zeros, transform)
+    zero = (
+        entry["zero"] if entry["zero"] is not None else 0.0 if zeros is None else (2**bits - 1) / 2
+    )
+    parts = {"zeros": zeros, "transform": transform, "minimum": minimum, "steps": steps}
+    return PackedWeight(codes.contiguous(), scale.contiguous(), bits, zero, **parts)
 
 
 def _part_names(name: str, entry: dict[str, Any]) -> list[str]:
@@ -136,7 +150,8 @@ def _optional_parts(
     artifact: Artifact, name: str, entry: dict[str, Any], shape: tuple[int, ...], groups: int
 ) -> dict[str, torch.Tensor]:
     rows, inputs = shape
-    shapes = {"zero": (rows, groups), **part_shapes(rows, inputs)}
+    shapes = {"zero": (rows, groups), "minimum": (rows, groups)}
+    shapes |= {"steps": (rows, inputs // NESTED_GROUP), **part_shapes(rows, inputs)}
     found = {}
     for part in _part_names(name, entry):
         tensor, wanted = _tensor(artifact, f"{name}.{part}", shapes[part]), OPTIONAL_PARTS[part]

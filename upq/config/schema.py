@@ -14,6 +14,8 @@ from upq.config.precision import QUANTIZED, Precision
 from upq.errors import UserError
 
 CONFIG_VERSION = 2
+#: Inputs of a group of grid q2_k (kernels.packing.NESTED_GROUP, which a config does not import).
+TWO_LEVEL_GROUP = 16
 Method = Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
 METHODS: tuple[Method, ...] = get_args(Method)
 #: The method of a run for which nobody chooses one.
@@ -48,7 +50,7 @@ class BlockwiseConfig:
         0.003, "learning rate of the scales, relative to their size", 0.0, 1.0
     )
     zero_lr: float = setting(
-        0.0, "learning rate of the zeros of grid integer_zero, in codes", 0.0, 1.0
+        0.0, "learning rate of the zeros of grids integer_zero and q2_k, in codes", 0.0, 1.0
     )
     norm_lr: float = setting(
         0.0, "learning rate of the norms' weights, relative to their mean size", 0.0, 1.0
@@ -123,14 +125,16 @@ class PrecisionConfig:
     group_size: int = setting(
         64, "inputs that share a scale; 0: one scale per output channel", 0, 65_536
     )
-    grid: Literal["odd", "integer_zero"] = setting(
+    grid: Literal["odd", "signed", "q2_k", "integer_zero"] = setting(
         "odd",
-        "odd: levels at odd multiples of half a step, none of them 0 (UPQ); integer_zero: a zero per group "
-        "(EfficientQAT)",
+        "odd: levels at odd multiples of half a step, none of them 0 (UPQ); signed: 0 is a level, scales of either "
+        "sign (GGUF's Q4_0 and Q2_0); q2_k: of INT2, groups of 16 with scale and minimum in few bits (GGUF's Q2_K); "
+        "integer_zero: a zero per group (EfficientQAT)",
     )
     scale_init: Literal["search", "absmax"] = setting(
         "search",
-        "initial scale: least squared error by search, or from the largest weight (of integer_zero: its range)",
+        "initial scale: least squared error by search, or from the largest weight (where groups have zeros: their "
+        "range)",
     )
     rotation: Literal["none", "input", "both"] = setting(
         "none",
@@ -316,6 +320,7 @@ class RunConfig:
 
 def _check_precision(name: str, config: PrecisionConfig) -> None:
     """Raise UserError("bad_config") for settings that exclude each other."""
+    _check_two_levels(name, config)
     if config.rounding == "ldlq" and not config.blockwise.tokens:
         raise UserError(
             "bad_config",
@@ -325,6 +330,23 @@ def _check_precision(name: str, config: PrecisionConfig) -> None:
         raise UserError(
             "bad_config",
             f"{name}.codebook is lattice; expected {name}.rounding=ldlq and {name}.grid=odd with it.",
+        )
+
+
+def _check_two_levels(name: str, config: PrecisionConfig) -> None:
+    """Raise UserError("bad_config") where grid q2_k has other groups than its own, or is not of INT2."""
+    if config.grid != "q2_k":
+        return
+    if name != Precision.INT2.key:
+        raise UserError(
+            "bad_config", f"{name}.grid is q2_k, which is a grid of INT2.", "Use signed."
+        )
+    if config.group_size != TWO_LEVEL_GROUP:
+        raise UserError(
+            "bad_config",
+            f"{name}.grid is q2_k, whose groups have {TWO_LEVEL_GROUP} inputs; {name}.group_size is "
+            f"{config.group_size}.",
+            f"Set {name}.group_size to {TWO_LEVEL_GROUP}.",
         )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from kernels.cpu import training
-from upq.layers.grid import SMALLEST_SCALE, Grid, row_chunks
+from upq.layers.grid import SMALLEST_SCALE, Grid, row_chunks, unsqueezed
+from upq.layers.two_levels import TwoLevelGrid
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).
 CLIP_SHARE = 0.99
@@ -36,17 +37,16 @@ class _FakeQuantize(torch.autograd.Function):
             quantized = levels.nearest(weight, dtype)
             context.save_for_backward(weight, log_scale, zero, quantized)
             return quantized
+        scale, offset = grid.settled(log_scale.exp(), zero)
         if training.is_usable(weight, log_scale, dtype):
-            whole = None if zero is None else grid.whole_zeros(zero).contiguous()
-            fine = _scale(log_scale).squeeze(-1).contiguous()
-            quantized = training.forward(weight, fine, whole, grid.levels, dtype)
+            quantized = training.forward(weight, scale, offset, grid.levels, dtype)
             context.save_for_backward(weight, log_scale, zero, quantized)
             return quantized
-        scale, zeros = _scale(log_scale), _zeros(zero, grid)
+        scale, offset = scale.unsqueeze(-1), unsqueezed(offset)
         quantized = torch.empty_like(weight, dtype=dtype)
         for rows in row_chunks(weight):
             groups = _grouped(weight[rows], log_scale)
-            quantized[rows] = grid.round(groups, scale[rows], _part(zeros, rows)).flatten(1)
+            quantized[rows] = grid.round(groups, scale[rows], _part(offset, rows)).flatten(1)
         context.save_for_backward(weight, log_scale, zero, quantized)
         return quantized
 
@@ -57,15 +57,14 @@ class _FakeQuantize(torch.autograd.Function):
         levels = _gpu_levels(weight, log_scale, zero, context.grid, quantized.dtype)
         if levels is not None:
             return *levels.gradients(weight, quantized, gradient, share), None, None
-        scale = _scale(log_scale)
+        scale, offset = context.grid.settled(log_scale.exp(), zero)
+        count = context.grid.levels
         if training.is_usable(weight, log_scale, quantized.dtype):
-            whole = None if zero is None else context.grid.whole_zeros(zero).contiguous()
-            fine, count = scale.squeeze(-1).contiguous(), context.grid.levels
-            found = training.backward(weight, fine, whole, count, share, quantized, gradient)
+            found = training.backward(weight, scale, offset, count, share, quantized, gradient)
             return *found, None, None
-        gradient = gradient.contiguous()
-        middle = _middle(scale, _zeros(zero, context.grid), context.grid)
-        limit = scale * (context.grid.levels / 2 * share)
+        gradient, scale = gradient.contiguous(), scale.unsqueeze(-1)
+        middle = None if offset is None else (count - 1) / 2 * scale - offset.unsqueeze(-1)
+        limit = scale * (count / 2 * share)
         weight_gradient = torch.empty_like(weight)
         scale_gradient = torch.empty_like(log_scale)
         zero_gradient = None if zero is None else torch.empty_like(zero)
@@ -101,27 +100,14 @@ def _gpu_levels(
     dtype: torch.dtype,
 ) -> Any | None:
     """The kernels.gpu.training.Levels of a weight on a GPU; None where it has to do without."""
-    if not weight.is_cuda or (gpu := _gpu_kernels()) is None:
+    if not weight.is_cuda or isinstance(grid, TwoLevelGrid) or (gpu := _gpu_kernels()) is None:
         return None
     levels = gpu.Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
     return levels if levels.fit(weight, dtype) else None
 
 
-def _scale(log_scale: torch.Tensor) -> torch.Tensor:
-    return log_scale.exp().clamp_min(SMALLEST_SCALE).unsqueeze(-1)
-
-
-def _zeros(zero: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    return None if zero is None else grid.whole_zeros(zero).unsqueeze(-1)
-
-
-def _middle(scale: torch.Tensor, zeros: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    """The weight in the middle of the codes' range; None stands for 0 everywhere."""
-    return None if zeros is None else ((grid.levels - 1) / 2 - zeros) * scale
-
-
-def _part(zeros: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
-    return None if zeros is None else zeros[rows]
+def _part(offset: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    return None if offset is None else offset[rows]
 
 
 def _grouped(weight: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
@@ -140,6 +126,7 @@ def fake_quantize(
 
     Gradients (UPQ section 3.2 with ParetoQ's clipping; EfficientQAT appendix C): for the weight, straight through
     where it is not clipped; for the scale, (q - w / s) inside and the outermost level where clipped, times s for the
-    logarithm; for the zero of grid integer_zero, straight through its rounding, -s where clipped.
+    logarithm; for zeros of groups, straight through their rounding, -s where clipped. Settling scales and zeros to
+    what can be stored (Grid.settled) is passed straight through as well.
     """
     return _FakeQuantize.apply(weight, log_scale, zero, grid, dtype)

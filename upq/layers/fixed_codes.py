@@ -7,16 +7,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from kernels.reference import dequantize
+from upq.layers.grid import Grid
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, replace_module
 
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, doubled: torch.Tensor, log_scale: torch.Tensor, dtype: torch.dtype
+        context: Any,
+        codes: torch.Tensor,
+        log_scale: torch.Tensor,
+        zero: torch.Tensor | None,
+        grid: Grid,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        weight = _weight(doubled, log_scale).to(dtype)
+        weight = _weight(codes, log_scale, zero, grid).to(dtype)
         context.save_for_backward(log_scale, weight)
         return weight
 
@@ -24,38 +29,40 @@ class _Scaled(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         log_scale, weight = context.saved_tensors
         product = (gradient.float() * weight.float()).view(*log_scale.shape, -1)
-        return None, product.sum(-1), None
+        return None, product.sum(-1), None, None, None
 
 
-def _weight(doubled: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    levels = doubled.view(*log_scale.shape, -1).float()
-    return (levels * (log_scale.exp() / 2).unsqueeze(-1)).view_as(doubled)
+def _weight(
+    codes: torch.Tensor, log_scale: torch.Tensor, zero: torch.Tensor | None, grid: Grid
+) -> torch.Tensor:
+    scale, offset = grid.settled(log_scale.exp(), zero)
+    offset = scale * grid.zero if offset is None else offset
+    levels = codes.view(*scale.shape, -1).float()
+    return levels.mul_(scale.unsqueeze(-1)).sub_(offset.unsqueeze(-1)).view(codes.shape)
 
 
 class FixedCodesLinear(FakeQuantLinear):
-    """FakeQuantLinear with `doubled`, (out, in) int8, in the place of its weight: twice the level, code - zero, which
-    is whole on every grid. One byte a weight, and nothing for its gradient. Lies where `layer` does.
+    """FakeQuantLinear with `codes`, (out, in) uint8, in the place of its weight. One byte a weight, and nothing for its
+    gradient. Lies where `layer` does.
     """
 
-    doubled: torch.Tensor
+    codes: torch.Tensor
 
     def __init__(self, layer: FakeQuantLinear) -> None:
         latent = layer.state()
         super().__init__(latent, layer.bias, layer.grid)
-        packed = latent.pack(layer.grid)
-        steps = packed.scale.float().unsqueeze(-1) / 2
-        levels = dequantize(packed).view(*packed.scale.shape, -1) / steps
-        self.register_buffer("doubled", levels.round().to(torch.int8).view(packed.shape))
+        scale, offset = layer.grid.stored(latent.scale, latent.zero)
+        self.register_buffer("codes", layer.grid.encode(latent.weight, scale, offset))
         self.register_parameter("weight", None)
 
     def quantized(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight (out, in) of the codes at the present scales, differentiable in the scales."""
-        return _Scaled.apply(self.doubled, self.log_scale, dtype)
+        return _Scaled.apply(self.codes, self.log_scale, self.zero, self.grid, dtype)
 
     def state(self) -> Latent:
         """The present state on the layer's own device, its weight where its codes are."""
         log_scale = self.log_scale.detach()
-        weight = _weight(self.doubled, log_scale)
+        weight = _weight(self.codes, log_scale, self.zero, self.grid)
         latent = Latent(weight, log_scale.exp(), self.zero, self.transform)
         return FakeQuantLinear(latent, self.bias, self.grid).state()
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from kernels.packing import PackedWeight
+from kernels.packing import TENSORS, PackedWeight
 from kernels.reference import dequantize
 from kernels.transform import PARTS, Transform
 from upq.layers.fake import fake_quantize
@@ -147,20 +147,18 @@ def _transform_of(layer: FakeQuantLinear | _Packed) -> Transform | None:
 class _Packed(nn.Module):
     """A module over one packed weight.
 
-    Buffers: codes (out, bytes) uint8, scale (out, groups) float16; zeros (out, groups) uint8 and the parts of a
-    transform by their names, or None where the packed weight has none.
+    Buffers: the tensors of the packed weight (kernels.packing.TENSORS) and the parts of its transform by their names,
+    or None where it has none.
     """
 
     codes: torch.Tensor
     scale: torch.Tensor
-    zeros: torch.Tensor | None
 
     def __init__(self, packed: PackedWeight) -> None:
         super().__init__()
         self.bits, self.zero, self.blocks = packed.bits, packed.zero, _blocks(packed.transform)
-        self.register_buffer("codes", packed.codes)
-        self.register_buffer("scale", packed.scale)
-        self.register_buffer("zeros", packed.zeros)
+        for name in TENSORS:
+            self.register_buffer(name, getattr(packed, name))
         for name in PARTS:
             self.register_buffer(name, getattr(packed.transform, name, None))
         self._known: PackedWeight | None = None
@@ -169,9 +167,9 @@ class _Packed(nn.Module):
     def packed(self) -> PackedWeight:
         """The buffers as the kernels take them; put together once, and again when a buffer is replaced."""
         if self._known is None:
-            self._known = PackedWeight(
-                self.codes, self.scale, self.bits, self.zero, self.zeros, _transform_of(self)
-            )
+            parts = {name: getattr(self, name) for name in TENSORS}
+            grid = {"bits": self.bits, "zero": self.zero, "transform": _transform_of(self)}
+            self._known = PackedWeight(**parts, **grid)
         return self._known
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -205,7 +203,7 @@ class PackedLinear(_Packed):
 
 
 class PackedEmbedding(_Packed):
-    """Rows of a packed weight (vocabulary, hidden), which has no transform and no zeros, in `dtype`."""
+    """Rows of a packed weight (vocabulary, hidden), which has no transform, in `dtype`."""
 
     def __init__(self, packed: PackedWeight, dtype: torch.dtype) -> None:
         super().__init__(packed)
@@ -225,9 +223,9 @@ class PackedEmbedding(_Packed):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (...) integers -> (..., hidden). IndexError for an id outside of the vocabulary."""
-        wanted = ids.flatten()
-        codes, scale = self.codes.index_select(0, wanted), self.scale.index_select(0, wanted)
-        rows = dequantize(PackedWeight(codes, scale, self.bits, self.zero), self.dtype)
+        wanted, tensors = ids.flatten(), self.packed.tensors.items()
+        parts = {name: tensor.index_select(0, wanted) for name, tensor in tensors}
+        rows = dequantize(replace(self.packed, **parts), self.dtype)
         return rows.view(*ids.shape, rows.shape[1])
 
     def extra_repr(self) -> str:

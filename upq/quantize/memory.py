@@ -17,6 +17,7 @@ from upq.config import (
     RunConfig,
 )
 from upq.context import SeriesNames
+from upq.layers import GRIDS
 from upq.models import CHUNK_ROWS, LARGEST_SHARE, Shape, inspect
 from upq.quantize.sizes import FLOAT, HALF, packed_bytes, shared_widths
 from upq.training.losses import GPU_LOGITS
@@ -119,7 +120,7 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
 def _held_bytes(config: PrecisionConfig, shape: Shape) -> float:
     """Bytes of a student before it trains: weights, or one code for each, scales, and zeros."""
     values = FLOAT if config.distill.weight_lr else 1
-    zeros = FLOAT if config.grid == "integer_zero" else 0
+    zeros = FLOAT if GRIDS[config.grid].has_zeros else 0
     return values * shape.quantized + (FLOAT + zeros) * _groups(config, shape)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kernels.packing import nested_block
 from upq.config import PrecisionConfig
 
 Layers = dict[str, tuple[int, int]]
@@ -13,17 +14,19 @@ LATTICE_ENTRIES = 4 * 4 + 4
 
 
 def packed_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
-    """Packed layers, (out, in) by name: codes, float16 scales, zeros in a byte, float16 vectors of a rotation, float32
-    lattice.
+    """Packed layers, (out, in) by name: codes, float16 scales and minimums, zeros or steps in a byte, float16 vectors
+    of a rotation, float32 lattice.
     """
     return sum(_packed_bytes(rows, columns, bits, config) for rows, columns in layers.values())
 
 
 def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
     groups = rows * (columns // (config.group_size or columns))
-    size = rows * columns * bits // 8 + groups * (
-        HALF + 1 if config.grid == "integer_zero" else HALF
-    )
+    size = rows * columns * bits // 8
+    if config.grid == "q2_k":  # scale and minimum of every block, a byte of steps of every group
+        size += groups + 2 * HALF * rows * (columns // nested_block(columns))
+    else:
+        size += groups * (HALF + 1 if config.grid == "integer_zero" else HALF)
     size += HALF * {"none": 0, "input": columns, "both": columns + rows}[config.rotation]
     return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
 

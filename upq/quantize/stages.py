@@ -33,6 +33,7 @@ from upq.layers import (
     Grid,
     Latent,
     fake_quant_layers,
+    grid_of,
     set_parameters,
     swap_linears,
 )
@@ -99,8 +100,9 @@ def quantize(work: Work, finished: Callable[[Precision, Quantized], None]) -> No
 
 
 def round_to_nearest(work: Work, precision: Precision) -> Quantized:
-    """The baseline: every layer rounded to its nearest levels, at the config's group size, on the odd grid."""
-    grid, group_size = Grid(precision.bits), work.config.of(precision).group_size
+    """The baseline: every layer rounded to its nearest levels, on the config's grid, at its group size."""
+    config = work.config.of(precision)
+    grid, group_size = grid_of(config.grid, precision.bits), config.group_size
     packed = {}
     for name in work.layers:
         work.context.check()
@@ -118,7 +120,7 @@ def _made(
 ) -> Quantized:
     """Make one precision from the weights and norms that it starts from. int4: the INT4 model, which may teach INT2."""
     config = work.config.of(precision)
-    grid = Grid(precision.bits, config.grid == "integer_zero")
+    grid = grid_of(config.grid, precision.bits)
     work.context.stage(precision.key, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")
     task = Reconstruction(work.teacher, precision.key, grid, config, start, seed, norms)

@@ -7,10 +7,13 @@ go on from them, and rounding them to the nearest level gives the solver's codes
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from kernels.transform import LATTICE
-from upq.layers import Grid, Latent, storable
+from upq.layers import Grid, Latent, Steps, TwoLevelGrid, storable
+from upq.training.step_refits import refitted_steps
 
 #: Columns that are rounded one after the other before later columns hear of them; a group is never longer undivided.
 BLOCK = 64
@@ -44,8 +47,10 @@ def ldlq(
         weight, rounded = _to_codes(weight, lattice), _to_codes(rounded, lattice)
         hessian = _to_codes(_to_codes(hessian, lattice).T, lattice)
     for _ in range(passes):
-        scale = _refit(weight, rounded, latent.scale, hessian)
-        rounded = _rescaled(rounded, latent.scale, scale)
+        scale = latent.scale
+        if grid.refits_scales:
+            scale = _refit(weight, rounded, latent.scale, hessian)
+            rounded = _rescaled(rounded, latent.scale, scale)
         latent, rounded = _descend(weight, rounded, scale, latent.zero, hessian, grid)
     return latent
 
@@ -77,32 +82,49 @@ def _carry_errors(
     factor = _factor(hessian)
     columns = weight.shape[1]
     group = group_size or columns
+    together, block = grid.fitted_together(columns, group), _block(group)
     left = (
         weight.float().clone()
     )  # what is left to round, with the errors that have been carried on
     latent, rounded = torch.empty_like(left), torch.empty_like(left)
     scales, zeros = [], []
-    for start in range(0, columns, _block(group)):
-        stop = start + _block(group)
-        if start % group == 0:
-            ours = slice(start, start + group)
+    settled: tuple[torch.Tensor, torch.Tensor | None] = (left, None)
+    for start in range(0, columns, block):
+        stop = start + block
+        if start % together == 0:
+            ours = slice(start, start + together)
             matters = factor.diagonal()[ours].square().reciprocal()
             codes = left[:, ours] if lattice is None else _to_codes(left[:, ours], lattice)
-            scale, zero = grid.fit(codes, 0, scale_init, matters)  # type: ignore[arg-type]
+            scale, zero = grid.fit(codes, group, scale_init, matters)  # type: ignore[arg-type]
             scales.append(scale)
             zeros.append(zero)
-        block, errors = _round_block(
-            left[:, start:stop],
-            factor[start:stop, start:stop],
-            grid,
-            scales[-1],
-            zeros[-1],
-            lattice,
-        )
-        latent[:, start:stop], rounded[:, start:stop] = block[0].T, block[1].T
+            settled = grid.settled(scale, zero)
+        rounding = Rounding(grid, *_of_group(*settled, start % together // group), lattice)
+        found, errors = _round_block(left[:, start:stop], factor[start:stop, start:stop], rounding)
+        latent[:, start:stop], rounded[:, start:stop] = found[0].T, found[1].T
         left[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1)
     zero = None if zeros[0] is None else torch.cat(zeros, 1)
     return Latent(latent, torch.cat(scales, 1), zero), rounded
+
+
+class Rounding(NamedTuple):
+    """How the columns of one group are rounded. scale, offset: (out,), settled; lattice: as of `ldlq`."""
+
+    grid: Grid
+    scale: torch.Tensor
+    offset: torch.Tensor | None
+    lattice: torch.Tensor | None = None
+
+    def level(self, values: torch.Tensor) -> torch.Tensor:
+        """The nearest levels to values (..., out)."""
+        return self.grid.round(values, self.scale, self.offset)
+
+
+def _of_group(
+    scale: torch.Tensor, offset: torch.Tensor | None, group: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(scale, offset), (out,), of one group of settled ones (out, groups)."""
+    return scale[:, group], None if offset is None else offset[:, group]
 
 
 def _block(group: int) -> int:
@@ -111,22 +133,17 @@ def _block(group: int) -> int:
 
 
 def _round_block(
-    left: torch.Tensor,
-    factor: torch.Tensor,
-    grid: Grid,
-    scale: torch.Tensor,
-    zero: torch.Tensor | None,
-    lattice: torch.Tensor | None,
+    left: torch.Tensor, factor: torch.Tensor, rounding: Rounding
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """((latent, rounded), errors), all (columns, out), of the columns left (out, columns), scale and zero (out, 1)."""
+    """((latent, rounded), errors), all (columns, out), of the columns left (out, columns)."""
+    lattice = rounding.lattice
     step = 1 if lattice is None else LATTICE
     left = left.T.contiguous()
     latent, rounded, errors = (torch.empty_like(left) for _ in range(3))
-    scale_row, zero_row = scale.T, None if zero is None else zero.T
     for at in range(0, len(left), step):
         now, later = slice(at, at + step), slice(at + step, None)
         latent[now] = left[now] if lattice is None else lattice.T @ left[now]
-        levels = grid.round(latent[now], scale_row, zero_row)
+        levels = rounding.level(latent[now])
         rounded[now] = levels if lattice is None else lattice @ levels
         missed = left[now] - rounded[now]
         corner = factor[now, now]
@@ -171,28 +188,35 @@ def _descend(
     hessian: torch.Tensor,
     grid: Grid,
 ) -> tuple[Latent, torch.Tensor]:
-    """One pass of coordinate descent, last input to first: every code moves to its best level given all others."""
-    columns = weight.shape[1]
-    group = columns // scale.shape[1]
+    """One pass of coordinate descent, last input to first: every code moves to its best level given all others. With
+    two levels of scales a group's steps move before its codes do.
+    """
+    columns, groups = weight.shape[1], scale.shape[1]
+    width = columns // groups
     gradient = (weight - rounded) @ hessian
     latent, diagonal = torch.empty_like(rounded), hessian.diagonal()
-    rounded = rounded.clone()
-    for start in range(columns - _block(group), -1, -_block(group)):
-        ours, group_index = slice(start, start + _block(group)), start // group
+    rounded, settled = rounded.clone(), grid.settled(scale, zero)
+    steps = None
+    if isinstance(grid, TwoLevelGrid):
+        assert zero is not None
+        steps = Steps.of(scale, scale * zero)
+    for start in range(columns - _block(width), -1, -_block(width)):
+        ours, group = slice(start, start + _block(width)), start // width
         block, pull = rounded[:, ours].T.contiguous(), gradient[:, ours].T.contiguous()
-        wanted, moved, corner = (
-            torch.empty_like(block),
-            torch.empty_like(block),
-            hessian[ours, ours],
-        )
+        corner, rounding = hessian[ours, ours], Rounding(grid, *_of_group(*settled, group))
+        if steps is not None:
+            block = refitted_steps(steps, group, block, pull, corner)
+            pull.addmm_(corner, block - rounded[:, ours].T, alpha=-1)
+            rounding = Rounding(grid, *steps.of_group(group))
+        wanted = torch.empty_like(block)
         for at in range(len(block) - 1, -1, -1):
             wanted[at] = block[at] + pull[at] / diagonal[start + at]
-            level = grid.round(
-                wanted[at], scale[:, group_index], None if zero is None else zero[:, group_index]
-            )
-            moved[at] = level - block[at]
+            level = rounding.level(wanted[at])
+            pull.addr_(corner[at], level - block[at], alpha=-1)
             block[at] = level
-            pull.addr_(corner[at], moved[at], alpha=-1)
+        gradient.addmm_(block.T - rounded[:, ours], hessian[ours], alpha=-1)
         rounded[:, ours], latent[:, ours] = block.T, wanted.T
-        gradient.addmm_(moved.T, hessian[ours], alpha=-1)
+    if steps is not None:
+        scale, offset = steps.settled
+        zero = offset / scale
     return Latent(latent, scale, zero), rounded

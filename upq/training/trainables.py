@@ -46,6 +46,8 @@ def trainables(student: nn.Module, config: BlockwiseConfig | DistillConfig) -> l
         for rate, names in BLOCKWISE_RATES.items():
             for name in names:
                 parameter, size = getattr(layer, name), step if name == "shift" else 1.0
+                if name == "zero" and not layer.grid.trains_zeros:
+                    continue
                 if parameter is not None and getattr(config, rate, 0.0):
                     groups.append({"params": [parameter], "lr": getattr(config, rate) * size})
     if config.scale_lr:

@@ -33,19 +33,22 @@ INLINE vf floor_small(vf v) {  // of values that fit an int32; NaN stays
     return whole - vf_pick(whole > v, vf_set(1), vf_set(0)) + (v - v);
 }
 
-static void forward_group(const FakeQuant *t, int64_t at, float scale, const float *zero) {
-    const float low = zero ? 0 : -t->levels / 2, high = low + t->levels - 1;
-    const float before = zero ? *zero + 0.5f : 0, after = zero ? -*zero : 0.5f;
+static void forward_group(const FakeQuant *t, int64_t at, float scale, const float *offset) {
+    const float low = offset ? 0 : -t->levels / 2, high = low + t->levels - 1;
     for (int64_t i = at; i < at + t->group; i += LANES) {
-        vf step = vf_load(t->weight + i) / vf_set(scale);
-        if (zero) step += before;
-        vf code = floor_small(clamp(step, low, high + 0.5f));
-        store_value(t->quantized, i, t->half, (code + after) * scale);
+        vf weight = vf_load(t->weight + i);
+        if (offset) {
+            vf code = floor_small(clamp((weight + *offset) / vf_set(scale) + 0.5f, low, high + 0.5f));
+            store_value(t->quantized, i, t->half, code * scale - *offset);
+        } else {
+            vf code = floor_small(clamp(weight / vf_set(scale), low, high + 0.5f));
+            store_value(t->quantized, i, t->half, (code + 0.5f) * scale);
+        }
     }
 }
 
-static void backward_group(const FakeQuant *t, int64_t at, int64_t group, float scale, const float *zero) {
-    const float middle = zero ? ((t->levels - 1) / 2.0f - *zero) * scale : 0;
+static void backward_group(const FakeQuant *t, int64_t at, int64_t group, float scale, const float *offset) {
+    const float middle = offset ? (t->levels - 1) / 2.0f * scale - *offset : 0;
     const float limit = scale * (t->levels / 2.0f * t->share);
     vf by_scale = vf_set(0), clipped = vf_set(0);
     for (int64_t i = at; i < at + t->group; i += LANES) {
@@ -72,7 +75,7 @@ static void forward_rows(Worker me, void *argument) {
     int first, last;
     rows_of(me, t, &first, &last);
     for (int64_t g = (int64_t)first * groups; g < (int64_t)last * groups; g++)
-        forward_group(t, g * t->group, t->scale[g], t->zero ? t->zero + g : NULL);
+        forward_group(t, g * t->group, t->scale[g], t->offset ? t->offset + g : NULL);
 }
 
 static void backward_rows(Worker me, void *argument) {
@@ -81,7 +84,7 @@ static void backward_rows(Worker me, void *argument) {
     int first, last;
     rows_of(me, t, &first, &last);
     for (int64_t g = (int64_t)first * groups; g < (int64_t)last * groups; g++)
-        backward_group(t, g * t->group, g, t->scale[g], t->zero ? t->zero + g : NULL);
+        backward_group(t, g * t->group, g, t->scale[g], t->offset ? t->offset + g : NULL);
 }
 
 int32_t fake_quantize(const FakeQuant *task, int32_t threads) { return run_job(threads, forward_rows, (void *)task); }

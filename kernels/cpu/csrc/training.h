@@ -10,12 +10,12 @@ typedef struct {
     float share;                   // of the range beyond which a weight counts as clipped
     const float *weight;           // (rows, columns)
     const float *scale;            // (rows, groups)
-    const float *zero;             // (rows, groups), whole numbers; NULL: the middle of the codes
+    const float *offset;           // (rows, groups): a level is scale * code - offset; NULL: zero in the middle of the codes
     void *quantized;               // (rows, columns), written forward, read backward
     const void *gradient;          // (rows, columns): of the loss by quantized
     float *weight_gradient;        // (rows, columns)
     float *scale_gradient;         // (rows, groups): by the logarithm of the scale
-    float *zero_gradient;          // (rows, groups), or NULL
+    float *zero_gradient;          // (rows, groups): by offset / scale; or NULL
 } FakeQuant;
 
 // Both return as run_job does.

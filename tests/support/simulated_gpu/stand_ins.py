@@ -62,8 +62,8 @@ def _scales(log_scale: torch.Tensor, smallest: float) -> torch.Tensor:
     return log_scale.reshape(-1, 1).exp().clamp(min=smallest)
 
 
-def _whole_zeros(zero: torch.Tensor, levels: int) -> torch.Tensor:
-    return zero.reshape(-1, 1).round().clamp(0, levels - 1)
+def _offset(zero: torch.Tensor, scale: torch.Tensor, levels: int) -> torch.Tensor:
+    return scale * zero.reshape(-1, 1).round().clamp(0, levels - 1)
 
 
 def forward_kernel(
@@ -78,13 +78,14 @@ def forward_kernel(
 ) -> None:
     """As kernels.gpu.training.forward_kernel."""
     scale = _scales(log_scale, smallest)
-    steps = weight.view(-1, GROUP) / scale
+    groups = weight.view(-1, GROUP)
     if zero is None:
-        level = steps.floor().clamp(-(LEVELS // 2), LEVELS // 2 - 1) + 0.5
+        level = (groups / scale).floor().clamp(-(LEVELS // 2), LEVELS // 2 - 1) + 0.5
+        quantized.view(-1, GROUP).copy_(level * scale)
     else:
-        zeros = _whole_zeros(zero, LEVELS)
-        level = (steps + (zeros + 0.5)).floor().clamp(0, LEVELS - 1) - zeros
-    quantized.view(-1, GROUP).copy_(level * scale)
+        offset = _offset(zero, scale, LEVELS)
+        code = ((groups + offset) / scale + 0.5).floor().clamp(0, LEVELS - 1)
+        quantized.view(-1, GROUP).copy_(code * scale - offset)
 
 
 def backward_kernel(
@@ -107,7 +108,7 @@ def backward_kernel(
     value, arriving = weight.view(-1, GROUP), gradient.view(-1, GROUP).float()
     centred = value
     if zero is not None:
-        centred = value - ((LEVELS - 1) / 2 - _whole_zeros(zero, LEVELS)) * scale
+        centred = value - ((LEVELS - 1) / 2 * scale - _offset(zero, scale, LEVELS))
     flowing = arriving * (centred.abs() <= scale * reach)
     weight_gradient.view(-1, GROUP).copy_(flowing)
     by_scale = arriving * quantized.view(-1, GROUP).float() - flowing * value

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from kernels.reference import dequantize
 from kernels.transform import PARTS
 from tests.unit.artifact.test_assembly import artifact_of, transformed_artifact
 from upq.artifact import Artifact, assembly
 from upq.artifact.parts import OPTIONAL_PARTS
+from upq.config import RunConfig
 from upq.errors import UserError
-from upq.layers import INT4
-from upq.models import load
+from upq.layers import INT4, grid_of, packed_layers
+from upq.models import LoadedModel, load, plan_layers
 
 LAYER = "model.layers.0.mlp.down_proj"  # (64, 128): 64 bytes of codes and 8 groups a row
 EMBED = "model.embed_tokens"  # (262, 64), tied to the head
@@ -294,4 +296,66 @@ def test_a_file_that_is_no_json_object_is_refused(
 
 
 def test_the_format_has_a_type_for_every_part_of_a_transform() -> None:
-    assert OPTIONAL_PARTS.keys() == {"zero", *PARTS}
+    assert OPTIONAL_PARTS.keys() == {"zero", "minimum", "steps", *PARTS}
+
+
+@pytest.fixture
+def two_levels(tiny: LoadedModel) -> Artifact:
+    """An artifact of INT2 layers with two levels of scales."""
+    grid = grid_of("q2_k", 2)
+    packed = {
+        layer.name: grid.pack(weight, *grid.fit(weight, 16))
+        for layer in plan_layers(tiny.model, 16)
+        for weight in [tiny.model.get_parameter(f"{layer.name}.weight").detach()]
+    }
+    return assembly.build("INT2", packed, tiny, RunConfig())
+
+
+def test_two_levels_of_scales_come_back_as_they_were_stored(
+    tiny: LoadedModel, two_levels: Artifact
+) -> None:
+    assert two_levels.manifest["format_version"] == 4
+    assert two_levels.manifest["layers"][LAYER]["parts"] == ["minimum", "steps"]
+    model, _ = assembly.assemble(two_levels)
+    for name, layer in packed_layers(model):
+        tensors = {f"{name}.{part}": tensor for part, tensor in layer.packed.tensors.items()}
+        for stored, tensor in tensors.items():
+            assert torch.equal(tensor, two_levels.tensors[stored])
+        tiny.model.get_submodule(name).weight.data = dequantize(layer.packed)
+    ids = torch.arange(1, 9)[None]
+    found, expected = (one(input_ids=ids).logits for one in (model, tiny.model))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("steps", lambda steps: steps[:, 1:], "expected (64, 8)"),
+        ("steps", lambda steps: steps.view(torch.int8), "is torch.int8"),
+        ("minimum", lambda minimum: minimum.float(), "is torch.float32"),
+        ("minimum", lambda minimum: minimum * torch.inf, "holds NaN or infinite values"),
+        ("scale", lambda scale: -scale, "holds negative values"),
+    ],
+)
+def test_damaged_levels_of_scales_are_refused(
+    two_levels: Artifact, part: str, change: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    name = f"{LAYER}.{part}"
+    changed = {**two_levels.tensors, name: change(two_levels.tensors[name])}
+    assert words in refusal(dataclasses.replace(two_levels, tensors=changed))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"parts": ["steps"]}, "has the parts ['steps'] and no others"),
+        ({"parts": ["minimum", "steps", "zero"]}, "and no others"),
+        ({"zero": 1.5}, "zero 1.5"),
+        ({"groups": 2}, "2 blocks; expected 1"),
+    ],
+)
+def test_a_manifest_of_half_a_second_level_is_refused(
+    two_levels: Artifact, entry: dict[str, Any], words: str
+) -> None:
+    two_levels.manifest["layers"][LAYER] |= entry
+    assert words in refusal(two_levels)

@@ -7,26 +7,26 @@ import torch
 
 from kernels.cpu import panels, training
 from tests.support.training_cases import Case, check_same
-from upq.layers import Grid
+from upq.layers import Grid, grid_of
 from upq.layers.fake import fake_quantize
 
 pytestmark = pytest.mark.skipif(panels.library() is None, reason="no C compiler here")
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "columns", "group"), [(7, 192, 64), (3, 48, 16), (64, 576, 576)])
 def test_c_computes_what_torch_defines(
     monkeypatch: pytest.MonkeyPatch,
     bits: int,
-    integer_zero: bool,
+    kind: str,
     dtype: torch.dtype,
     rows: int,
     columns: int,
     group: int,
 ) -> None:
-    case = Case.random(Grid(bits, integer_zero), (rows, columns, group), dtype)
+    case = Case.random(grid_of(kind, bits), (rows, columns, group), dtype)
     assert training.is_usable(case.weight, case.log_scale, dtype)
     ours = case.results()
     monkeypatch.setattr(training, "is_usable", lambda *_: False)

@@ -10,7 +10,7 @@ import torch
 from kernels.cpu import training
 from kernels.gpu.training import DTYPES, TILE, Levels
 from tests.support.training_cases import Case, check_same, interpretable
-from upq.layers import Grid, fake
+from upq.layers import Grid, fake, grid_of
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import SMALLEST_SCALE
 
@@ -38,29 +38,30 @@ def both(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_triton_computes_what_torch_defines(
     monkeypatch: pytest.MonkeyPatch,
     bits: int,
-    integer_zero: bool,
+    kind: str,
     dtype: torch.dtype,
     shape: tuple[int, int, int],
 ) -> None:
-    case = Case.random(Grid(bits, integer_zero), shape, dtype)
+    case = Case.random(grid_of(kind, bits), shape, dtype)
     both(interpretable(case), monkeypatch)
 
 
-@pytest.mark.parametrize("integer_zero", [False, True])
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
 def test_weights_on_borders_take_the_level_of_torch(
-    monkeypatch: pytest.MonkeyPatch, integer_zero: bool
+    monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     steps = torch.arange(-64, 64).view(2, 64) / 8
-    zero = torch.tensor([[0.5], [1.5]]) if integer_zero else None  # ties of zeros as well
+    zeros = {"odd": None, "integer_zero": [[0.5], [1.5]], "signed": [[1.0], [2.0]]}[kind]
+    zero = None if zeros is None else torch.tensor(zeros)  # ties of zeros as well
     for log_scale in (torch.zeros(2, 1), torch.full((2, 1), -20.0)):  # one, and the smallest
         weight = steps * log_scale.exp().clamp_min(SMALLEST_SCALE)
-        case = Case(Grid(2, integer_zero), weight, log_scale, zero, torch.ones(2, 64))
+        case = Case(grid_of(kind, 2), weight, log_scale, zero, torch.ones(2, 64))
         both(case, monkeypatch)
 
 

@@ -17,9 +17,10 @@ from upq.layers import (
     fake_quant_layers,
     fix_codes,
     fixed_codes,
+    grid_of,
 )
 
-GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
+GRIDS = [grid_of(kind, bits) for kind in ("odd", "integer_zero", "signed") for bits in (2, 4)]
 
 
 def layer_of(grid: Grid) -> FakeQuantLinear:
@@ -43,7 +44,7 @@ def test_the_weight_and_the_codes_are_those_of_the_layer(grid: Grid) -> None:
     packed = fixed.pack()
     assert torch.equal(packed.codes, layer.pack().codes)
     assert torch.equal(packed.codes, fixed.latent().pack(grid).codes)
-    torch.testing.assert_close(packed.scale, fixed.log_scale.exp().half(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(packed.scale.abs(), fixed.log_scale.exp().half(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -53,7 +54,8 @@ def test_the_gradient_is_the_one_of_scale_times_level(grid: Grid) -> None:
     fixed(inputs).square().sum().backward()
     found = fixed.log_scale.grad
     log_scale = fixed.log_scale.detach().clone().requires_grad_()
-    levels = fixed.doubled.float().view(6, 2, 16) / 2
+    zero = torch.full((6, 2), grid.zero) if fixed.zero is None else fixed.zero.detach()
+    levels = fixed.codes.float().view(6, 2, 16) - zero.unsqueeze(-1)
     weight = (levels * log_scale.exp().unsqueeze(-1)).view(6, 32)
     (inputs @ weight.T).square().sum().backward()
     torch.testing.assert_close(found, log_scale.grad)

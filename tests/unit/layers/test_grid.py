@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.grids import GRIDS, decode, round_trip
-from upq.layers import INT2, INT4, INT8, Grid, storable
+from upq.layers import INT2, INT4, Grid, storable
 from upq.layers.fake import CLIP_SHARE, fake_quantize
 from upq.layers.grid import SMALLEST_SCALE
 
+INT8 = Grid(8)
 ROWS, COLUMNS = 3, 16
 AWKWARD = (0.0, -0.0, 1e-40, -1e-40, 2.0**-14, 1.0, -1.0, 6e4, -6e4)
 grids = pytest.mark.parametrize("grid", [INT2, INT4, INT8], ids=["INT2", "INT4", "INT8"])

@@ -5,11 +5,13 @@ import torch
 
 from kernels.reference import dequantize
 from tests.support.grids import decode, round_trip
-from upq.layers import Grid, storable
+from upq.layers import Grid, grid_of, storable
 from upq.layers.fake import fake_quantize
 
 GROUP = 8
-grids = pytest.mark.parametrize("grid", [Grid(2, True), Grid(4, True)], ids=["2 bits", "4 bits"])
+grids = pytest.mark.parametrize(
+    "grid", [grid_of("integer_zero", 2), grid_of("integer_zero", 4)], ids=["2 bits", "4 bits"]
+)
 
 
 def straight_through(value: torch.Tensor) -> torch.Tensor:
@@ -105,13 +107,13 @@ def test_fake_quantize_is_decode_of_encode_and_zeros_are_stored_whole(grid: Grid
     log_scale = fitted.log()
     scale = log_scale.exp()
     trained = fake_quantize(weight, log_scale, grid, zero=zero + 0.3)
-    assert torch.equal(trained, decode(grid, grid.encode(weight, scale, zero), scale, zero))
+    assert torch.equal(trained, decode(grid, grid.encode(weight, scale, scale * zero), scale, zero))
     packed = grid.pack(weight, fitted, zero + 0.3)
     assert packed.zeros is not None
     assert packed.zeros.dtype == torch.uint8
     assert torch.equal(packed.zeros.float(), zero)
     assert torch.equal(
-        dequantize(packed), decode(grid, grid.encode(weight, fitted, zero), fitted, zero)
+        dequantize(packed), decode(grid, grid.encode(weight, fitted, fitted * zero), fitted, zero)
     )
 
 

@@ -15,10 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
 from tests.support.host_reads import ToHost
-from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent
+from upq.layers import FakeQuantLinear, FixedCodesLinear, Grid, Latent, grid_of
 
 ROWS, COLUMNS, GROUP = 64, 256, 64
-GRIDS = [Grid(2), Grid(4), Grid(2, True), Grid(4, True)]
+GRIDS = [grid_of(kind, bits) for kind in ("odd", "integer_zero", "signed") for bits in (2, 4)]
 
 
 def latent_of(grid: Grid, device: str) -> Latent:

@@ -16,7 +16,7 @@ from tests.unit.models.test_structure import SHAPE, build
 from upq.artifact import assembly
 from upq.config import METHODS, PrecisionConfig
 from upq.errors import UserError
-from upq.layers import INT2, INT4, Grid
+from upq.layers import INT2, INT4, Grid, grid_of
 from upq.models import LoadedModel, inspect, load, plan_layers
 from upq.quantize.estimate import estimate, measured_rates, work
 from upq.quantize.memory import gpu_needs
@@ -60,7 +60,7 @@ def test_the_sizes_count_zeros_and_what_surrounds_a_matrix(
     config = tiny_config(folder, **both)
     found, loaded = estimate(config, {}), load(str(folder))
     for bits, size, one in ((4, found.int4_bytes, config.int4), (2, found.int2_bytes, config.int2)):
-        grid, packed = Grid(bits, one.grid == "integer_zero"), {}
+        grid, packed = grid_of(one.grid, bits), {}
         for layer in plan_layers(loaded.model, one.group_size):
             weight = loaded.model.get_parameter(f"{layer.name}.weight").float()
             packed[layer.name] = surrounded(grid, weight, one)

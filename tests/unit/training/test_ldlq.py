@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.grids import decode, round_trip
-from upq.layers import INT2, INT4, Grid
+from upq.layers import INT2, INT4, Grid, grid_of
 from upq.training.initialise import lattice
 from upq.training.ldlq import damped, ldlq
 
@@ -39,28 +39,30 @@ def brute_force(
     basis = torch.eye(step).double() if affine is None else affine.double()
     left, hessian = weight.double().clone(), damped(hessian).double()
     latent, rounded = torch.empty_like(left), torch.empty_like(left)
-    scale, zero = torch.empty(0), None
+    scale, offset = torch.empty(0), None
     for at in range(0, weight.shape[1], step):
         now, later = slice(at, at + step), slice(at + step, None)
         if at % group == 0:
             turned = left[:, at : at + group].unflatten(1, (-1, step)) @ basis
-            scale, zero = grid.fit(turned.flatten(1).float(), 0, "absmax")
+            scale, offset = grid.settled(*grid.fit(turned.flatten(1).float(), 0, "absmax"))
         inverse = torch.linalg.inv(hessian[at:, at:])
         latent[:, now] = left[:, now] @ basis
-        rounded[:, now] = grid.round(latent[:, now], scale.double(), zero) @ basis.T
+        rounded[:, now] = grid.round(latent[:, now], scale.double(), offset) @ basis.T
         missed = left[:, now] - rounded[:, now]
         left[:, later] -= missed @ torch.linalg.inv(inverse[:step, :step]) @ inverse[:step, step:]
     return latent, rounded
 
 
-@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True), Grid(4, True)], ids=str)
+@pytest.mark.parametrize(
+    "grid", [INT2, INT4, grid_of("integer_zero", 2), grid_of("integer_zero", 4)], ids=str
+)
 @pytest.mark.parametrize(("columns", "group"), [(32, 8), (32, 0), (256, 128)])
 def test_the_codes_are_those_of_gptq_written_plainly(grid: Grid, columns: int, group: int) -> None:
     weight, hessian = problem(columns)
     found = ldlq(weight, hessian, grid, group, "absmax")
     latent, rounded = brute_force(weight, hessian, grid, group or columns)
     assert found.scale.shape == (ROWS, columns // (group or columns))
-    assert (found.zero is not None) == grid.integer_zero
+    assert (found.zero is not None) == grid.has_zeros
     torch.testing.assert_close(found.weight.double(), latent, atol=1e-3, rtol=1e-3)
     stored = round_trip(grid, found.weight, found.scale, found.zero)
     torch.testing.assert_close(stored.double(), rounded, atol=1e-6, rtol=1e-6)
@@ -79,7 +81,11 @@ def test_four_lattice_codes_are_rounded_together(group: int) -> None:
     torch.testing.assert_close(stored.flatten(1).double(), rounded, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True)], ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [INT2, INT4, grid_of("integer_zero", 2), grid_of("signed", 2), grid_of("signed", 4)],
+    ids=str,
+)
 @pytest.mark.parametrize("scale_init", ["absmax", "search"])
 def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init: str) -> None:
     weight, hessian = problem(64)
@@ -89,7 +95,11 @@ def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init
     assert proxy_error(weight, solved, hessian) < 0.7 * proxy_error(weight, nearest, hessian)
 
 
-@pytest.mark.parametrize("grid", [INT2, INT4, Grid(2, True), Grid(4, True)], ids=str)
+@pytest.mark.parametrize(
+    "grid",
+    [INT2, INT4, *(grid_of(kind, bits) for kind in ("integer_zero", "signed") for bits in (2, 4))],
+    ids=str,
+)
 @pytest.mark.parametrize("group", [0, 16, 128])
 @pytest.mark.parametrize("affine", [None, lattice()], ids=["scalar", "lattice"])
 def test_no_pass_of_coordinate_descent_raises_the_error(
@@ -129,7 +139,7 @@ def test_an_indefinite_hessian_is_refused() -> None:
         ldlq(weight, torch.ones(32, 32) * 5 - 4 * torch.eye(32) * 2, INT2, 8)
 
 
-@pytest.mark.parametrize("grid", [INT2, Grid(2, True)], ids=str)
+@pytest.mark.parametrize("grid", [INT2, grid_of("integer_zero", 2)], ids=str)
 def test_outputs_without_weights_are_no_obstacle(grid: Grid) -> None:
     weight, hessian = problem(32)
     weight[2] = 0.0

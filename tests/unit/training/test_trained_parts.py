@@ -9,7 +9,7 @@ import torch
 from tests.support.helpers import RecordingContext, examples
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import collate
-from upq.layers import INT2, Grid
+from upq.layers import INT2, grid_of
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
 from upq.training import BlockResult, Reconstruction, reconstruct
@@ -31,7 +31,7 @@ def reconstructed(
         for index, block in enumerate(blocks)
         for name, linear in block_linears(block).items()
     }
-    grid = Grid(2, config.grid == "integer_zero")
+    grid = grid_of(config.grid, 2)
     task = Reconstruction(model, "int2", grid, config, start)
     made, context = examples(8), RecordingContext(folder)
     data = [collate(made[:4]), collate(made[4:])]
