@@ -1,9 +1,11 @@
 """Packed weights and inputs on which a kernel must agree with the definition, on any device."""
 
+from dataclasses import replace
+
 import torch
 
 from kernels import Prepared, reference
-from kernels.packing import PackedWeight, pack
+from kernels.packing import NESTED_GROUP, PackedWeight, nested_block, pack, unpack
 
 #: (outputs, inputs, groups): ones, primes, numbers that no tile divides, and each usual group size.
 SHAPES = [
@@ -19,6 +21,8 @@ SHAPES = [
 ]
 #: Groups that are no multiple of 16 inputs.
 NARROW = [(3, 40, 5), (17, 48, 2)]
+#: (outputs, inputs) of weights with two levels of scales: blocks of 16, 48, 64, 112, 192, 240 and 256 inputs.
+NESTED = [(1, 16), (3, 37 * 16), (17, 48), (7, 64), (20, 112), (65, 576), (33, 960), (40, 1536)]
 
 
 def random_packed(
@@ -29,6 +33,36 @@ def random_packed(
     codes = torch.randint(0, 2**bits, (rows, columns), generator=generator)
     scale = torch.rand(rows, groups, generator=generator).add(0.01).half()
     return PackedWeight(pack(codes, bits).to(device), scale.to(device), bits, (2**bits - 1) / 2)
+
+
+def random_signed(bits: int, rows: int, columns: int, groups: int, seed: int = 0) -> PackedWeight:
+    """A packed weight whose zero is a code, as GGUF's Q4_0 and the like, with scales of both signs."""
+    packed = random_packed(bits, rows, columns, groups, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    negative = torch.rand(rows, groups, generator=generator) < 0.5
+    scale = torch.where(negative, -packed.scale, packed.scale)
+    return replace(packed, scale=scale, zero=2.0 ** (bits - 1))
+
+
+def random_nested(rows: int, columns: int, seed: int = 0) -> PackedWeight:
+    """A packed weight with scales of two levels: every code and step, scales and minimums of both signs; the first rows
+    have no steps, the largest ones, and the smallest scales and minimums that float16 holds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    blocks, groups = columns // nested_block(columns), columns // NESTED_GROUP
+    codes = torch.randint(0, 4, (rows, columns), generator=generator)
+    steps = torch.randint(0, 256, (rows, groups), generator=generator, dtype=torch.uint8)
+    scale, minimum = (torch.randn(rows, blocks, generator=generator).half() for _ in range(2))
+    steps[1:2], steps[2:3] = 0, 255
+    scale[3:4], minimum[4:5] = 2.0**-24, -(2.0**-24)
+    return PackedWeight(pack(codes, 2), scale, 2, 0.0, minimum=minimum, steps=steps)
+
+
+def magnitudes(packed: PackedWeight) -> torch.Tensor:
+    """(out, in) float64: the absolute values of what a weight is the difference of, scale * code and its minimum."""
+    scale, minimum = (part.double().abs() for part in reference.group_scales(packed))
+    codes = unpack(packed.codes, packed.bits).double().view(*scale.shape, -1)
+    return (codes * scale.unsqueeze(-1) + minimum.unsqueeze(-1)).view(packed.shape)
 
 
 def random_inputs(
