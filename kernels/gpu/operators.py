@@ -53,7 +53,7 @@ def packed_matmul(
 ) -> torch.Tensor:
     """inputs (rows, in), 1 to 64 rows of float16 or bfloat16, contiguous, times the weight: (rows, out_features).
 
-    words: (blocks, padded, 16) int16, scale, zeros and minimum: (groups, padded), steps: (in / 16, padded), as
+    words: (blocks, padded, 16) int16, scale, zeros and minimum: (groups, padded), steps: (in / 64, padded), as
     TritonWeight lays them out, or the same range of rows of larger ones; group: inputs per scale, a multiple of 16, or
     0 for one scale per output, where scales have one level; zero: of the grid.
     """
@@ -161,6 +161,8 @@ class TritonWeight:
         self.group = 0 if groups == 1 and packed.steps is None else in_features // groups
         self.zero = _subtracted(packed)
         tensors = packed.tensors
+        if packed.steps is not None:
+            tensors["steps"] = in_words(packed.steps)
         words = arrange(tensors.pop("codes"), packed.bits)
         padding = words.shape[1] - out_features
         #: Words, scale and what else the grid has, by the names of the operators' parameters; dimension 1 is the rows.
@@ -244,6 +246,11 @@ def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
             values = unpack(part.reshape(len(some), -1), bits).to(torch.int16) << (bits * field)
             target |= values.view(len(some), blocks, WORDS).transpose(0, 1)
     return words
+
+
+def in_words(steps: torch.Tensor) -> torch.Tensor:
+    """steps: (out, in / 16) uint8 -> (out, in / 64, rounded up) int32: those of four groups, the first one lowest."""
+    return F.pad(steps, (0, -steps.shape[1] % 4)).contiguous().view(torch.int32)
 
 
 def _subtracted(packed: PackedWeight) -> float:

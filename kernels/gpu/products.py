@@ -12,7 +12,8 @@ Instructions, not bandwidth, bound a 2-bit product, so a code becomes a 16-bit f
 at a time: `(word & mask) | magic` puts the code into the mantissa of a power of two, and subtracting that power and the
 grid's zero leaves `code - zero`, exactly. Several fields share one shift, because the mantissa has room for them.
 Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs; so are the
-minimums where scales have two levels. There a group is one field, and its scale is made of the block's and its step.
+minimums where scales have two levels. There a group is one field, and the steps of four fields are one word of 32 bits,
+whose nibbles become floats in the same way.
 
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
@@ -125,6 +126,17 @@ def of_groups(source, group, output, padded_out, there, WHOLE: tl.constexpr):
     return tl.load(place) if WHOLE else tl.load(place, there[:, None], other=0)
 
 
+@triton.jit
+def nibble(words, FIELD: tl.constexpr, PLACE: tl.constexpr):
+    """Four bits, from bit PLACE on, of byte FIELD % 4 of 32-bit words, in float32: in the mantissa of a power of two,
+    which is subtracted.
+    """
+    shifted = words >> (FIELD % 4 // 2 * 16)
+    place: tl.constexpr = FIELD % 2 * 8 + PLACE
+    lifted = (shifted & (15 << place)) | ((127 + 23 - place) << 23)
+    return lifted.to(tl.float32, bitcast=True) - 2.0 ** (23 - place)
+
+
 @triton.jit(do_not_specialize=["rows"])  # one compilation for every number of rows
 def matmul_kernel(
     inputs,  # (rows, in) of any float type
@@ -132,7 +144,7 @@ def matmul_kernel(
     scale,  # (groups, padded_out), likewise
     zeros,  # (groups, padded_out) uint8, likewise, or None
     minimum,  # as scale, or None
-    steps,  # (in / 16, padded_out) uint8, likewise, or None: scales have one level
+    steps,  # (in / 64, padded_out) int32, likewise, or None: scales have one level
     outputs,  # (rows, out), as inputs
     rows,
     in_features,
@@ -197,10 +209,12 @@ def matmul_kernel(
                     if field % RUN == 0:
                         factor = of_groups(scale, group, output, padded_out, some, EVEN)
                         low = of_groups(minimum, group, output, padded_out, some, EVEN)
-                    step = of_groups(steps, start // 16, output, padded_out, some, EVEN)
-                    of_codes = factor.to(tl.float32) * (step & 15).to(tl.float32)
-                    of_inputs = low.to(tl.float32) * (step >> 4).to(tl.float32)
-                    total += part * of_codes[:, :, None] - of_inputs[:, :, None] * seen[:, None, :]
+                    if field % 4 == 0:
+                        four = of_groups(steps, start // 64, output, padded_out, some, EVEN)
+                    of_codes = factor.to(tl.float32) * nibble(four, field, 0)
+                    of_inputs = low.to(tl.float32) * nibble(four, field, 4)
+                    total += part * of_codes[:, :, None]
+                    total -= of_inputs[:, :, None] * seen[:, None, :]
                     part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
                     seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                 elif GROUP > 0 and (field + 1) % RUN == 0:
@@ -230,7 +244,7 @@ def dequantize_kernel(
     scale,  # (groups, padded_out)
     zeros,  # (groups, padded_out) uint8, or None
     minimum,  # as scale, or None
-    steps,  # (in / 16, padded_out) uint8, or None
+    steps,  # (in / 64, padded_out) int32, or None
     weight,  # (out, in), the result
     in_features,
     out_features,
@@ -257,10 +271,9 @@ def dequantize_kernel(
             levels += ZERO - zero
         if steps is not None:
             low = tl.load(minimum + place, mask=inside[None, :], other=0.0).to(tl.float32)
-            step_place = steps + (index // 16)[None, :] * padded_out + output[:, None]
-            step = tl.load(step_place, mask=inside[None, :], other=0)
-            factor *= (step & 15).to(tl.float32)
-            value = factor * levels - low * (step >> 4).to(tl.float32)
+            four_place = steps + (index // 64)[None, :] * padded_out + output[:, None]
+            four = tl.load(four_place, mask=inside[None, :], other=0)
+            value = factor * nibble(four, field, 0) * levels - low * nibble(four, field, 4)
         else:
             value = factor * levels
         target = weight + output[:, None].to(tl.int64) * in_features + index[None, :]

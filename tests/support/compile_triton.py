@@ -29,7 +29,7 @@ CASES = {
     (2, "fp16", 8, "middle"): 1.5,
     (2, "bf16", 8, "middle"): 1.6,
     (2, "bf16", 8, "zeros"): 1.8,
-    (2, "bf16", 8, "steps"): 2.0,
+    (2, "bf16", 8, "steps"): 3.0,
     (4, "bf16", 16, "middle"): 2.1,
     (4, "bf16", 16, "signed"): 2.1,
     (8, "fp16", 8, "middle"): 3.7,
@@ -112,7 +112,7 @@ def compiled(
     }
     types = {
         **{"inputs": "*" + dtype, "words": "*i16", "outputs": "*" + dtype},
-        **{"scale": "*fp16", "zeros": "*u8", "minimum": "*fp16", "steps": "*u8"},
+        **{"scale": "*fp16", "zeros": "*u8", "minimum": "*fp16", "steps": "*i32"},
         **dict.fromkeys(NUMBERS, "i32"),
         **dict.fromkeys(constants, "constexpr"),
     }
