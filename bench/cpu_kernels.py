@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from bench import report
 from kernels.cpu import build
 from kernels.cpu import panels as cpu
-from kernels.packing import PackedWeight
+from kernels.packing import NESTED_GROUP, PackedWeight, nested_block
 
 #: (outputs, inputs): the layers of SmolLM2-135M, its head, then layers of Llama-3.2-1B.
 SHAPES = ((576, 576), (1536, 576), (576, 1536), (49152, 576), (2048, 2048), (8192, 2048))
@@ -115,6 +115,9 @@ def products(
     for bits in (8, 4, 2):
         packed = random_packed(shape, bits)
         yield f"ours INT{bits}", packed.size_bytes, native_steps(packed, library), torch.float32
+    packed = random_nested(shape)
+    name = "ours INT2, two levels"
+    yield name, packed.size_bytes, native_steps(packed, library), torch.float32
 
 
 def dense_steps(weight: torch.Tensor) -> Callable[[int, torch.Tensor], Callable[[], object]]:
@@ -147,9 +150,9 @@ def native_steps(
     def make(copies: int, inputs: torch.Tensor) -> Callable[[], object]:
         arena = cpu.Arena(copies * cpu.Arena.room(weight))
         panels = [cpu.Panels(library, weight, arena=arena) for _ in range(copies)]
-        rows, columns = inputs.shape
+        rows = len(inputs)
         outputs = torch.empty(rows, weight.shape[0])
-        room = torch.empty(rows * columns * 2, dtype=torch.uint8)
+        room = panels[0].room(rows)
         threads = torch.get_num_threads()
         pointers = (inputs.data_ptr(), room.data_ptr(), outputs.data_ptr(), threads)
         turn = cycle(panels)
@@ -168,6 +171,15 @@ def random_packed(shape: tuple[int, int], bits: int) -> PackedWeight:
     codes = torch.randint(0, 256, (shape[0], shape[1] * bits // 8), dtype=torch.uint8)
     scale = torch.rand(shape[0], shape[1] // GROUP).half()
     return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
+
+
+def random_nested(shape: tuple[int, int]) -> PackedWeight:
+    """A random 2-bit weight with scales of two levels."""
+    rows, columns = shape
+    codes = torch.randint(0, 256, (rows, columns // 4), dtype=torch.uint8)
+    steps = torch.randint(0, 256, (rows, columns // NESTED_GROUP), dtype=torch.uint8)
+    scale, minimum = torch.rand(2, rows, columns // nested_block(columns)).half()
+    return PackedWeight(codes, scale, 2, 0.0, minimum=minimum, steps=steps)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from kernels.cpu import build
-from kernels.packing import PackedWeight
+from kernels.packing import NESTED_GROUP, PackedWeight
 from kernels.transform import Transform
 
 PANEL = 16  # rows side by side
@@ -43,6 +43,8 @@ class Matrix(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("zeros", ctypes.c_void_p),
+        ("minimum", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("inputs", ctypes.c_void_p),
         ("outputs", ctypes.c_void_p),
@@ -113,14 +115,14 @@ def unsupported(packed: PackedWeight) -> str:
     columns, groups = packed.shape[1], packed.scale.shape[1]
     if packed.bits not in (2, 4, 8):
         return f"{packed.bits} bits"
-    if packed.steps is not None:
-        return "scales of two levels"
     if packed.scale.dtype != torch.float16:
         return f"scales of type {packed.scale.dtype}"
-    if groups > 1 and (columns // groups) % SPAN:
-        return f"groups of {columns // groups} columns; {SPAN} or a multiple of it is needed"
     if packed.transform and packed.transform.block_out > LARGEST_BLOCK:
         return f"Hadamard blocks of {packed.transform.block_out} outputs"
+    if packed.steps is not None:
+        return "" if packed.bits == 2 else f"{packed.bits} bits with scales of two levels"
+    if groups > 1 and (columns // groups) % SPAN:
+        return f"groups of {columns // groups} columns; {SPAN} or a multiple of it is needed"
     return ""
 
 
@@ -186,7 +188,7 @@ class Panels:
         self.data = (arena or Arena(Arena.room(weight))).take(_panel_bytes(weight))
         kernels.lay_out(bits, rows, columns, codes.data_ptr(), self.data.data_ptr())
         self.bias = None if bias is None else bias.detach().float().contiguous()
-        self.scale = self.zeros = self.inputs = self.outputs = None
+        self.scale = self.zeros = self.minimum = self.steps = self.inputs = self.outputs = None
         self.struct = Matrix(bits, rows, padded(columns), padded(columns), span)
         self.struct.data = self.data.data_ptr()
         if isinstance(weight, PackedWeight):
@@ -197,12 +199,20 @@ class Panels:
             self.struct.bias = self.bias.data_ptr()
 
     def _add_grid(self, packed: PackedWeight) -> None:
-        groups = packed.scale.shape[1]
-        self.scale = _in_panels(packed.scale)
-        self.struct.scale, self.struct.zero = self.scale.data_ptr(), packed.zero
-        self.struct.group = self.struct.columns // groups
+        columns, groups = self.struct.columns, packed.scale.shape[1]
+        self.struct.zero, self.struct.group = packed.zero, columns // groups
+        if packed.steps is not None:
+            self.struct.group = self.columns // groups  # the padding has no scale and is not read
+            groups = columns // self.struct.group
+            self.steps = _in_panels(packed.steps, columns // NESTED_GROUP)
+            self.struct.steps = self.steps.data_ptr()
+        self.scale = _in_panels(packed.scale, groups)
+        self.struct.scale = self.scale.data_ptr()
+        if packed.minimum is not None:
+            self.minimum = _in_panels(packed.minimum, groups)
+            self.struct.minimum = self.minimum.data_ptr()
         if packed.zeros is not None:
-            self.zeros = _in_panels(packed.zeros)
+            self.zeros = _in_panels(packed.zeros, groups)
             self.struct.zeros = self.zeros.data_ptr()
 
     def _add_transform(self, transform: Transform, known: dict[Any, InputTransform]) -> None:
@@ -223,10 +233,19 @@ class Panels:
             self.outputs = OutputTransform(transform.block_out, scale)
             self.struct.outputs = ctypes.addressof(self.outputs)
 
+    def room(self, tokens: int) -> torch.Tensor:
+        """Memory that the kernels need to multiply the activations of tokens (csrc/decoder.h, multiply)."""
+        columns, span = self.struct.columns, self.struct.span
+        as_codes = 2 * columns + 9 * columns // span + 4 * columns // NESTED_GROUP if span else 0
+        return torch.empty(tokens * (4 + as_codes), dtype=torch.uint8)
+
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """Codes, scales, zeros and transforms in memory; those of equal input transforms are the same."""
-        parts = [part for part in (self.data, self.scale, self.zeros) if part is not None]
+        """Codes, scales and what else belongs to the grid, and transforms in memory; those of equal input transforms
+        are the same.
+        """
+        grid = (self.data, self.scale, self.zeros, self.minimum, self.steps)
+        parts = [part for part in grid if part is not None]
         transforms = [part.tensors for part in (self.inputs, self.outputs) if part is not None]
         return [*parts, *itertools.chain(*transforms)]
 
@@ -260,11 +279,11 @@ def _whole(rows: int) -> int:
     return -(-rows // PANEL) * PANEL
 
 
-def _in_panels(per_group: torch.Tensor) -> torch.Tensor:
-    """(rows, groups) -> (panels, groups, 16), the missing rows of the last panel zero."""
-    rows, groups = per_group.shape
+def _in_panels(per_group: torch.Tensor, groups: int) -> torch.Tensor:
+    """(rows, groups or fewer) -> (panels, groups, 16); the missing rows of the last panel and groups are zero."""
+    rows, given = per_group.shape
     whole = per_group.new_zeros(_whole(rows), groups)
-    whole[:rows] = per_group
+    whole[:rows, :given] = per_group
     return whole.view(-1, PANEL, groups).transpose(1, 2).contiguous()
 
 
@@ -288,8 +307,7 @@ class CpuWeight:
         if tokens:
             values = torch.zeros(tokens, matrix.columns)
             values[:, : self.panels.columns] = rows
-            bytes_a_token = 4 + 2 * matrix.columns + 9 * matrix.columns // matrix.span
-            room = torch.empty(tokens * bytes_a_token, dtype=torch.uint8)
+            room = self.panels.room(tokens)
             failed = self.kernels.multiply(
                 ctypes.byref(matrix),
                 tokens,

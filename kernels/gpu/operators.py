@@ -20,12 +20,17 @@ from triton import knobs
 
 from kernels.gpu.products import dequantize_kernel, matmul_kernel
 from kernels.gpu.tuning import MAX_ROWS, Config, choose, columns_for
-from kernels.packing import PackedWeight, unpack
+from kernels.packing import NESTED_GROUP, PackedWeight, unpack
 
 #: Rows of a weight are padded to a multiple of this, the widest tile of the kernels.
 ROW_PADDING = 64
 WORDS = 16  # per row and block
 ROWS_AT_A_TIME = 4096  # while a weight is laid out
+
+
+def middle(bits: int) -> float:
+    """The middle of the codes."""
+    return (2**bits - 1) / 2
 
 
 def block_inputs(bits: int) -> int:
@@ -41,12 +46,16 @@ def packed_matmul(
     out_features: int,
     bits: int,
     group: int,
+    zero: float,
     zeros: torch.Tensor | None = None,
+    minimum: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """inputs (rows, in), 1 to 64 rows of float16 or bfloat16, contiguous, times the weight: (rows, out_features).
 
-    words: (blocks, padded, 16) int16, scale and zeros: (groups, padded), as TritonWeight lays them out, or the same
-    range of rows of larger ones; group: inputs per scale, a multiple of 16, or 0 for one scale per output.
+    words: (blocks, padded, 16) int16, scale, zeros and minimum: (groups, padded), steps: (in / 64, padded), as
+    TritonWeight lays them out, or the same range of rows of larger ones; group: inputs per scale, a multiple of 16, or
+    0 for one scale per output, where scales have one level; zero: of the grid.
     """
     rows, in_features = inputs.shape
     padded = words.shape[1]
@@ -60,12 +69,15 @@ def packed_matmul(
             words,
             scale,
             zeros,
+            minimum,
+            steps,
             outputs,
             rows,
             in_features,
             out_features,
             words.stride(0) // WORDS,
             BITS=bits,
+            ZERO=zero,
             GROUP=group,
             RUN=math.gcd(group, block) // WORDS,
             EVEN=in_features % (block * config.slices * config.unroll) == 0,
@@ -82,13 +94,14 @@ def packed_matmul(
         problem = (
             f"{out_features}x{in_features} {bits} bits, group {group}, {columns} {inputs.dtype}"
             + ("" if zeros is None else ", zeros")
+            + ("" if steps is None else ", steps")
         )
         run(choose(inputs.device, columns, problem, run))
     return outputs
 
 
 @packed_matmul.register_fake
-def _(inputs, words, scale, out_features, bits, group, zeros=None):
+def _(inputs, words, scale, out_features, bits, group, zero, zeros=None, minimum=None, steps=None):
     return inputs.new_empty(inputs.shape[0], out_features)
 
 
@@ -100,9 +113,12 @@ def packed_dequantize(
     in_features: int,
     bits: int,
     dtype: torch.dtype,
+    zero: float,
     zeros: torch.Tensor | None = None,
+    minimum: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The weight (out_features, in_features): scale * (code - zero), the product rounded once to dtype."""
+    """The weight (out_features, in_features), rounded once to dtype; the rest as packed_matmul takes it."""
     blocks, padded, _ = words.shape
     weight = torch.empty(out_features, in_features, dtype=dtype, device=words.device)
     with torch.cuda.device_of(words):
@@ -110,19 +126,24 @@ def packed_dequantize(
             words,
             scale,
             zeros,
+            minimum,
+            steps,
             weight,
             in_features,
             out_features,
             words.stride(0) // WORDS,
             in_features // scale.shape[0],
             BITS=bits,
+            ZERO=zero,
             TILE=ROW_PADDING,
         )
     return weight
 
 
 @packed_dequantize.register_fake
-def _(words, scale, out_features, in_features, bits, dtype, zeros=None):
+def _(
+    words, scale, out_features, in_features, bits, dtype, zero, zeros=None, minimum=None, steps=None
+):
     return words.new_empty(out_features, in_features, dtype=dtype)
 
 
@@ -137,16 +158,19 @@ class TritonWeight:
         out_features, in_features = packed.shape
         self.out_features, self.in_features, self.bits = out_features, in_features, packed.bits
         groups = packed.scale.shape[1]
-        self.group = 0 if groups == 1 else in_features // groups
-        self.words = arrange(packed.codes, packed.bits)
-        padding = self.words.shape[1] - out_features
-        self.scale = F.pad(packed.scale.T, (0, padding)).contiguous()
-        self.zeros = None
-        if packed.zeros is not None:
-            self.zeros = F.pad(packed.zeros.T, (0, padding)).contiguous()
+        self.group = 0 if groups == 1 and packed.steps is None else in_features // groups
+        self.zero = _subtracted(packed)
+        tensors = packed.tensors
+        if packed.steps is not None:
+            tensors["steps"] = in_words(packed.steps)
+        words = arrange(tensors.pop("codes"), packed.bits)
+        padding = words.shape[1] - out_features
+        #: Words, scale and what else the grid has, by the names of the operators' parameters; dimension 1 is the rows.
+        self.parts = {"words": words} | {
+            name: F.pad(tensor.T, (0, padding)).contiguous() for name, tensor in tensors.items()
+        }
         self.backend = f"INT{packed.bits} kernels, Triton"
-        parts = (self.words, self.scale, self.zeros)
-        self.size_bytes = sum(part.nbytes for part in parts if part is not None)
+        self.size_bytes = sum(part.nbytes for part in self.parts.values())
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs (..., in) -> (..., out), in the dtype of inputs. Sums are in float32 and repeat to the last bit."""
@@ -156,12 +180,11 @@ class TritonWeight:
         if half and 0 < rows <= MAX_ROWS and self.group % WORDS == 0:
             outputs = packed_matmul(
                 flat,
-                self.words,
-                self.scale,
-                self.out_features,
-                self.bits,
-                self.group,
-                zeros=self.zeros,
+                out_features=self.out_features,
+                bits=self.bits,
+                group=self.group,
+                zero=self.zero,
+                **self.parts,
             )
         else:
             outputs = F.linear(flat, self.dequantize(flat.dtype))
@@ -170,13 +193,12 @@ class TritonWeight:
     def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """The weight (out, in) in dtype, as kernels.reference.dequantize gives it."""
         return packed_dequantize(
-            self.words,
-            self.scale,
-            self.out_features,
-            self.in_features,
-            self.bits,
-            dtype,
-            zeros=self.zeros,
+            out_features=self.out_features,
+            in_features=self.in_features,
+            bits=self.bits,
+            dtype=dtype,
+            zero=self.zero,
+            **self.parts,
         )
 
 
@@ -187,7 +209,10 @@ def join(weights: Sequence[TritonWeight]) -> TritonWeight | None:
     """
     first = weights[0]
     alike = {
-        (one.in_features, one.bits, one.group, one.zeros is None, one.scale.dtype)
+        (
+            *(one.in_features, one.bits, one.group, one.zero),
+            *((name, part.dtype) for name, part in one.parts.items()),
+        )
         for one in weights
     }
     if len(alike) > 1 or any(one.out_features % ROW_PADDING for one in weights[:-1]):
@@ -195,14 +220,12 @@ def join(weights: Sequence[TritonWeight]) -> TritonWeight | None:
     joined = copy.copy(first)
     joined.out_features = sum(one.out_features for one in weights)
     joined.size_bytes = sum(one.size_bytes for one in weights)
-    rows = [one.words.shape[1] for one in weights]
-    for name in ("words", "scale", "zeros"):
-        if getattr(first, name) is None:
-            continue
-        whole = torch.cat([getattr(one, name) for one in weights], dim=1)
-        setattr(joined, name, whole)
-        for one, part in zip(weights, whole.split(rows, dim=1), strict=True):
-            setattr(one, name, part)
+    joined.parts = {}
+    rows = [one.parts["words"].shape[1] for one in weights]
+    for name in first.parts:
+        joined.parts[name] = torch.cat([one.parts[name] for one in weights], dim=1)
+        for one, part in zip(weights, joined.parts[name].split(rows, dim=1), strict=True):
+            one.parts[name] = part
     return joined
 
 
@@ -225,13 +248,24 @@ def arrange(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return words
 
 
+def in_words(steps: torch.Tensor) -> torch.Tensor:
+    """steps: (out, in / 16) uint8 -> (out, in / 64, rounded up) int32: those of four groups, the first one lowest."""
+    return F.pad(steps, (0, -steps.shape[1] % 4)).contiguous().view(torch.int32)
+
+
+def _subtracted(packed: PackedWeight) -> float:
+    """What the kernels subtract from every code before anything else."""
+    if packed.steps is not None:
+        return 0.0
+    return packed.zero if packed.zeros is None else middle(packed.bits)
+
+
 def _check(packed: PackedWeight) -> None:
     """ValueError with the difference between `packed` and what the kernels compute."""
     codes, scale, bits = packed.codes, packed.scale, packed.bits
-    if packed.steps is not None:
-        raise ValueError("no Triton kernel for scales of two levels")
-    own = packed.zeros is not None
-    if bits not in (2, 4, 8) or (packed.zero != (2**bits - 1) / 2 and not own):
+    if bits not in (2, 4, 8) or (packed.steps is not None and bits != 2):
+        raise ValueError(f"no Triton kernel for {bits} bits")
+    if _subtracted(packed) not in (0.0, middle(bits), 2 ** (bits - 1)):
         raise ValueError(f"no Triton kernel for {bits} bits with zero {packed.zero}")
     if codes.dtype != torch.uint8 or codes.dim() != 2 or not codes.numel():
         raise ValueError(f"codes must be a uint8 matrix, not {codes.dtype} {tuple(codes.shape)}")
@@ -244,6 +278,8 @@ def _check(packed: PackedWeight) -> None:
         )
     if packed.zeros is not None and packed.zeros.shape != scale.shape:
         raise ValueError(f"zeros {tuple(packed.zeros.shape)} are not of scale {tuple(scale.shape)}")
+    if packed.steps is not None and packed.steps.shape != (rows, columns // NESTED_GROUP):
+        raise ValueError(f"steps {tuple(packed.steps.shape)} are not of {rows} x {columns}")
     if packed.transform:
         raise ValueError("no Triton kernel transforms activations")
     if scale.device != codes.device:

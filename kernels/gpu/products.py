@@ -11,7 +11,9 @@ inputs costs no more than eight. Each group's partial sum is multiplied by its s
 Instructions, not bandwidth, bound a 2-bit product, so a code becomes a 16-bit float in two of them, for two codes
 at a time: `(word & mask) | magic` puts the code into the mantissa of a power of two, and subtracting that power and the
 grid's zero leaves `code - zero`, exactly. Several fields share one shift, because the mantissa has room for them.
-Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs.
+Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs; so are the
+minimums where scales have two levels. There a group is one field, and the steps of four fields are one word of 32 bits,
+whose nibbles become floats in the same way.
 
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
@@ -47,7 +49,15 @@ def field_shift(field: int, bits: int, dtype: tl.dtype) -> int:
 
 
 @triton.constexpr_function
-def field_constants(field: int, bits: int, dtype: tl.dtype) -> tuple[int, int, int]:
+def part_zero(piece: int, bits: int, zero: float) -> float:
+    """The zero of a piece of a code. An 8-bit one has two of four bits: 16 * (high - 7.5) + (low - (zero - 120))."""
+    if bits < 8:
+        return zero
+    return 7.5 if piece == 1 else zero - 16 * 7.5
+
+
+@triton.constexpr_function
+def field_constants(field: int, bits: int, dtype: tl.dtype, zero: float) -> tuple[int, int, int]:
     """Mask and magic number of `field` after its shift, and the bits of the float to be subtracted: 16 bits each.
 
     With the code at bit p of a mantissa of m bits, magic is 2**(m - p) and magic + code * 2**p (as bits) is the float
@@ -58,8 +68,7 @@ def field_constants(field: int, bits: int, dtype: tl.dtype) -> tuple[int, int, i
     exponent_bias = 15 if dtype == tl.float16 else 127
     mask = (2**bits - 1) << position
     magic = (exponent_bias + mantissa - position) << mantissa
-    zero = (2**bits - 1) << (position - 1)  # (2**bits - 1) / 2 at bit `position`
-    return mask, magic, magic + zero
+    return mask, magic, magic + (int(2 * zero) << (position - 1))  # zero at bit `position`
 
 
 @triton.constexpr_function
@@ -70,9 +79,9 @@ def shift_assembly(field: int, bits: int, dtype: tl.dtype) -> str:
 
 
 @triton.constexpr_function
-def level_assembly(field: int, bits: int, dtype: tl.dtype) -> str:
+def level_assembly(field: int, bits: int, dtype: tl.dtype, zero: float) -> str:
     """PTX from two shifted words to two levels, code - zero."""
-    mask, magic, subtrahend = field_constants(field, bits, dtype)
+    mask, magic, subtrahend = field_constants(field, bits, dtype, zero)
     if dtype == tl.float16:
         subtract = f"mov.b32 c, {subtrahend * 0x10001:#x}; sub.rn.f16x2 $0, t, c;"
     else:  # 1 * t + (-c): the form of bfloat16 subtraction that GPUs before Hopper have
@@ -92,15 +101,40 @@ def shifted(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr,
 
 
 @triton.jit
-def level(words, FIELD: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr):
+def level(
+    words,
+    FIELD: tl.constexpr,
+    BITS: tl.constexpr,
+    ZERO: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ASM: tl.constexpr,
+):
     """code - zero of one field, exact, from what `shifted` gives: in DTYPE, or without PTX in float32."""
     if ASM:
-        text: tl.constexpr = level_assembly(FIELD, BITS, DTYPE)
+        text: tl.constexpr = level_assembly(FIELD, BITS, DTYPE, ZERO)
         bits = tl.inline_asm_elementwise(text, "=r,r", [words], tl.uint16, is_pure=True, pack=2)
         return bits.to(DTYPE, bitcast=True)
     else:  # without this word the compiler goes on after the return
         code = (words >> (BITS * FIELD)) & (2**BITS - 1)
-        return code.to(tl.float32) - (2**BITS - 1) / 2
+        return code.to(tl.float32) - ZERO
+
+
+@triton.jit
+def of_groups(source, group, output, padded_out, there, WHOLE: tl.constexpr):
+    """What outputs have for their groups, of source (groups, padded_out); zero where nothing is there."""
+    place = source + group[:, None] * padded_out + output[None, :]
+    return tl.load(place) if WHOLE else tl.load(place, there[:, None], other=0)
+
+
+@triton.jit
+def nibble(words, FIELD: tl.constexpr, PLACE: tl.constexpr):
+    """Four bits, from bit PLACE on, of byte FIELD % 4 of 32-bit words, in float32: in the mantissa of a power of two,
+    which is subtracted.
+    """
+    shifted = words >> (FIELD % 4 // 2 * 16)
+    place: tl.constexpr = FIELD % 2 * 8 + PLACE
+    lifted = (shifted & (15 << place)) | ((127 + 23 - place) << 23)
+    return lifted.to(tl.float32, bitcast=True) - 2.0 ** (23 - place)
 
 
 @triton.jit(do_not_specialize=["rows"])  # one compilation for every number of rows
@@ -108,13 +142,16 @@ def matmul_kernel(
     inputs,  # (rows, in) of any float type
     words,  # (blocks, padded_out, 16) uint16, where the weight's rows begin
     scale,  # (groups, padded_out), likewise
-    zeros,  # (groups, padded_out) uint8, likewise, or None: the middle of the codes
+    zeros,  # (groups, padded_out) uint8, likewise, or None
+    minimum,  # as scale, or None
+    steps,  # (in / 64, padded_out) int32, likewise, or None: scales have one level
     outputs,  # (rows, out), as inputs
     rows,
     in_features,
     out_features,
     padded_out,  # rows from block to block and group to group, a multiple of every TILE
     BITS: tl.constexpr,
+    ZERO: tl.constexpr,  # of the grid; where groups have their own, any that the assembly can subtract
     GROUP: tl.constexpr,  # inputs per scale, a multiple of 16; 0: one scale per output
     RUN: tl.constexpr,  # fields of a block that share a scale: gcd(GROUP, block) / 16
     EVEN: tl.constexpr,  # in_features is a multiple of SLICES * UNROLL blocks
@@ -126,7 +163,7 @@ def matmul_kernel(
     STAGES: tl.constexpr,  # turns whose loads are under way
 ):
     """outputs = inputs @ weight.T for a TILE of outputs and all rows."""
-    # An 8-bit code is two of four bits: 16 * (high - 7.5) + (low - 7.5) = code - 127.5, exact in bfloat16 as well.
+    # An 8-bit code is two of four bits (part_zero), each exact in bfloat16 as well.
     PART: tl.constexpr = 4 if BITS == 8 else BITS
     PARTS: tl.constexpr = BITS // PART
     FIELDS: tl.constexpr = 16 // BITS
@@ -153,23 +190,38 @@ def matmul_kernel(
                 source = inputs + column[None, None, :] * in_features + index[:, :, None]
                 values = tl.load(source, mask=there, other=0.0)
                 values = values if ASM else values.to(tl.float32)
-                if zeros is not None:
+                if zeros is not None or steps is not None:
                     seen += tl.sum(values.to(tl.float32), axis=1)
                 for piece in tl.static_range(PARTS):
                     if (field * PARTS + piece) % SHARED == 0:
                         fields = shifted(tile, field * PARTS + piece, PART, DTYPE, ASM)
-                    levels = level(fields, field * PARTS + piece, PART, DTYPE, ASM)
+                    levels = level(
+                        *(fields, field * PARTS + piece, PART),
+                        *(part_zero(piece, BITS, ZERO), DTYPE, ASM),
+                    )
                     if piece == 1:
                         levels = levels * 16
                     part = tl.dot(levels, values, part, input_precision="ieee")
-                if GROUP > 0 and (field + 1) % RUN == 0:
-                    start = block * (16 * FIELDS) + field * 16
-                    place = (start // GROUP)[:, None] * padded_out + output[None, :]
-                    some = (start < in_features)[:, None]
-                    factor = tl.load(scale + place) if EVEN else tl.load(scale + place, some, 0.0)
+                start = block * (16 * FIELDS) + field * 16
+                some = start < in_features
+                group = start // max(GROUP, 1)
+                if steps is not None:
+                    if field % RUN == 0:
+                        factor = of_groups(scale, group, output, padded_out, some, EVEN)
+                        low = of_groups(minimum, group, output, padded_out, some, EVEN)
+                    if field % 4 == 0:
+                        four = of_groups(steps, start // 64, output, padded_out, some, EVEN)
+                    of_codes = factor.to(tl.float32) * nibble(four, field, 0)
+                    of_inputs = low.to(tl.float32) * nibble(four, field, 4)
+                    total += part * of_codes[:, :, None]
+                    total -= of_inputs[:, :, None] * seen[:, None, :]
+                    part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+                    seen = tl.zeros((SLICES, COLUMNS), tl.float32)
+                elif GROUP > 0 and (field + 1) % RUN == 0:
+                    factor = of_groups(scale, group, output, padded_out, some, EVEN)
                     if zeros is not None:
-                        zero = tl.load(zeros + place) if EVEN else tl.load(zeros + place, some, 0)
-                        left = (2**BITS - 1) / 2 - zero.to(tl.float32)
+                        zero = of_groups(zeros, group, output, padded_out, some, EVEN)
+                        left = ZERO - zero.to(tl.float32)
                         part += left[:, :, None] * seen[:, None, :]
                         seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                     total += part * factor.to(tl.float32)[:, :, None]
@@ -179,7 +231,7 @@ def matmul_kernel(
     product = tl.sum(total, axis=0)
     if GROUP == 0:
         if zeros is not None:
-            left = (2**BITS - 1) / 2 - tl.load(zeros + output).to(tl.float32)
+            left = ZERO - tl.load(zeros + output).to(tl.float32)
             product += left[:, None] * tl.sum(seen, axis=0)[None, :]
         product *= tl.load(scale + output).to(tl.float32)[:, None]
     target = outputs + column[None, :] * out_features + output[:, None]
@@ -191,15 +243,18 @@ def dequantize_kernel(
     words,  # (blocks, padded_out, 16) uint16
     scale,  # (groups, padded_out)
     zeros,  # (groups, padded_out) uint8, or None
+    minimum,  # as scale, or None
+    steps,  # (in / 64, padded_out) int32, or None
     weight,  # (out, in), the result
     in_features,
     out_features,
     padded_out,
     group,  # inputs per scale; in_features where there is one per output
     BITS: tl.constexpr,
+    ZERO: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """weight = scale * (code - zero), the product rounded once, for a TILE of outputs and one block of inputs."""
+    """The weight as kernels.reference.dequantize gives it, for a TILE of outputs and one block of inputs."""
     FIELDS: tl.constexpr = 16 // BITS
     output = tl.program_id(0) * TILE + tl.arange(0, TILE)
     block = tl.program_id(1)
@@ -210,11 +265,17 @@ def dequantize_kernel(
         inside = index < in_features
         place = (index // group)[None, :] * padded_out + output[:, None]
         factor = tl.load(scale + place, mask=inside[None, :], other=0.0).to(tl.float32)
-        levels = level(tile, field, BITS, tl.float32, False)
+        levels = level(tile, field, BITS, ZERO, tl.float32, False)
         if zeros is not None:
             zero = tl.load(zeros + place, mask=inside[None, :], other=0).to(tl.float32)
-            levels += (2**BITS - 1) / 2 - zero
-        value = factor * levels
+            levels += ZERO - zero
+        if steps is not None:
+            low = tl.load(minimum + place, mask=inside[None, :], other=0.0).to(tl.float32)
+            four_place = steps + (index // 64)[None, :] * padded_out + output[:, None]
+            four = tl.load(four_place, mask=inside[None, :], other=0)
+            value = factor * nibble(four, field, 0) * levels - low * nibble(four, field, 4)
+        else:
+            value = factor * levels
         target = weight + output[:, None].to(tl.int64) * in_features + index[None, :]
         kept = (output < out_features)[:, None] & inside[None, :]
         tl.store(target, value.to(weight.dtype.element_ty), mask=kept)

@@ -12,8 +12,18 @@ from hypothesis import strategies as st
 from kernels import prepare, reference
 from kernels.gpu import operators, tuning
 from kernels.gpu.operators import TritonWeight, packed_matmul
+from kernels.packing import PackedWeight
 from tests.support.gpu_cases import IS_SIMULATED, sized
-from tests.support.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
+from tests.support.kernel_cases import (
+    NARROW,
+    NESTED,
+    SHAPES,
+    check_product,
+    random_inputs,
+    random_nested,
+    random_packed,
+    random_signed,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -107,11 +117,42 @@ def test_every_group_may_have_a_zero_of_its_own(bits: int, shape: tuple[int, int
     zeros = torch.randint(0, 2**bits, packed.scale.shape, dtype=torch.uint8, device="cuda")
     # A quarter: products of 1536 codes of up to 255 leave the range of float16 otherwise.
     packed = replace(packed, zeros=zeros, scale=packed.scale / 4)
+    check_weight(packed)
+
+
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_zero_may_be_a_code_and_scales_have_any_sign(
+    bits: int, shape: tuple[int, int, int]
+) -> None:
+    packed = random_signed(bits, *shape)
+    check_weight(replace(packed, scale=packed.scale / 4))
+
+
+@pytest.mark.parametrize("shape", sized([*NESTED, (576, 1536)], [(33, 192)]))
+def test_scales_may_have_two_levels(shape: tuple[int, int]) -> None:
+    check_weight(random_nested(*shape))
+
+
+def check_weight(packed: PackedWeight) -> None:
+    """The products and the decoded weight, as the definition has them on the same GPU."""
+    packed = packed.to("cuda")
     prepared = TritonWeight(packed)
     for dtype, rows in INPUTS:
-        check_product(prepared, packed, random_inputs(rows, shape[1], dtype, "cuda"))
+        check_product(prepared, packed, random_inputs(rows, packed.shape[1], dtype, "cuda"))
     expected = reference.dequantize(packed)
     torch.testing.assert_close(prepared.dequantize(torch.float32), expected, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize(("columns", "config"), sized(CONFIGS, CONFIGS[:1]))
+def test_every_configuration_gives_the_product_of_two_levels(
+    columns: int, config: tuning.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "choose", lambda *given: config)
+    for inputs in sized((320, 2048), (320,)):
+        packed = random_nested(70, inputs).to("cuda")
+        given = random_inputs(columns, inputs, torch.bfloat16, "cuda")
+        check_product(TritonWeight(packed), packed, given)
 
 
 def test_zero_and_subnormal_scales_give_the_product() -> None:
@@ -135,7 +176,7 @@ def test_inputs_of_any_layout_are_taken() -> None:
 def test_the_operator_passes_the_checks_of_torch() -> None:
     prepared = TritonWeight(random_packed(2, 20, 64, 2, "cuda"))
     inputs = random_inputs(2, 64, torch.float16, "cuda")
-    torch.library.opcheck(packed_matmul, (inputs, prepared.words, prepared.scale, 20, 2, 32))
+    torch.library.opcheck(packed_matmul, (inputs, *prepared.parts.values(), 20, 2, 32, 1.5))
 
 
 def test_a_captured_product_gives_the_same_bits_when_it_is_replayed() -> None:

@@ -1,12 +1,13 @@
 """The fused step of the Llama family on an NVIDIA GPU; run by `make gpu-check`."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.support.native_cases import surrounded
+from tests.support.native_cases import repacked, signed, surrounded, two_levels
 from upq.decode import TransformersEngine, engine_for
 from upq.decode.transformers_engine import RowSession
 
@@ -57,6 +58,24 @@ def test_replayed_steps_over_joined_and_transformed_weights_give_them_too(
     attention = engine.fused_step.blocks[0].queries_keys_values
     assert (attention.transform is not None) == (kind == "input")
     assert (attention.whole is not None) == (kind != "both")
+    check_step(engine, [3, 20], turns=3)
+
+
+def test_replayed_steps_over_scales_of_two_levels_give_them_too() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=64,
+        intermediate_size=112,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    packed = repacked(LlamaForCausalLM(config).eval(), two_levels, partial(signed, bits=8))
+    engine = engine_for(packed, torch.device("cuda"))
+    assert isinstance(engine, TransformersEngine)
+    assert engine.fused_step is not None
+    assert engine.fused_step.blocks[0].queries_keys_values.whole is not None
     check_step(engine, [3, 20], turns=3)
 
 

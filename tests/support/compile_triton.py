@@ -24,14 +24,20 @@ from kernels.gpu.tuning import CANDIDATES
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 H100 = GPUTarget("cuda", 90, 32)
-#: (bits, type, columns, zeros): integer and subtraction instructions allowed for each weight.
+#: (bits, type, columns, grid): integer and subtraction instructions allowed for each weight.
 CASES = {
-    (2, "fp16", 8, False): 1.5,
-    (2, "bf16", 8, False): 1.6,
-    (2, "bf16", 8, True): 1.8,
-    (4, "bf16", 16, False): 2.1,
-    (8, "fp16", 8, False): 3.7,
+    (2, "fp16", 8, "middle"): 1.5,
+    (2, "bf16", 8, "middle"): 1.6,
+    (2, "bf16", 8, "zeros"): 1.8,
+    (2, "bf16", 8, "steps"): 3.0,
+    (4, "bf16", 16, "middle"): 2.1,
+    (4, "bf16", 16, "signed"): 2.1,
+    (8, "fp16", 8, "middle"): 3.7,
+    (8, "fp16", 8, "signed"): 3.7,
 }
+#: What the grids of CASES have beside codes and a scale; and inputs that share a scale.
+GRIDS = {"middle": (), "signed": (), "zeros": ("zeros",), "steps": ("minimum", "steps")}
+GROUPS = {"steps": 192}
 NUMBERS = ("rows", "in_features", "out_features", "padded_out")
 #: What is compiled of a decoding step, with heads of 128 features and four queries a key, as Llama-3.1-8B has them, and
 #: for products that want transformed activations in blocks of 64 and 256.
@@ -90,19 +96,24 @@ TYPES = {
 }
 
 
-def compiled(bits: int, dtype: str, columns: int, zeros: bool, group: int = 64) -> tuple[Any, int]:
+def compiled(
+    bits: int, dtype: str, columns: int, grid: str, target: GPUTarget = H100
+) -> tuple[Any, int]:
     """The kernel for one case, and how many weights a lane decodes in one turn of its loop."""
     config = max(CANDIDATES[columns])  # the widest tile
-    block = 256 // bits
+    block, group = 256 // bits, GROUPS.get(grid, 64)
+    zero = {"signed": 2.0 ** (bits - 1), "steps": 0.0}.get(grid, (2**bits - 1) / 2)
+    absent = {"zeros", "minimum", "steps"}.difference(GRIDS[grid])
     constants = {
-        **{"BITS": bits, "GROUP": group, "RUN": math.gcd(group, block) // 16},
+        **{"BITS": bits, "ZERO": zero, "GROUP": group, "RUN": math.gcd(group, block) // 16},
         **{"EVEN": True, "ASM": True, "COLUMNS": columns, "TILE": config.tile},
         **{"SLICES": config.slices, "UNROLL": config.unroll, "STAGES": config.stages},
-        **({} if zeros else {"zeros": None}),
+        **dict.fromkeys(absent),
     }
     types = {
-        **{"inputs": "*" + dtype, "words": "*i16", "scale": "*fp16", "zeros": "*u8"},
-        **{"outputs": "*" + dtype, **dict.fromkeys(NUMBERS, "i32")},
+        **{"inputs": "*" + dtype, "words": "*i16", "outputs": "*" + dtype},
+        **{"scale": "*fp16", "zeros": "*u8", "minimum": "*fp16", "steps": "*i32"},
+        **dict.fromkeys(NUMBERS, "i32"),
         **dict.fromkeys(constants, "constexpr"),
     }
     names = matmul_kernel.arg_names
@@ -117,12 +128,12 @@ def compiled(bits: int, dtype: str, columns: int, zeros: bool, group: int = 64) 
     options = {"num_warps": config.slices}
     lanes = 32 * config.slices
     weights = config.tile * block * config.slices * config.unroll // lanes
-    return triton.compile(source, target=H100, options=options), weights
+    return triton.compile(source, target=target, options=options), weights
 
 
-def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
+def facts(bits: int, dtype: str, columns: int, grid: str) -> dict[str, float]:
     """Tensor-core instructions, spilled bytes, and decoding instructions per weight of the main loop."""
-    kernel, weights = compiled(bits, dtype, columns, zeros)
+    kernel, weights = compiled(bits, dtype, columns, grid)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
@@ -132,7 +143,7 @@ def facts(bits: int, dtype: str, columns: int, zeros: bool) -> dict[str, float]:
         "mma": code.count("HMMA"),
         "spilled_bytes": _spilled(kernel),
         "decoding_per_weight": decoding / weights,
-        "budget": CASES[bits, dtype, columns, zeros],
+        "budget": CASES[bits, dtype, columns, grid],
     }
 
 

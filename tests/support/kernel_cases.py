@@ -1,9 +1,11 @@
 """Packed weights and inputs on which a kernel must agree with the definition, on any device."""
 
+from dataclasses import replace
+
 import torch
 
 from kernels import Prepared, reference
-from kernels.packing import PackedWeight, pack
+from kernels.packing import NESTED_GROUP, PackedWeight, nested_block, pack, unpack
 
 #: (outputs, inputs, groups): ones, primes, numbers that no tile divides, and each usual group size.
 SHAPES = [
@@ -19,6 +21,8 @@ SHAPES = [
 ]
 #: Groups that are no multiple of 16 inputs.
 NARROW = [(3, 40, 5), (17, 48, 2)]
+#: (outputs, inputs) of weights with two levels of scales: blocks of 16, 48, 64, 112, 192, 240 and 256 inputs.
+NESTED = [(1, 16), (3, 37 * 16), (17, 48), (7, 64), (20, 112), (65, 576), (33, 960), (40, 1536)]
 
 
 def random_packed(
@@ -29,6 +33,37 @@ def random_packed(
     codes = torch.randint(0, 2**bits, (rows, columns), generator=generator)
     scale = torch.rand(rows, groups, generator=generator).add(0.01).half()
     return PackedWeight(pack(codes, bits).to(device), scale.to(device), bits, (2**bits - 1) / 2)
+
+
+def random_signed(bits: int, rows: int, columns: int, groups: int, seed: int = 0) -> PackedWeight:
+    """A packed weight whose zero is a code, as GGUF's Q4_0 and the like, with scales of both signs."""
+    packed = random_packed(bits, rows, columns, groups, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    negative = torch.rand(rows, groups, generator=generator) < 0.5
+    scale = torch.where(negative, -packed.scale, packed.scale)
+    return replace(packed, scale=scale, zero=2.0 ** (bits - 1))
+
+
+def random_nested(rows: int, columns: int, seed: int = 0) -> PackedWeight:
+    """A packed weight with scales of two levels: every code and step, scales and minimums of both signs; the first rows
+    have no steps, the largest ones, and the smallest scales and minimums that float16 holds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    blocks, groups = columns // nested_block(columns), columns // NESTED_GROUP
+    codes = torch.randint(0, 4, (rows, columns), generator=generator)
+    steps = torch.randint(0, 256, (rows, groups), generator=generator, dtype=torch.uint8)
+    # A quarter: products of 1536 weights of up to 60 would come near the end of float16.
+    scale, minimum = (torch.randn(2, rows, blocks, generator=generator) / 4).half()
+    steps[1:2], steps[2:3] = 0, 255
+    scale[3:4], minimum[4:5] = 2.0**-24, -(2.0**-24)
+    return PackedWeight(pack(codes, 2), scale, 2, 0.0, minimum=minimum, steps=steps)
+
+
+def magnitudes(packed: PackedWeight) -> torch.Tensor:
+    """(out, in) float64: the absolute values of what a weight is the difference of, scale * code and its minimum."""
+    scale, minimum = (part.double().abs() for part in reference.group_scales(packed))
+    codes = unpack(packed.codes, packed.bits).double().view(*scale.shape, -1)
+    return (codes * scale.unsqueeze(-1) + minimum.unsqueeze(-1)).view(packed.shape)
 
 
 def random_inputs(
@@ -47,7 +82,8 @@ def assert_is_the_product(
     product."""
     weight = reference.dequantize(packed).double()
     exact = inputs.double() @ weight.T
-    terms = inputs.double().abs() @ weight.abs().T
+    sizes = weight.abs() if packed.steps is None else magnitudes(packed)
+    terms = inputs.double().abs() @ sizes.T
     precision = torch.finfo(inputs.dtype).eps
     allowed = precision * exact.abs() + (max(precision, 1e-6) if rounded_weight else 1e-5) * terms
     allowed += torch.finfo(inputs.dtype).smallest_normal * precision
@@ -62,7 +98,7 @@ def check_product(prepared: Prepared, packed: PackedWeight, inputs: torch.Tensor
     """The product; on a GPU, where programs run in any order, the same bits again."""
     outputs = prepared(inputs)
     groups = packed.scale.shape[1]
-    narrow = groups > 1 and packed.shape[1] // groups % 16 != 0
+    narrow = packed.steps is None and groups > 1 and packed.shape[1] // groups % 16 != 0
     decoded = narrow or inputs.shape[0] > 64 or inputs.dtype == torch.float32
     assert_is_the_product(outputs, inputs, packed, rounded_weight=decoded)
     if inputs.is_cuda:

@@ -1,6 +1,7 @@
 """Activations in 8 bits as the C kernels round them, and a transformers model that computes with them."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,16 @@ from torch import nn
 
 from kernels import reference
 from kernels.cpu import panels
+from kernels.packing import NESTED_GROUP, PackedWeight, nested_block, pack
 from kernels.transform import Transform, hadamard_block
-from upq.layers import Grid, PackedLinear, packed_layers, replace_module, swap_linears
+from upq.layers import (
+    Grid,
+    PackedEmbedding,
+    PackedLinear,
+    packed_layers,
+    replace_module,
+    swap_linears,
+)
 from upq.models import plan_layers
 
 
@@ -58,6 +67,56 @@ def quantized(model: Any, bits: int, group_size: int = 64) -> Any:
         return PackedLinear(grid.pack(linear.weight, *fitted), linear.bias)
 
     swap_linears(model, names, packed)
+    return model
+
+
+def two_levels(weight: torch.Tensor) -> PackedWeight:
+    """A float weight (out, in) with scales of two levels, fitted as simply as can be."""
+    rows, columns = weight.shape
+    groups = weight.detach().float().view(rows, columns // nested_block(columns), -1, NESTED_GROUP)
+    low = groups.amin(-1).clamp_max(0)
+    fitted = [(groups.amax(-1) - low) / 3, -low]
+    blocks = [(part.amax(-1) / 15).half() for part in fitted]  # (out, blocks)
+    steps = [
+        (part / block.float().unsqueeze(-1)).round().clamp(1, 15)
+        for part, block in zip(fitted, blocks, strict=True)
+    ]
+    scale, minimum = (
+        block.float().unsqueeze(-1) * step for block, step in zip(blocks, steps, strict=True)
+    )
+    codes = ((groups + minimum.unsqueeze(-1)) / scale.unsqueeze(-1)).round().clamp(0, 3)
+    both = (steps[0] + 16 * steps[1]).to(torch.uint8).view(rows, -1)
+    packed = pack(codes.view(rows, columns), 2)
+    return PackedWeight(packed, blocks[0], 2, 0.0, minimum=blocks[1], steps=both)
+
+
+def signed(weight: torch.Tensor, bits: int) -> PackedWeight:
+    """A float weight (out, in) with one scale a row and a code for zero: the largest weight is code 0, so that a scale
+    may be negative.
+    """
+    weight = weight.detach().float()
+    zero = 2 ** (bits - 1)
+    largest = weight.gather(1, weight.abs().argmax(1, keepdim=True))
+    scale = (largest / -zero).half()
+    codes = (weight / scale.float() + zero).round().clamp(0, 2**bits - 1)
+    return PackedWeight(pack(codes, bits), scale, bits, float(zero))
+
+
+Packer = Callable[[torch.Tensor], PackedWeight]
+
+
+def repacked(model: Any, pack_layer: Packer, pack_ends: Packer) -> Any:
+    """A copy of a float model with every layer of its blocks packed the one way, embedding and head the other."""
+    model = copy.deepcopy(model)
+    names = [layer.name for layer in plan_layers(model, 0) if layer.quantize]
+    swap_linears(
+        model, names, lambda _, linear: PackedLinear(pack_layer(linear.weight), linear.bias)
+    )
+    shared = model.config.tie_word_embeddings
+    embedding = pack_ends(model.get_input_embeddings().weight)
+    head = embedding if shared else pack_ends(model.get_output_embeddings().weight)
+    model.set_input_embeddings(PackedEmbedding(embedding, torch.float32))
+    model.set_output_embeddings(PackedLinear(head))
     return model
 
 

@@ -48,8 +48,10 @@ static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
     inputs->fine = calloc(spans, 1);
     inputs->scale = calloc(spans, sizeof(float));
     inputs->sum = calloc(spans, sizeof(float));
+    inputs->group_sum = calloc(size / NESTED_GROUP, sizeof(float));
     inputs->added = calloc(tokens, sizeof(float));
-    return inputs->values && inputs->codes && inputs->rest && inputs->fine && inputs->scale && inputs->sum && inputs->added;
+    return inputs->values && inputs->codes && inputs->rest && inputs->fine && inputs->scale && inputs->sum && inputs->group_sum &&
+           inputs->added;
 }
 
 Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threads, const float *cosine, const float *sine) {
@@ -94,6 +96,7 @@ void session_free(Session *s) {
         free(s->inputs[t].fine);
         free(s->inputs[t].scale);
         free(s->inputs[t].sum);
+        free(s->inputs[t].group_sum);
         free(s->inputs[t].added);
     }
     void *parts[] = {s->keys, s->values, s->hidden, s->query, s->key, s->value, s->mixed, s->inner, s->scores, s->runs, s->inputs};
@@ -412,9 +415,11 @@ static void run_product(Worker me, void *argument) {
 int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room, float *outputs, int32_t threads) {
     if (tokens < 1 || threads < 1 || threads > MAX_THREADS) return -1;
     const size_t size = (size_t)tokens * matrix->columns, spans = matrix->span ? size / matrix->span : 0;
-    float *added = room, *scale = added + (matrix->in ? tokens : 0), *sum = scale + spans;
-    int8_t *codes = (int8_t *)(sum + spans), *rest = codes + (spans ? size : 0), *fine = rest + (spans ? size : 0);
-    Product product = {matrix, {tokens, matrix->columns, matrix->span, inputs, codes, rest, fine, scale, sum, added}, outputs};
+    float *added = room, *scale = added + (matrix->in ? tokens : 0), *sum = scale + spans, *group_sum = sum + spans;
+    int8_t *codes = (int8_t *)(group_sum + (spans ? size / NESTED_GROUP : 0)), *rest = codes + (spans ? size : 0);
+    int8_t *fine = rest + (spans ? size : 0);
+    const Inputs all = {tokens, matrix->columns, matrix->span, inputs, codes, rest, fine, scale, sum, group_sum, added};
+    Product product = {matrix, all, outputs};
     return run_job(threads, run_product, &product) ? -2 : 0;
 }
 

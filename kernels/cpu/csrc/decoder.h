@@ -39,8 +39,8 @@ int32_t session_forward(Session *session, int32_t tokens, const int32_t *ids, co
                         int32_t count, const int32_t *wanted, float *logits);
 
 // outputs (tokens, rows of the matrix) = inputs (tokens, columns) times the transposed matrix; columns as padded.
-// The inputs are transformed in place. room: tokens * (2 * columns + 9 * columns / span) bytes for 8-bit activations where span is not 0,
-// and 4 * tokens more for a transform. Returns as session_forward does.
+// The inputs are transformed in place. room: tokens * (2 * columns + 9 * columns / span + 4 * columns / NESTED_GROUP) bytes for 8-bit
+// activations where span is not 0, and 4 * tokens more for a transform. Returns as session_forward does.
 int32_t multiply(const Matrix *matrix, int32_t tokens, float *inputs, void *room, float *outputs, int32_t threads);
 
 // Lay out a matrix. codes: (rows, columns * bits / 8) as stored, lowest bits first; or (rows, columns) 16-bit floats.

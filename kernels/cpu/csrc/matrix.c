@@ -2,17 +2,11 @@
 
 #include <stddef.h>
 
+#include "nested.h"
 #include "simd.h"
 
-// Tokens at a time: the codes of a line are unpacked once for all of them. As many as the registers hold sums for.
-#define HALF_TILE 4
-#if LANES == 16
-#define CODE_TILE 8
-#define MANY_PANELS 4
-#else
-#define CODE_TILE 4
-#define MANY_PANELS 2
-#endif
+#define HALF_TILE 4  // tokens at a time
+#define MANY_PANELS (LANES == 16 ? 4 : 2)
 
 // The scale of each span of a token, NaN where a value is infinite or no number; returns the sum of their squares.
 static float span_scales(const float *values, int span, int spans, float *scale) {
@@ -30,10 +24,10 @@ static float span_scales(const float *values, int span, int spans, float *scale)
     return squares;
 }
 
-// Round a span by its scale's inverse; returns the sum of the codes.
-static float round_span(const float *values, int span, float inverse, int8_t *codes) {
+// Round NESTED_GROUP values by their scale's inverse; returns the sum of the codes.
+static float round_group(const float *values, float inverse, int8_t *codes) {
     vi sum = vi_set(0);
-    for (int i = 0; i < span; i += LANES) {
+    for (int i = 0; i < NESTED_GROUP; i += LANES) {
         vf v = vf_load(values + i) * inverse;
         vi rounded = vi_round(vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0)));
         sum += rounded;
@@ -42,10 +36,10 @@ static float round_span(const float *values, int span, float inverse, int8_t *co
     return vf_sum(vf_of(sum));
 }
 
-// Round what the codes of a span left; returns the sum of the rests.
-static float round_rest(const float *values, int span, float inverse, int8_t *rest) {
+// Round what the codes left; returns the sum of the rests.
+static float round_rest(const float *values, float inverse, int8_t *rest) {
     vi sum = vi_set(0);
-    for (int i = 0; i < span; i += LANES) {
+    for (int i = 0; i < NESTED_GROUP; i += LANES) {
         vf v = vf_load(values + i) * inverse;
         v = vf_pick(vf_max(v, -v) < vf_set(128), v, vf_set(0));
         vi left = vi_round((v - vf_of(vi_round(v))) * REST);
@@ -57,17 +51,25 @@ static float round_rest(const float *values, int span, float inverse, int8_t *re
 
 static void quantize_token(Inputs *inputs, int token) {
     const int span = inputs->span, spans = inputs->columns / span;
-    const float *values = inputs->values + (size_t)token * inputs->columns;
-    int8_t *codes = inputs->codes + (size_t)token * inputs->columns, *rest = inputs->rest + (size_t)token * inputs->columns;
-    int8_t *fine = inputs->fine + (size_t)token * spans;
+    const size_t first = (size_t)token * inputs->columns;
+    const float *values = inputs->values + first;
+    int8_t *codes = inputs->codes + first, *rest = inputs->rest + first, *fine = inputs->fine + (size_t)token * spans;
     float *scale = inputs->scale + (size_t)token * spans, *sum = inputs->sum + (size_t)token * spans;
+    float *group_sum = inputs->group_sum + first / NESTED_GROUP;
     const float limit = FINE_SHARE / spans * span_scales(values, span, spans, scale);
     memset(rest, 0, inputs->columns);
-    for (int s = 0; s < spans; s++, values += span, codes += span, rest += span) {
+    for (int s = 0; s < spans; s++) {
         const float inverse = scale[s] > 0 ? 1 / scale[s] : 0;  // not of NaN either
+        float whole = 0, left = 0;                              // both sums are exact
         fine[s] = scale[s] * scale[s] > limit;
-        sum[s] = round_span(values, span, inverse, codes);
-        if (fine[s]) sum[s] += round_rest(values, span, inverse, rest) / REST;
+        for (int at = s * span; at < (s + 1) * span; at += NESTED_GROUP) {
+            const float codes_here = round_group(values + at, inverse, codes + at);
+            const float rest_here = fine[s] ? round_rest(values + at, inverse, rest + at) : 0;
+            group_sum[at / NESTED_GROUP] = scale[s] * (codes_here + rest_here / REST);
+            whole += codes_here;
+            left += rest_here;
+        }
+        sum[s] = whole + left / REST;
     }
 }
 
@@ -249,7 +251,8 @@ static void code_panel(const Matrix *m, int panel, const Inputs *x, int token, i
 // Panels of codes that are transformed together, with what surrounds them.
 static void code_panels(const Matrix *m, int panel, int panels, const Inputs *x, int token, int tokens, float *products) {
     const int rows = panels * PANEL;
-    for (int p = 0; p < panels; p++) code_panel(m, panel + p, x, token, tokens, products + p * PANEL, rows);
+    for (int p = 0; p < panels; p++)
+        (m->steps ? nested_panel : code_panel)(m, panel + p, x, token, tokens, products + p * PANEL, rows);
     for (int t = 0; t < tokens; t++) {
         float *product = products + t * rows;
         if (m->in && m->in->shift)
@@ -329,10 +332,15 @@ void read_row(const Matrix *m, int row, float *out) {
     }
     const int per_line = 32 / m->bits, groups = m->columns / m->group;
     const uint8_t *lines = (const uint8_t *)m->data + (size_t)panel * m->columns * PANEL * m->bits / 8;
-    for (int k = 0; k < m->columns; k++) {
+    const uint8_t *steps = m->steps ? m->steps + (size_t)panel * m->columns / NESTED_GROUP * PANEL + r : NULL;
+    for (int k = 0; k < groups * m->group; k++) {
         const uint8_t byte = lines[k / per_line * 64 + 4 * r + k % 4];
         const int code = byte >> (m->bits * (k % per_line / 4)) & ((1 << m->bits) - 1);
         const size_t at = ((size_t)panel * groups + k / m->group) * PANEL + r;
-        out[k] = half_to_float(m->scale[at]) * (code - (m->zeros ? m->zeros[at] : m->zero));
+        const float scale = half_to_float(m->scale[at]);
+        if (steps) {
+            const int step = steps[k / NESTED_GROUP * PANEL];
+            out[k] = scale * (step & 15) * code - half_to_float(m->minimum[at]) * (step >> 4);
+        } else out[k] = scale * (code - (m->zeros ? m->zeros[at] : m->zero));
     }
 }

@@ -22,6 +22,9 @@
 #define LANE_NUMBERS (vi){0, 1, 2, 3}
 #endif
 
+// Tokens at a time: the codes of a line are unpacked once for all of them. As many as the registers hold sums for.
+#define CODE_TILE (LANES == 16 ? 8 : 4)
+
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
@@ -40,12 +43,6 @@ typedef int8_t vs __attribute__((vector_size(LANES)));
 INLINE void vi_store_bytes(int8_t *p, vi v) {
     vs bytes = __builtin_convertvector(v, vs);
     memcpy(p, &bytes, sizeof bytes);
-}
-
-INLINE vf vf_bytes(const uint8_t *p) {
-    vf v;
-    for (int i = 0; i < LANES; i++) v[i] = p[i];
-    return v;
 }
 
 INLINE float vf_sum(vf v) {
@@ -85,12 +82,15 @@ INLINE uint16_t float_to_half(float value) {
     return sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13);
 }
 
+// Products of codes below 4 with activations, for sums of up to four of them, times a factor below 16: dot4_short adds to
+// partial sums, which scaled_short alone can read.
 #if LANES == 16
 INLINE vf vfma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vf vf_half(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void vf_store_half(uint16_t *p, vf v) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE vi vi_bytes(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE vi vi_round(vf v) { return (vi)_mm512_cvtps_epi32((__m512)v); }
 INLINE vf vf_lanes(vf v, vi from) { return (vf)_mm512_permutexvar_ps((__m512i)from, (__m512)v); }  // lane i: v[from[i]]
 // acc += the four products of each lane: unsigned bytes of codes times the four signed bytes of x.
@@ -98,12 +98,15 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     (void)bits;
     return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, _mm512_set1_epi32(x));
 }
+INLINE vi dot4_short(vi acc, vu codes, int32_t x) { return dot4(acc, codes, x, 2); }
+INLINE vi scaled_short(vi sums, vi factor) { return (vi)_mm512_madd_epi16((__m512i)sums, (__m512i)factor); }
 #elif LANES == 8
 INLINE vf vfma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 INLINE vf vf_half(const uint16_t *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 INLINE void vf_store_half(uint16_t *p, vf v) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE vi vi_bytes(const uint8_t *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 INLINE vi vi_round(vf v) { return (vi)_mm256_cvtps_epi32((__m256)v); }
 INLINE vf vf_lanes(vf v, vi from) { return (vf)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from); }
 #if defined(__AVXVNNI__)
@@ -111,6 +114,8 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     (void)bits;
     return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)codes, _mm256_set1_epi32(x));
 }
+INLINE vi dot4_short(vi acc, vu codes, int32_t x) { return dot4(acc, codes, x, 2); }
+INLINE vi scaled_short(vi sums, vi factor) { return (vi)_mm256_madd_epi16((__m256i)sums, (__m256i)factor); }
 #else
 INLINE __m256i dot4_small(__m256i codes, __m256i x) {  // exact for codes below 128
     return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1));
@@ -121,6 +126,12 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     __m256i low = _mm256_and_si256(all, _mm256_set1_epi8(15));
     __m256i high = _mm256_and_si256(_mm256_srli_epi16(all, 4), _mm256_set1_epi8(15));
     return acc + (vi)dot4_small(low, activations) + 16 * (vi)dot4_small(high, activations);
+}
+INLINE vi dot4_short(vi acc, vu codes, int32_t x) {  // each lane holds two sums of 16 bits
+    return (vi)_mm256_add_epi16((__m256i)acc, _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(x)));
+}
+INLINE vi scaled_short(vi sums, vi factor) {
+    return (vi)_mm256_madd_epi16((__m256i)sums, (__m256i)(factor | factor << 16));
 }
 #endif
 #else
@@ -138,6 +149,11 @@ INLINE vf vf_lanes(vf v, vi from) {
     for (int i = 0; i < LANES; i++) moved[i] = v[from[i]];
     return moved;
 }
+INLINE vi vi_bytes(const uint8_t *p) {
+    vi v;
+    for (int i = 0; i < LANES; i++) v[i] = p[i];
+    return v;
+}
 INLINE vi vi_round(vf v) {  // to nearest, ties to even: adding 1.5 * 2^23 leaves the integer in the low bits
     vf magic = vf_set(12582912.0f);
     return (vi)(v + magic) - (vi)magic;
@@ -150,7 +166,11 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
     }
     return acc;
 }
+INLINE vi dot4_short(vi acc, vu codes, int32_t x) { return dot4(acc, codes, x, 2); }
+INLINE vi scaled_short(vi sums, vi factor) { return sums * factor; }
 #endif
+
+INLINE vf vf_bytes(const uint8_t *p) { return vf_of(vi_bytes(p)); }
 
 // e^x to two units in the last place; below -87 it is 0 for our purpose (softmax, SiLU).
 INLINE vf vf_exp(vf x) {

@@ -1,6 +1,7 @@
 """The fused step of the GPU engine against transformers' forward, its kernels in Triton's interpreter."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from kernels.gpu.operators import TritonWeight
 from kernels.packing import PackedWeight
 from kernels.reference import TransformedWeight
 from kernels.transform import Transform
-from tests.support.native_cases import signs, surrounded
+from tests.support.native_cases import repacked, signed, signs, surrounded, two_levels
 from upq.decode import TransformersEngine
 from upq.decode.fused_step import FusedStep, Place, unsupported
 from upq.decode.row_cache import bucket
@@ -109,6 +110,14 @@ def test_packed_layers_are_joined_and_transformed_where_that_is_possible(
     attention = check_step(engine, [1, 20]).blocks[0].queries_keys_values
     assert (attention.transform is not None) == transformed
     assert (attention.whole is not None) == joined
+
+
+def test_weights_with_scales_of_two_levels_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "prepare", prepared_for_a_gpu)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**WIDE)).eval()
+    engine = TransformersEngine(repacked(model, two_levels, partial(signed, bits=8)))
+    assert check_step(engine, [1, 20]).blocks[0].queries_keys_values.whole is not None
 
 
 def prepared_for_a_gpu(packed: PackedWeight) -> kernels.Prepared:

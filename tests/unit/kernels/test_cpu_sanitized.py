@@ -13,7 +13,9 @@ import pytest
 UNIT = Path(__file__).resolve().parents[1]
 CHECKED = (
     "kernels/test_cpu_kernels.py",
+    "kernels/test_cpu_grids.py",
     "decode/test_native.py",
+    "decode/test_native_grids.py",
     "decode/test_native_transforms.py",
 )
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"

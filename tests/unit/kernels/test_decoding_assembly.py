@@ -38,8 +38,10 @@ def halves(words: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("bits", [2, 4])
-def test_each_field_of_a_word_is_decoded_exactly(bits: int, dtype: Any) -> None:
+@pytest.mark.parametrize(
+    ("bits", "zero"), [(2, 0.0), (2, 1.5), (2, 2.0), (4, 7.5), (4, 8.0)], ids=str
+)
+def test_each_field_of_a_word_is_decoded_exactly(bits: int, zero: float, dtype: Any) -> None:
     words = np.random.default_rng(0).integers(0, 2**WORD_BITS, 4096, dtype=np.uint32)
     shared = text_of(products.fields_per_shift, bits, dtype)
     shifted = words
@@ -48,7 +50,7 @@ def test_each_field_of_a_word_is_decoded_exactly(bits: int, dtype: Any) -> None:
             text = text_of(products.shift_assembly, field, bits, dtype)
             places = np.uint32(number(r", (\d+);", text))
             shifted = words << places if text.startswith("shl") else words >> places
-        text = text_of(products.level_assembly, field, bits, dtype)
+        text = text_of(products.level_assembly, field, bits, dtype, zero)
         mask = number(rf"lop3\.b32 t, \$1, {HEX}, 0x[0-9a-f]+, 0xea", text)
         magic = number(rf"lop3\.b32 t, \$1, 0x[0-9a-f]+, {HEX}, 0xea", text)
         taken = halves((shifted & np.uint32(mask)) | np.uint32(magic), DTYPES[dtype])
@@ -56,5 +58,5 @@ def test_each_field_of_a_word_is_decoded_exactly(bits: int, dtype: Any) -> None:
         added = halves(constant, DTYPES[dtype])[0]
         found = taken - added if "sub.rn" in text else taken + added
         codes = (words.view(np.uint16) >> np.uint16(bits * field)) & np.uint16(2**bits - 1)
-        expected = torch.from_numpy(codes.astype(np.float32)) - (2**bits - 1) / 2
+        expected = torch.from_numpy(codes.astype(np.float32)) - zero
         assert torch.equal(found.float(), expected), field

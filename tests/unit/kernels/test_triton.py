@@ -19,11 +19,22 @@ from kernels.gpu import operators, products, tuning
 from kernels.gpu.operators import TritonWeight, arrange, packed_dequantize, packed_matmul
 from kernels.packing import PackedWeight, unpack
 from kernels.transform import Transform
-from tests.support.kernel_cases import NARROW, SHAPES, check_product, random_inputs, random_packed
+from tests.support.kernel_cases import (
+    NARROW,
+    NESTED,
+    SHAPES,
+    check_product,
+    random_inputs,
+    random_nested,
+    random_packed,
+    random_signed,
+)
 from tests.unit.kernels.test_transform import full_transform
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 HALF = [torch.float16, torch.bfloat16]
+#: (bits, zero) that the assembly subtracts: middles, codes, and none.
+ZEROS = [(2, 0.0), (2, 1.5), (2, 2.0), (4, 7.5), (4, 8.0)]
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -81,19 +92,62 @@ def test_weights_without_a_remainder_are_read_without_masks(bits: int) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_every_group_may_have_a_zero_of_its_own(bits: int, shape: tuple[int, int, int]) -> None:
     packed = with_zeros(random_packed(bits, *shape))
-    prepared = TritonWeight(packed)
-    assert prepared.size_bytes > TritonWeight(replace(packed, zeros=None)).size_bytes
-    for rows, dtype in ((1, torch.float16), (11, torch.bfloat16)):
-        check_product(prepared, packed, random_inputs(rows, shape[1], dtype))
-    for dtype in (torch.float16, torch.float32):
-        expected = reference.dequantize(packed).to(dtype)
-        torch.testing.assert_close(prepared.dequantize(dtype), expected, atol=0.0, rtol=0.0)
+    plain = TritonWeight(replace(packed, zeros=None))
+    assert TritonWeight(packed).size_bytes > plain.size_bytes
+    check_weight(packed)
 
 
 def with_zeros(packed: PackedWeight) -> PackedWeight:
     generator = torch.Generator().manual_seed(2)
     zeros = torch.randint(0, 2**packed.bits, packed.scale.shape, generator=generator)
     return replace(packed, zeros=zeros.to(torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES[3:6], NARROW[0]])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_zero_may_be_a_code_and_scales_have_any_sign(
+    bits: int, shape: tuple[int, int, int]
+) -> None:
+    check_weight(random_signed(bits, *shape))
+
+
+@pytest.mark.parametrize("shape", NESTED)
+def test_scales_may_have_two_levels(shape: tuple[int, int]) -> None:
+    check_weight(random_nested(*shape))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_two_levels_without_a_remainder_are_read_without_masks(dtype: torch.dtype) -> None:
+    packed = random_nested(64, operators.block_inputs(2) * tuning.CANDIDATES[8][0].slices)
+    check_product(TritonWeight(packed), packed, random_inputs(3, packed.shape[1], dtype))
+
+
+def check_weight(packed: PackedWeight) -> None:
+    """The products and the decoded weight."""
+    prepared = TritonWeight(packed)
+    for rows, dtype in ((1, torch.float16), (11, torch.bfloat16)):
+        check_product(prepared, packed, random_inputs(rows, packed.shape[1], dtype))
+    for dtype in (torch.float16, torch.float32):
+        expected = reference.dequantize(packed).to(dtype)
+        torch.testing.assert_close(prepared.dequantize(dtype), expected, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize("kind", ["two levels", "signed"])
+def test_joined_weights_give_the_outputs_of_each(kind: str) -> None:
+    packed = [
+        random_nested(rows, 192, seed)
+        if kind == "two levels"
+        else random_signed(4, rows, 192, 3, seed)
+        for seed, rows in enumerate((128, 64, 70))
+    ]
+    weights = [TritonWeight(one) for one in packed]
+    inputs = random_inputs(3, 192, torch.float16)
+    alone = torch.cat([weight(inputs) for weight in weights], 1)
+    joined = operators.join(weights)
+    assert joined
+    assert torch.equal(joined(inputs), alone)
+    assert torch.equal(torch.cat([weight(inputs) for weight in weights], 1), alone)
+    assert operators.join([weights[0], TritonWeight(random_packed(2, 64, 192, 3))]) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -166,27 +220,30 @@ def test_a_field_of_the_words_is_sixteen_consecutive_codes(
 
 
 @pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("bits", [2, 4])
-def test_the_constants_of_the_assembly_decode_every_word(bits: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("bits", "zero"), ZEROS)
+def test_the_constants_of_the_assembly_decode_every_word(
+    bits: int, zero: float, dtype: torch.dtype
+) -> None:
     name = {torch.float16: products.tl.float16, torch.bfloat16: products.tl.bfloat16}
     words = torch.arange(2**16)
     for field in range(16 // bits):
         shift: Any = products.field_shift(field, bits, name[dtype])
-        mask, magic, subtrahend = products.field_constants(field, bits, name[dtype])
+        mask, magic, subtrahend = products.field_constants(field, bits, name[dtype], zero)
         moved = words >> shift if shift >= 0 else words << -shift
         lifted = ((moved & mask) | magic).to(torch.int16).view(dtype)
         found = lifted - torch.tensor(subtrahend, dtype=torch.int16).view(dtype)
-        expected = ((words >> (bits * field)) & (2**bits - 1)) - (2**bits - 1) / 2
+        expected = ((words >> (bits * field)) & (2**bits - 1)) - zero
         torch.testing.assert_close(found.float(), expected.float(), atol=0.0, rtol=0.0)
 
 
 def test_torch_knows_the_operators() -> None:
     prepared = TritonWeight(random_packed(2, 20, 64, 2))
     inputs = random_inputs(2, 64, torch.float16)
-    zeros = torch.ones(prepared.scale.shape, dtype=torch.uint8)
-    given = (inputs, prepared.words, prepared.scale, 20, 2, 32, zeros)
+    words, scale = prepared.parts.values()
+    zeros = torch.ones(scale.shape, dtype=torch.uint8)
+    given = (inputs, words, scale, 20, 2, 32, 1.5, zeros)
     torch.library.opcheck(packed_matmul, given, test_utils=("test_schema", "test_faketensor"))
-    given = (prepared.words, prepared.scale, 20, 64, 2, torch.float16, zeros)
+    given = (words, scale, 20, 64, 2, torch.float16, 1.5, zeros)
     torch.library.opcheck(packed_dequantize, given, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -194,6 +251,8 @@ def test_torch_knows_the_operators() -> None:
     "change",
     [
         {"zero": 1.0},
+        {"bits": 4, "steps": torch.zeros(4, 2, dtype=torch.uint8)},
+        {"steps": torch.zeros(4, 2, dtype=torch.uint8)},
         {"bits": 3},
         {"codes": torch.zeros(4, 16, dtype=torch.int32)},
         {"scale": torch.zeros(4, 3, dtype=torch.float16)},
