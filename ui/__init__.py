@@ -11,6 +11,7 @@ from ui import api, header, theme
 from ui.app_state import App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
+from ui.gate import Gate, Page
 from ui.quantize import tab as quantize_tab
 from ui.results import tab
 
@@ -23,7 +24,7 @@ DELETE_CACHE = (3600, 86_400)
 
 def build(app: App) -> gr.Blocks:
     """Build the whole interface as gr.Blocks; `launch` serves it."""
-    with gr.Blocks(
+    with Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
         top = header.build(app)
@@ -38,7 +39,7 @@ def build(app: App) -> gr.Blocks:
                 tab.build(app, top)
         header.load(app, top, demo)
         api.build(app)
-    demo.queue(default_concurrency_limit=8, max_size=64)
+    demo.queue(default_concurrency_limit=8, max_size=64, api_open=False)
     return demo
 
 
@@ -51,18 +52,18 @@ def launch(
 ) -> str:
     """Serve the page from a background thread and return its URL; page.close() ends it.
 
-    Nothing is shared beyond `host`, and no file of the data folder is ever served.
+    Nothing is shared beyond `host`, no file of the data folder is ever served, and none is taken from outside.
     """
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         auth=auth,
         blocked_paths=[str(data_dir)],
-        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders)]},
+        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders), Middleware(Gate)]},
         theme=theme.theme(),
         head=theme.head(),
         prevent_thread_lock=True,
-        show_error=True,
+        show_error=False,  # UserErrors are shown all the same, what Python says is not
         share=False,
         run_history=False,
         footer_links=["api"],

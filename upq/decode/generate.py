@@ -13,7 +13,7 @@ import torch
 
 from upq.decode.draw import pick, pick_rows
 from upq.decode.engine import Engine, diverged
-from upq.errors import UserError
+from upq.errors import UserError, shown
 from upq.models import chat_ids, longest_sequence
 
 #: Pause between two pieces of a streamed answer, seconds.
@@ -23,6 +23,14 @@ REPLACEMENT = "\ufffd"
 #: Answers that are written side by side: on a CPU, and at most on a GPU, where a step of many costs little more than of
 #: few, but whose caches take no more than this share of the memory that is free.
 ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
+
+#: The settings of Decoding -> the closed range of their values.
+DECODING_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_new_tokens": (1, 8192),
+    "temperature": (0, 5),
+    "top_p": (0.01, 1),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +43,14 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_new_tokens", 1, 8192),
-            ("temperature", 0, 5),
-            ("top_p", 0.01, 1),
-            ("seed", 0, 2**63 - 1),
-        ):
+        for name, (low, high) in DECODING_RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise UserError("bad_decoding", f"{name} is {value!r}; expected {low} to {high}.")
+            is_number = type(value) is int or (
+                name in ("temperature", "top_p") and type(value) is float
+            )
+            if not is_number or not low <= value <= high:
+                expected = f"expected {low} to {high}."
+                raise UserError("bad_decoding", f"{name} is {shown(value)}; {expected}")
 
 
 @dataclass(frozen=True)
