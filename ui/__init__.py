@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -20,10 +21,14 @@ __all__ = ["App", "build", "launch"]
 TITLE = "UPQ Studio"
 #: Copies of downloads in Gradio's cache: looked for every hour, removed after a day. Seconds.
 DELETE_CACHE = (3600, 86_400)
+#: After so many events Gradio computes statistics of its queue, which nobody reads, from its last 10,000; by
+#: itself it does so after each.
+STATISTICS_EVERY = 10**12
 
 
 def build(app: App) -> gr.Blocks:
     """Build the whole interface as gr.Blocks; `launch` serves it."""
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(STATISTICS_EVERY)
     with Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:

@@ -42,7 +42,9 @@ class _Refused(Exception):
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
-        self.answer = JSONResponse({"detail": clean_text(sentence)}, status)
+        # What the client still sends is not read.
+        headers = {"connection": "close"}
+        self.answer = JSONResponse({"detail": clean_text(sentence)}, status, headers)
 
 
 class Gate:

@@ -81,7 +81,7 @@ class Request(BaseModel):
         names = list(cls.model_fields)
         if len(values) > len(names):
             raise UserError(
-                "bad_argument", f"{len(values)} values are too many; expected {_list(names)}."
+                "bad_argument", f"Too many values, {len(values)}; expected {_list(names)}."
             )
         return cls.of(dict(zip(names, values, strict=False)))
 

@@ -131,9 +131,9 @@ def test_a_long_value_is_quoted_in_short() -> None:
 
 
 def test_an_argument_too_many_is_refused_and_missing_ones_take_their_defaults() -> None:
-    with pytest.raises(UserError, match=r"2 values are too many; expected run_id\."):
+    with pytest.raises(UserError, match=r"Too many values, 2; expected run_id\."):
         RunStatus.at([1, 2])
-    with pytest.raises(UserError, match=r"3 values are too many; expected none\."):
+    with pytest.raises(UserError, match=r"Too many values, 3; expected none\."):
         ENDPOINTS["list_runs"].request.at([0, 0, 0])
     assert StartRun.at([]) == StartRun(
         model="bundled", method="rotated_upq", preset="quick", settings_json="{}"
