@@ -17,7 +17,7 @@ from upq.jobs import Models, Served
 from upq.store import Store
 
 #: Seconds after which a request hangs, on a machine that is busy.
-HANG_S = 60
+HANG_S = 120
 
 
 class TinyModels(Models):

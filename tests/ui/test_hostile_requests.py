@@ -133,8 +133,8 @@ def search(app: OpenApp, name: str, count: int, by_http: bool) -> None:
 
 
 #: Examples of each endpoint that takes many arguments, of the others, and of each by HTTP.
-EXAMPLES = {"start_run": 40, "chat": 100, "run_checks": 120}
-USUAL, BY_HTTP = 60, 6
+EXAMPLES = {"start_run": 30, "chat": 80, "run_checks": 80}
+USUAL, BY_HTTP = 40, 5
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)

@@ -6,7 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -43,14 +43,12 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in DECODING_RANGES.items():
-            value = getattr(self, name)
-            is_number = type(value) is int or (
-                name in ("temperature", "top_p") and type(value) is float
-            )
-            if not is_number or not low <= value <= high:
-                expected = f"expected {low} to {high}."
-                raise UserError("bad_decoding", f"{name} is {shown(value)}; {expected}")
+        for setting in fields(self):
+            value, (low, high) = getattr(self, setting.name), DECODING_RANGES[setting.name]
+            kinds = (int,) if isinstance(setting.default, int) else (int, float)
+            if type(value) not in kinds or not low <= value <= high:
+                found = f"{setting.name} is {shown(value)}"
+                raise UserError("bad_decoding", f"{found}; expected {low} to {high}.")
 
 
 @dataclass(frozen=True)
