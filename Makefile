@@ -34,10 +34,11 @@ check: $(DEVELOPMENT)  ## style, types and architecture
 	$(python) -m pyright
 	$(python) -m pytest -q tests/test_architecture.py
 
-fix: $(DEVELOPMENT)  ## format the code, mend what ruff can mend, write docs/settings.md anew; lists what is left
+fix: $(DEVELOPMENT)  ## format the code, mend what ruff can mend, write two pages anew; lists what is left
 	$(python) -m ruff check --fix --exit-zero --quiet .
 	$(python) -m ruff format .
 	$(python) -m scripts.make_settings_doc
+	$(python) -m scripts.make_api_doc
 	$(python) -m ruff check .
 
 bench: $(DEVELOPMENT)  ## speed of the CPU kernels and of decoding, in under ten minutes; figures in build/bench

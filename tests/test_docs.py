@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.make_api_doc import api_doc
 from scripts.make_settings_doc import settings_doc
 from tests.test_architecture import MAY_IMPORT
 from ui.report import command_line
@@ -86,6 +87,10 @@ def test_every_explained_error_code_exists() -> None:
 
 def test_the_settings_page_is_the_generated_one() -> None:
     assert read("docs/settings.md") == settings_doc(), "run: make fix"
+
+
+def test_the_api_page_is_the_generated_one() -> None:
+    assert read("docs/api.md") == api_doc(), "run: make fix"
 
 
 def test_every_setting_is_on_the_settings_page() -> None:

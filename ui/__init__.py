@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +12,7 @@ from ui import api, header, theme
 from ui.app_state import App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
+from ui.gate import Gate, Page
 from ui.quantize import tab as quantize_tab
 from ui.results import tab
 
@@ -19,11 +21,15 @@ __all__ = ["App", "build", "launch"]
 TITLE = "UPQ Studio"
 #: Copies of downloads in Gradio's cache: looked for every hour, removed after a day. Seconds.
 DELETE_CACHE = (3600, 86_400)
+#: After so many events Gradio computes statistics of its queue, which nobody reads, from its last 10,000; by
+#: itself it does so after each.
+STATISTICS_EVERY = 10**12
 
 
 def build(app: App) -> gr.Blocks:
     """Build the whole interface as gr.Blocks; `launch` serves it."""
-    with gr.Blocks(
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(STATISTICS_EVERY)
+    with Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
         top = header.build(app)
@@ -38,7 +44,7 @@ def build(app: App) -> gr.Blocks:
                 tab.build(app, top)
         header.load(app, top, demo)
         api.build(app)
-    demo.queue(default_concurrency_limit=8, max_size=64)
+    demo.queue(default_concurrency_limit=8, max_size=64, api_open=False)
     return demo
 
 
@@ -51,18 +57,18 @@ def launch(
 ) -> str:
     """Serve the page from a background thread and return its URL; page.close() ends it.
 
-    Nothing is shared beyond `host`, and no file of the data folder is ever served.
+    Nothing is shared beyond `host`, no file of the data folder is ever served, and none is taken from outside.
     """
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         auth=auth,
         blocked_paths=[str(data_dir)],
-        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders)]},
+        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders), Middleware(Gate)]},
         theme=theme.theme(),
         head=theme.head(),
         prevent_thread_lock=True,
-        show_error=True,
+        show_error=False,  # UserErrors are shown all the same, what Python says is not
         share=False,
         run_history=False,
         footer_links=["api"],

@@ -1,4 +1,4 @@
-"""The named endpoints for programs: the same functions as the page, typed and documented.
+"""The named endpoints for programs: each takes a request of ui.requests, typed and documented, and answers it.
 
 An error is one sentence. No endpoint returns a file, and the only paths taken are those of a model,
 a data set and a suite.
@@ -7,18 +7,19 @@ a data set and a suite.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradio.events import api as register
 
-from ui.app_state import App, as_gradio_error, with_plain_errors
-from ui.chat import checked_message, column, conversation_of, decoding_of
+from ui import requests
+from ui.app_state import App, plain_errors
+from ui.chat import column, conversation_of
 from ui.checks import form
-from ui.html import PRECISIONS
-from upq.config import DEFAULT_METHOD, with_settings
-from upq.config import preset as preset_config
+from ui.requests import OfRun, Request
+from upq.config import preset, with_settings
 from upq.decode import stream
 from upq.errors import UserError
 from upq.quantize.ready import ready
@@ -27,146 +28,124 @@ from upq.store import Run
 HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
 
 
+class Endpoint(NamedTuple):
+    """What may be asked, and the function that answers; one that yields streams."""
+
+    request: type[Request]
+    answer: Callable[[App, Any], Any]
+    returns: type
+
+
 def build(app: App) -> None:
     """Register the endpoints. Must be called inside a gradio.Blocks."""
-    for endpoint in (*_run_endpoints(app), _chat_endpoint(app), _check_endpoint(app)):
-        register(endpoint, api_name=endpoint.__name__)
+    for name, endpoint in ENDPOINTS.items():
+        register(_function(app, name, endpoint), api_name=name)
 
 
-def _run_endpoints(app: App) -> list[Callable[..., Any]]:
-    @with_plain_errors
-    def start_run(
-        model: str = "bundled",
-        method: str = DEFAULT_METHOD,
-        preset: str = "quick",
-        settings_json: str = "{}",
-    ) -> dict:
-        """Queue a quantization run.
-
-        Args:
-            model: `bundled`, a Hugging Face hub id, a local folder or a GGUF file.
-            method: `rotated_upq`, `upq`, `efficientqat`, `unisvq`, `gptq` or `rtn`.
-            preset: `smoke`, `quick`, `overnight`, `lease`, `standard` or `paper`.
-            settings_json: JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}.
-        """
-        changes = {**_json_object(settings_json), "model.source": model}
-        config = with_settings(preset_config(preset, method), changes)
-        run_id = app.store.enqueue(ready(config, changes))
-        return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
-
-    @with_plain_errors
-    def run_status(run_id: int) -> dict:
-        """State, progress, errors, artifacts and measurements of a run."""
-        run = app.store.run(run_id)
-        artifacts = [
-            {
-                "precision": row.precision,
-                "size_bytes": row.size_bytes,
-                "bits_per_weight": row.bits_per_weight,
-            }
-            for row in app.store.artifacts(run_id)
-        ]
-        measurements = app.store.measurements(run_id)
-        return {**_public(run), "artifacts": artifacts, "measurements": measurements}
-
-    @with_plain_errors
-    def cancel_run(run_id: int) -> str:
-        """Ask a run to stop; its checkpoint is kept. Returns a sentence."""
-        return app.store.request_cancel(run_id)
-
-    @with_plain_errors
-    def resume_run(run_id: int) -> str:
-        """Queue a failed, cancelled or interrupted run again. Returns a sentence."""
-        return app.store.resume(run_id)
-
-    @with_plain_errors
-    def list_runs() -> list:
-        """The newest 100 runs, newest first."""
-        return [_public(run) for run in app.store.runs()]
-
-    return [start_run, run_status, cancel_run, resume_run, list_runs]
+def request_of(function: Any) -> type[Request] | None:
+    """Tell what a registered function may be asked; None for an event of the page."""
+    return getattr(function, "request", None)
 
 
-def _chat_endpoint(app: App) -> Callable[..., Any]:
-    def chat(
-        run_id: int,
-        precision: str,
-        message: str,
-        system: str = "",
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[dict]:
-        """Stream the answer of one precision of a run (0: the bundled model) to one message.
+def _function(app: App, name: str, endpoint: Endpoint) -> Callable[..., Any]:
+    """Return the endpoint as Gradio wants it: a function with types, defaults and a docstring."""
+    request, answer, returns = endpoint
 
-        Args:
-            run_id: the run whose artifacts answer; 0 for the bundled FP16 model.
-            precision: FP16, INT4 or INT2.
-            message: what the user says.
-            system: system prompt; empty for the model's default.
-            max_tokens: longest answer, tokens.
-            temperature: 0 is greedy.
-            top_p: nucleus share, 0.01 to 1.
-            seed: seed of the sampling.
-        """
-        try:
-            yield from _chat(
-                app, run_id, precision, message, system, (max_tokens, temperature, top_p, seed)
+    def call(*values: Any) -> Any:
+        with plain_errors():
+            return answer(app, request.at(values))
+
+    def stream_answer(*values: Any) -> Iterator[Any]:
+        with plain_errors():
+            yield from answer(app, request.at(values))
+
+    function: Any = stream_answer if inspect.isgeneratorfunction(answer) else call
+    arguments = request.model_fields.items()
+    function.request = request
+    function.__name__ = name
+    meanings = [
+        f"    {name}: {argument.description}; {request.expected(name)}."
+        for name, argument in arguments
+    ]
+    function.__doc__ = "\n".join([request.__doc__ or "", "", "Args:", *meanings])
+    function.__annotations__ = {name: argument.annotation for name, argument in arguments}
+    function.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=inspect.Parameter.empty if argument.is_required() else argument.default,
+                annotation=argument.annotation,
             )
-        except UserError as error:
-            raise as_gradio_error(error) from error
+            for name, argument in arguments
+        ],
+        return_annotation=returns,
+    )
+    return function
 
-    return chat
+
+def _start_run(app: App, asked: requests.StartRun) -> dict[str, Any]:
+    changes = {**_json_object(asked.settings_json), "model.source": asked.model}
+    config = with_settings(preset(asked.preset, asked.method), changes)
+    run_id = app.store.enqueue(ready(config, changes))
+    return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
 
-def _chat(
-    app: App, run_id: int, precision: str, message: str, system: str, decoding: tuple[Any, ...]
-) -> Iterator[dict[str, Any]]:
-    if precision not in PRECISIONS:
-        expected = ", ".join(PRECISIONS)
-        raise UserError("bad_precision", f"precision is {precision!r}; expected {expected}.")
-    if run_id:
-        app.store.run(run_id)
-    state = column(app, precision, run_id)
+def _run_status(app: App, asked: OfRun) -> dict[str, Any]:
+    run = app.store.run(asked.run_id)
+    artifacts = [
+        {
+            "precision": row.precision,
+            "size_bytes": row.size_bytes,
+            "bits_per_weight": row.bits_per_weight,
+        }
+        for row in app.store.artifacts(run.id)
+    ]
+    measurements = app.store.measurements(run.id)
+    return {**_public(run), "artifacts": artifacts, "measurements": measurements}
+
+
+def _cancel_run(app: App, asked: OfRun) -> str:
+    return app.store.request_cancel(asked.run_id)
+
+
+def _resume_run(app: App, asked: OfRun) -> str:
+    return app.store.resume(asked.run_id)
+
+
+def _list_runs(app: App, _: requests.ListRuns) -> list[dict[str, Any]]:
+    return [_public(run) for run in app.store.runs()]
+
+
+def _chat(app: App, asked: requests.Chat) -> Iterator[dict[str, Any]]:
+    if asked.run_id:
+        app.store.run(asked.run_id)
+    state = column(app, asked.precision, asked.run_id)
     if not state.source:
-        found = state.training or f"Run {run_id} has no {precision}."
+        found = state.training or f"Run {asked.run_id} has no {asked.precision}."
         raise UserError("artifact_not_found", found, "Start a run, or wait until it is packed.")
-    served = app.models.get(state.run_id, precision, state.source)
-    conversation = conversation_of(system, [{"role": "user", "content": checked_message(message)}])
-    decoding_settings = decoding_of(*decoding)
+    served = app.models.get(state.run_id, asked.precision, state.source)
+    conversation = conversation_of(asked.system, [{"role": "user", "content": asked.message}])
     for piece in stream(
-        served.engine, served.tokenizer, conversation, decoding_settings, lambda: False
+        served.engine, served.tokenizer, conversation, asked.decoding, lambda: False
     ):
         yield dataclasses.asdict(piece)
 
 
-def _check_endpoint(app: App) -> Callable[..., Any]:
-    @with_plain_errors
-    def run_checks(
-        run_id: int,
-        suite: str = "builtin",
-        path: str = "",
-        amount: int = 60,
-        max_tokens: int = 256,
-        precisions: list = list(PRECISIONS),  # noqa: B006 - Gradio reads the default, nobody changes it
-        seed: int = 0,
-    ) -> dict:
-        """Queue a check run; `run_status` tells when it is done.
+def _run_checks(app: App, asked: requests.RunChecks) -> dict[str, Any]:
+    check_id = form.enqueue(app, asked)
+    return {"run_id": check_id, "queue_position": app.store.queue_position(check_id)}
 
-        Args:
-            run_id: the run to check; 0 for the bundled FP16 model.
-            suite: `builtin`, `ifeval`, `mmlu` or `wikitext2`.
-            path: a local file of the suite; empty: the folder that UPQ_DATA names, else the hub.
-            amount: prompts at most; of `mmlu` questions per subject, of `wikitext2` chunks.
-            max_tokens: longest answer, tokens.
-            precisions: which of FP16, INT4, INT2; missing ones are left out.
-            seed: seed of the verdicts that draw at random.
-        """
-        check_id = form.enqueue(app, run_id, suite, path, amount, max_tokens, precisions, seed)
-        return {"run_id": check_id, "queue_position": app.store.queue_position(check_id)}
 
-    return run_checks
+ENDPOINTS = {
+    "start_run": Endpoint(requests.StartRun, _start_run, dict),
+    "run_status": Endpoint(requests.RunStatus, _run_status, dict),
+    "cancel_run": Endpoint(requests.CancelRun, _cancel_run, str),
+    "resume_run": Endpoint(requests.ResumeRun, _resume_run, str),
+    "list_runs": Endpoint(requests.ListRuns, _list_runs, list),
+    "chat": Endpoint(requests.Chat, _chat, dict),
+    "run_checks": Endpoint(requests.RunChecks, _run_checks, dict),
+}
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -174,6 +153,12 @@ def _json_object(text: str) -> dict[str, Any]:
         value = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise UserError("bad_config", f"settings_json is not JSON: {error}.") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of 4,300 digits, or brackets in brackets
+        message = "settings_json holds a number or a nesting beyond reason; expected settings."
+        raise UserError("bad_config", message) from error
     if not isinstance(value, dict):
         raise UserError("bad_config", "settings_json is not a JSON object.")
     return value

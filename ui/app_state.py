@@ -5,22 +5,22 @@ from __future__ import annotations
 import html
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ParamSpec, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 import gradio as gr
 import torch
 
 from upq.errors import UserError
+from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
 from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Timing(TypedDict):
@@ -114,23 +114,14 @@ def device_line() -> str:
     return ", ".join(filter(None, ["CPU", f"{cores} cores", vector]))
 
 
-def as_gradio_error(error: UserError) -> gr.Error:
-    """Return a UserError as an API client gets it. Gradio shows such a text as HTML, so it is escaped."""
-    text = html.escape(f"{error.message} {error.hint}".strip(), quote=False)
-    return gr.Error(text, print_exception=False)
-
-
-def with_plain_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Make an API function raise its UserErrors as one sentence for the client."""
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            raise as_gradio_error(error) from error
-
-    return call
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise a UserError as a client gets it, in one text. Gradio shows it as HTML, so it is escaped."""
+    try:
+        yield
+    except UserError as error:
+        text = html.escape(clean_text(f"{error.message} {error.hint}".strip()), quote=False)
+        raise gr.Error(text, print_exception=False) from error
 
 
 #: Events between the page and its own server: not part of the public interface, no spinner.

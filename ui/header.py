@@ -6,6 +6,7 @@ the tabs read anything: what moves during a run hangs on `revision`, lists and c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,9 +78,10 @@ def load(app: App, header: Header, demo: gr.Blocks) -> None:
 def clicked_run(event: gr.EventData) -> tuple[str, int]:
     """Return the action and run id of a click on a rendered button, and ("", 0) for anything else."""
     data: Any = event._data
-    if not isinstance(data, dict) or not str(data.get("run", "")).isdigit():
+    run = str(data.get("run", "")) if isinstance(data, dict) else ""
+    if not re.fullmatch("[0-9]{1,19}", run):
         return "", 0
-    return str(data.get("action", "")), int(data["run"])
+    return str(data.get("action", "")), int(run)
 
 
 def _state(app: App) -> str:

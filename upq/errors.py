@@ -3,6 +3,12 @@
 `UserError` is the only one a person ever reads; `Cancelled` and `Interrupted` end a run on purpose.
 """
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+#: So many characters tell a person which text or number is meant.
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 100
+
 
 class UserError(Exception):
     """Something the user can act on.
@@ -17,6 +23,11 @@ class UserError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: on one line, and cut in the middle if it is long."""
+    return _SHORT.repr(value)
 
 
 class Cancelled(Exception):

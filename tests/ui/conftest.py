@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.ui.open_app import HANG_S, OpenApp, TinyModels
 from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, note_stranger
 from tests.ui.studio import Studio, start_app, stop_app
+from tests.unit.jobs.test_served import stored_run
+from ui import App, build, launch
+from upq.jobs import Supervisor
+from upq.models import load
+from upq.store import open_store
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +29,22 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
     yield Studio(url, folder, tiny_model_dir, process)
     if process.poll() is None:
         stop_app(process)
+
+
+@pytest.fixture(scope="module")
+def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[OpenApp]:
+    """Serve the page from this process with a store of one finished run, and without a worker."""
+    folder, scratch = tmp_path_factory.mktemp("open"), tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch, closing(open_store(folder)) as store:
+        patch.setattr(tempfile, "tempdir", str(scratch))
+        patch.delenv("GRADIO_TEMP_DIR", raising=False)
+        run_id = stored_run(store, load(str(tiny_model_dir)), tiny_model_dir)
+        models = TinyModels(store, tiny_model_dir)
+        page = build(App(store, models, Supervisor(store, folder), folder))
+        url = launch(page, "127.0.0.1", None, None, folder)
+        with httpx.Client(base_url=url, timeout=HANG_S) as client:
+            yield OpenApp(page, client, store, run_id, scratch)
+        page.close(verbose=False)
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,11 @@ def test_a_cancelled_run_can_be_resumed_and_cancelled_again(client: Client, stud
         ("/chat", (4242, "FP16", "hi"), "There is no run 4242."),
         ("/chat", (0, "INT3", "hi"), "precision is 'INT3'"),
         ("/chat", (0, "FP16", "  "), "The message is empty."),
-        ("/chat", (0, "FP16", "hi", "", 0), "max_new_tokens is 0"),
+        (
+            "/chat",
+            (0, "FP16", "hi", "", 0),
+            "max_tokens is 0; expected a whole number from 1 to 8192.",
+        ),
         ("/run_checks", (0, "ifeval", "/nowhere/suite.jsonl"), "suite.jsonl cannot be read"),
         ("/run_checks", (0, "builtin", "", 3, 16, ["INT2"]), "there is FP16"),
     ],

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ui.chat import checked_message, conversation_of
+from ui.chat import conversation_of
 from ui.chat.render import Message
-from ui.chat.turn import MAX_MESSAGE_CHARACTERS, Turn, answer
+from ui.chat.turn import Turn, answer
 from ui.html import PRECISIONS
 from upq.decode import Decoding
 from upq.errors import UserError
@@ -92,13 +92,3 @@ def test_the_model_never_reads_a_failed_answer_or_its_question() -> None:
         {"role": "user", "content": "two"},
     ]
     assert conversation_of("  ", messages[2:])[0]["role"] == "user"
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [("  \n", "empty_message"), ("x" * (MAX_MESSAGE_CHARACTERS + 1), "message_too_long")],
-)
-def test_useless_messages_are_refused(text: str, code: str) -> None:
-    with pytest.raises(UserError) as caught:
-        checked_message(text)
-    assert caught.value.code == code

@@ -18,9 +18,10 @@ import gradio as gr
 from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.chat import render
 from ui.chat.render import View
-from ui.chat.turn import Turn, answer, checked_message, column, decoding_of, models_behind
+from ui.chat.turn import Turn, answer, column, models_behind
 from ui.header import Header
 from ui.html import PRECISIONS, Precision, parts
+from ui.requests import Question
 from upq.errors import UserError
 
 EXAMPLES = (
@@ -207,10 +208,11 @@ def _send(
     if before and goes_on and not before.is_over:
         return Sent.fill()
     try:
+        question = Question.at([message or "", system or "", *decoding])
         turn = Turn(
-            message=checked_message(message or ""),
-            system=system or "",
-            decoding=decoding_of(*decoding),
+            message=question.message,
+            system=question.system,
+            decoding=question.decoding,
             one_at_a_time=mode == IN_TURN,
             run_id=run_id,
             models=models,

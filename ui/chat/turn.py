@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ui.app_state import App, Badge, Timing, speed_note
 from ui.chat.render import Message
@@ -15,7 +14,6 @@ from upq.decode import Decoding, Piece, stream
 from upq.errors import UserError
 from upq.jobs import ModelKey, Served, key_of
 
-MAX_MESSAGE_CHARACTERS = 20_000
 WAIT_S = 0.2
 #: Shorter answers say little about speed.
 TIMED_TOKENS = 16
@@ -152,17 +150,6 @@ def badge_of(served: Served) -> Badge:
     }
 
 
-def checked_message(text: str) -> str:
-    """Return the message without outer blanks. Raises UserError for an empty or oversized one."""
-    text = text.strip()
-    if not text:
-        raise UserError("empty_message", "The message is empty.", "Write something to answer.")
-    if len(text) > MAX_MESSAGE_CHARACTERS:
-        found = f"The message has {len(text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} fit."
-        raise UserError("message_too_long", found, "Shorten it.")
-    return text
-
-
 def answer(
     app: App, turn: Turn, precision: Precision, chosen: int | None, history: Sequence[Message]
 ) -> Iterator[Progress]:
@@ -275,8 +262,3 @@ def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, 
             continue
         conversation.append({"role": message["role"], "content": message["content"]})
     return conversation
-
-
-def decoding_of(max_tokens: Any, temperature: Any, top_p: Any, seed: Any) -> Decoding:
-    """Return settings of the form as a Decoding. Raises UserError("bad_decoding")."""
-    return Decoding(max_new_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -14,6 +14,7 @@ from ui.app_state import PRIVATE, App
 from ui.checks import render
 from ui.header import Header
 from ui.html import PRECISIONS, parts
+from ui.requests import RunChecks
 from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import (
@@ -70,7 +71,7 @@ NEWEST = 0
 
 
 def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
-    """Lay out the form; return the fields in the order of `enqueue`, the start button, and what it answers."""
+    """Lay out the form; return its fields in RunChecks' order, the run aside, the start button, and what it answers."""
     first, count = AMOUNTS["builtin"], len(builtin_suite())
     suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
     hint = gr.HTML(render.hint(first.hint), elem_id="suite-hint")
@@ -120,7 +121,7 @@ def wire(
 
     def queue_check(run_id: int | None, *values: Any) -> Any:
         try:
-            check_id = enqueue(app, run_id, *values)
+            check_id = enqueue(app, RunChecks.at([run_id or 0, *values]))
         except UserError as error:
             return parts.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
         position = app.store.queue_position(check_id)
@@ -131,39 +132,26 @@ def wire(
     start.click(queue_check, [header.chosen, *form], [started, *newest], **PRIVATE)
 
 
-def enqueue(
-    app: App,
-    run_id: int | None,
-    suite: str,
-    path: str,
-    amount: int,
-    max_tokens: int,
-    precisions: list[str],
-    seed: int = 0,
-) -> int:
-    """Queue a check of a run's precisions, or of the bundled FP16 model; return the check's id.
-
-    amount counts prompts, chunks, or questions per subject. path is a local file of the suite; if it is empty, the copy
-    that UPQ_DATA names is taken, else the hub's. Raises UserError.
-    """
-    parent = app.store.run(run_id) if run_id else None
+def enqueue(app: App, asked: RunChecks) -> int:
+    """Queue a check of a run's precisions, or of the bundled FP16 model; return the check's id. Raises UserError."""
+    parent = app.store.run(asked.run_id) if asked.run_id else None
     existing = {"FP16", *(app.precisions(parent.id) if parent else ())}
-    wanted = [name for name in PRECISIONS if name in precisions and name in existing]
+    wanted = [name for name in PRECISIONS if name in asked.precisions and name in existing]
     if not wanted:
         have = ", ".join(name for name in PRECISIONS if name in existing)
         raise UserError("no_precision", f"No precision to check is chosen; there is {have}.")
     config = CheckConfig(
-        suite=suite,
+        suite=asked.suite,
         precisions=tuple(wanted),
         run_id=parent.id if parent else None,
         model=parent.model if parent else "bundled",
-        path=str(Path(path).absolute()) if path else local_copy(suite),
-        max_tokens=int(max_tokens),
-        seed=int(seed),
-        **{"per_subject" if suite == "mmlu" else "limit": int(amount)},
+        path=str(Path(asked.path).absolute()) if asked.path else local_copy(asked.suite),
+        max_tokens=asked.max_tokens,
+        seed=asked.seed,
+        **{"per_subject" if asked.suite == "mmlu" else "limit": asked.amount},
     )
-    if path:
-        texts(suite, config.path)  # say now what is wrong with it
+    if asked.path:
+        texts(asked.suite, config.path)  # say now what is wrong with it
     return app.store.enqueue_check(config)
 
 

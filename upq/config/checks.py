@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upq.config.precision import PRECISIONS
-from upq.errors import UserError
+from upq.errors import UserError, shown
 
 #: The suites that a check run can put to a model (upq.evaluation.suites).
 SUITES = ("builtin", "ifeval", "mmlu", "wikitext2")
@@ -40,13 +40,13 @@ class CheckConfig:
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
             raise UserError(
-                "bad_suite", f"suite is {self.suite!r}; expected one of {', '.join(SUITES)}."
+                "bad_suite", f"suite is {shown(self.suite)}; expected one of {', '.join(SUITES)}."
             )
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise UserError(
                     "bad_precision",
-                    f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.",
+                    f"precision is {shown(precision)}; expected one of {', '.join(PRECISIONS)}.",
                 )
 
     def to_values(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Literal
 
-from upq.errors import UserError
+from upq.errors import UserError, shown
 
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
@@ -34,22 +34,24 @@ def check_fields(config: Any, prefix: str) -> None:
             continue
         low, high = spec.metadata["low"], spec.metadata["high"]
         if low is not None and not low <= value <= high:
-            raise UserError("bad_config", f"{name} is {value}; expected {low:g} to {high:g}.")
+            raise UserError(
+                "bad_config", f"{name} is {shown(value)}; expected {low:g} to {high:g}."
+            )
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             choices = ", ".join(map(str, typing.get_args(hint)))
-            raise UserError("bad_config", f"{name} is {value!r}; expected one of {choices}.")
+            raise UserError("bad_config", f"{name} is {shown(value)}; expected one of {choices}.")
         return
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) in (int, float):
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError("bad_config", f"{name} is {value}; expected a finite number.")
+            raise UserError("bad_config", f"{name} is {shown(value)}; expected a finite number.")
     elif type(value) not in allowed:
         names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
-        raise UserError("bad_config", f"{name} is {value!r}; expected {names}.")
+        raise UserError("bad_config", f"{name} is {shown(value)}; expected {names}.")
 
 
 def build(kind: type, values: Any, prefix: str, paths: Sequence[str]) -> Any:
@@ -59,7 +61,7 @@ def build(kind: type, values: Any, prefix: str, paths: Sequence[str]) -> Any:
     hints = typing.get_type_hints(kind)
     for unknown in sorted(set(values) - set(hints)):
         path = f"{prefix}{unknown}"
-        raise UserError("bad_config", f"Unknown setting {path}.", nearest(path, paths))
+        raise UserError("bad_config", f"Unknown setting {shown(path)[1:-1]}.", nearest(path, paths))
     parts = {
         name: build(hints[name], value, f"{prefix}{name}.", paths)
         if dataclasses.is_dataclass(hints[name])
@@ -115,5 +117,5 @@ def parse(path: str, raw: Any, hint: Any) -> Any:
         try:
             return hint(text.replace("_", ""))
         except ValueError:
-            raise UserError("bad_config", f"{path} is {raw!r}; expected a number.") from None
+            raise UserError("bad_config", f"{path} is {shown(raw)}; expected a number.") from None
     return text

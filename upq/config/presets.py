@@ -20,7 +20,7 @@ from upq.config.schema import (
     settings,
     with_settings,
 )
-from upq.errors import UserError
+from upq.errors import UserError, shown
 
 #: What each preset is for, in the words of the app, the command line and the documentation.
 PRESET_WORDS = {
@@ -38,7 +38,7 @@ def preset(name: str, method: str = DEFAULT_METHOD) -> RunConfig:
     for what, given, known in (("preset", name, PRESETS), ("method", method, METHODS)):
         if given not in known:
             raise UserError(
-                "bad_config", f"{what} is {given!r}; expected one of {', '.join(known)}."
+                "bad_config", f"{what} is {shown(given)}; expected one of {', '.join(known)}."
             )
     chosen = COMMON[name] | BUDGET[name] | HOW[method] | AMOUNT.get((name, method), {})
     return with_settings(RunConfig(preset=name), {"method": method} | chosen)

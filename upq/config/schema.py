@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from upq.config.fields import build, check_fields, nearest, parse, setting, walk
 from upq.config.precision import QUANTIZED, Precision
-from upq.errors import UserError
+from upq.errors import UserError, shown
 
 CONFIG_VERSION = 2
 #: Inputs of a group of grid q2_k (kernels.packing.NESTED_GROUP, which a config does not import).
@@ -281,7 +281,8 @@ class RunConfig:
             _check_precision(precision.key, self.of(precision))
         if self.preset not in PRESETS:
             raise UserError(
-                "bad_config", f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}."
+                "bad_config",
+                f"preset is {shown(self.preset)}; expected one of {', '.join(PRESETS)}.",
             )
         if self.data.source != "builtin" and not self.data.path:
             raise UserError(
@@ -383,7 +384,9 @@ def with_settings(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     known = dict(settings(config))
     for path, raw in changes.items():
         if path not in known:
-            raise UserError("bad_config", f"Unknown setting {path}.", nearest(path, list(known)))
+            raise UserError(
+                "bad_config", f"Unknown setting {shown(path)[1:-1]}.", nearest(path, list(known))
+            )
         *parents, leaf = path.split(".")
         target = values
         for parent in parents:

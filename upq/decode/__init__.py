@@ -2,13 +2,14 @@
 
 from upq.decode.choice import engine_for, native_engine
 from upq.decode.engine import Engine, Session, diverged
-from upq.decode.generate import ROWS, Decoding, Piece, answers, end_ids, stream
+from upq.decode.generate import DECODING_RANGES, ROWS, Decoding, Piece, answers, end_ids, stream
 from upq.decode.native import NativeEngine
 from upq.decode.reader import Reader, shared_length
 from upq.decode.served_linear import ServedLinear
 from upq.decode.transformers_engine import TransformersEngine
 
 __all__ = [
+    "DECODING_RANGES",
     "ROWS",
     "Decoding",
     "Engine",

@@ -6,14 +6,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 
 from upq.decode.draw import pick, pick_rows
 from upq.decode.engine import Engine, diverged
-from upq.errors import UserError
+from upq.errors import UserError, shown
 from upq.models import chat_ids, longest_sequence
 
 #: Pause between two pieces of a streamed answer, seconds.
@@ -23,6 +23,14 @@ REPLACEMENT = "\ufffd"
 #: Answers that are written side by side: on a CPU, and at most on a GPU, where a step of many costs little more than of
 #: few, but whose caches take no more than this share of the memory that is free.
 ROWS, GPU_ROWS, CACHE_SHARE = 16, 512, 0.25
+
+#: The settings of Decoding -> the closed range of their values.
+DECODING_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_new_tokens": (1, 8192),
+    "temperature": (0, 5),
+    "top_p": (0.01, 1),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +43,12 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("max_new_tokens", 1, 8192),
-            ("temperature", 0, 5),
-            ("top_p", 0.01, 1),
-            ("seed", 0, 2**63 - 1),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low <= value <= high:
-                raise UserError("bad_decoding", f"{name} is {value!r}; expected {low} to {high}.")
+        for setting in fields(self):
+            value, (low, high) = getattr(self, setting.name), DECODING_RANGES[setting.name]
+            kinds = (int,) if isinstance(setting.default, int) else (int, float)
+            if type(value) not in kinds or not low <= value <= high:
+                found = f"{setting.name} is {shown(value)}"
+                raise UserError("bad_decoding", f"{found}; expected {low} to {high}.")
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,15 @@ class Run:
     gpu_peak_bytes: int | None
 
 
+#: The largest number that SQLite gives a row.
+LARGEST_ID = 2**63 - 1
+
+
 def find_run(db: Database, run_id: int) -> Run:
     """The run with this id. Raises UserError("run_not_found")."""
-    found = list(db.query("SELECT * FROM runs WHERE id = ?", [run_id]))
+    # SQLite itself refuses a number that it could not have given.
+    is_id = 0 < run_id <= LARGEST_ID
+    found = list(db.query("SELECT * FROM runs WHERE id = ?", [run_id])) if is_id else []
     if not found:
         raise UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")
     return from_row(found[0])

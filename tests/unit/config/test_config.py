@@ -112,6 +112,18 @@ def test_an_unknown_setting_suggests_the_nearest_one(name: str, suggestion: str)
     assert caught.value.hint.endswith(f"{suggestion}?")
 
 
+def test_a_message_quotes_a_long_value_in_short() -> None:
+    for changes in (
+        {"seed": 10**400},
+        {"seed": ["x" * 5000]},
+        {"x" * 5000: 1},
+        {"seed": "9" * 5000},
+    ):
+        with pytest.raises(UserError) as caught:
+            with_settings(RunConfig(), changes)
+        assert 20 < len(caught.value.message) < 300
+
+
 def test_a_name_like_no_other_is_answered_with_the_list_of_settings() -> None:
     with pytest.raises(UserError) as caught:
         with_settings(RunConfig(), {"qqqqqqqq": 1})

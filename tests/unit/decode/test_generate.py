@@ -89,6 +89,22 @@ def test_the_same_seed_repeats_and_another_one_does_not(tiny: LoadedModel) -> No
     assert answer(tiny, Decoding(**hot, seed=2)).text != first.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("max_new_tokens", 1.5, "1 to 8192"),
+        ("max_new_tokens", True, "1 to 8192"),
+        ("seed", 0.5, "0 to 9223372036854775807"),
+        ("temperature", float("nan"), "0 to 5"),
+        ("top_p", "1", "0.01 to 1"),
+    ],
+)
+def test_decoding_of_a_wrong_type_is_refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Decoding(**{name: value})
+    assert caught.value.message == f"{name} is {value!r}; expected {expected}."
+
+
 def test_a_tiny_top_p_is_greedy(tiny: LoadedModel) -> None:
     greedy = answer(tiny, Decoding(max_new_tokens=20))
     sampled = answer(tiny, Decoding(max_new_tokens=20, temperature=1.0, top_p=0.01))

@@ -43,10 +43,11 @@ def test_an_empty_queue_gives_nothing(store: Store) -> None:
     assert store.latest_revision() == before
 
 
-def test_an_unknown_run_is_a_user_error(store: Store) -> None:
+@pytest.mark.parametrize("run_id", [99, 0, -1, 2**63 - 1, 2**63, -(2**70)])
+def test_an_unknown_run_is_a_user_error(store: Store, run_id: int) -> None:
     for ask in (store.run, store.request_cancel, store.resume, store.delete):
         with pytest.raises(UserError) as caught:
-            ask(99)
+            ask(run_id)
         assert caught.value.code == "run_not_found"
     with pytest.raises(UserError, match="no run 99"):
         store.enqueue_check(a_check(99))

@@ -1,0 +1,155 @@
+"""Searches for arguments that an endpoint neither answers rightly nor refuses in one sentence, or that it hangs at.
+
+The same examples every time, in about 15 seconds: many go straight to what the queue calls, a few the whole way by HTTP
+to an app that really runs. The test marked slow goes on for longer. What the searches found stands in
+tests/ui/test_gate.py, as a case of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import takewhile
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.test_hostile_input import JSON
+from tests.ui.open_app import Answer, OpenApp
+from ui.api import ENDPOINTS
+from ui.requests import Request
+from upq.config import METHODS, PRECISIONS, PRESETS, SUITES
+
+#: Texts of the kinds that paths, names, settings and messages have.
+TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=12) | st.sampled_from(
+    [
+        "", " ", "\0", "~", ".", "/", "..", "/dev/zero", "/proc/self/mem", "a/b", "a//b", "http://127.0.0.1:9/x",
+        "[" * 9000, "a" * 5000, "<|im_end|>", "\ud83d", '{"seed": NaN}', '{"seed": -1}', '{"data.max_rows": 1e99}',
+        '{"data": {}}', '{"model.source": []}', '{"int2.distill.tokens": "' + "9" * 5000 + '"}', '{"\\ud83d": 1}',
+        '{"a": [[]]}',
+    ]
+)  # fmt: skip
+#: Objects that Gradio takes for a file of its own, one to fetch, or one with missing or wrong parts.
+FILES = st.fixed_dictionaries(
+    {"path": TEXTS | JSON, "meta": st.just({"_type": "gradio.FileData"}) | JSON}, optional={"url": TEXTS | JSON}
+)  # fmt: skip
+NUMBERS = st.integers(-2, 9) | st.floats() | st.sampled_from([2**31, 2**63 - 1, 2**63, 2**70])
+HOSTILE = JSON | FILES | NUMBERS | TEXTS | st.lists(FILES, max_size=2)
+#: Values of which most are right, so that the argument beside them decides.
+RIGHT: dict[str, st.SearchStrategy[Any]] = {
+    "run_id": st.integers(0, 2),
+    "method": st.sampled_from(METHODS),
+    "preset": st.sampled_from(PRESETS),
+    "suite": st.sampled_from(SUITES),
+    "precision": st.sampled_from(PRECISIONS),
+    "precisions": st.lists(st.sampled_from(PRECISIONS), max_size=4),
+    "message": TEXTS,
+    "system": TEXTS,
+    "model": TEXTS | st.just("bundled"),
+    "path": TEXTS,
+    "settings_json": TEXTS
+    | st.dictionaries(
+        st.sampled_from(["seed", "data.max_rows", "int2.start", "x"]) | TEXTS, HOSTILE, max_size=3
+    ).map(json.dumps),
+    "amount": st.integers(0, 10_000),
+    "max_tokens": st.integers(1, 12),
+    "temperature": st.floats(0, 5),
+    "top_p": st.floats(0.01, 1),
+    "seed": st.integers(0, 2**63 - 1),
+}
+#: A sentence and perhaps its hint: no lines of Python, none of its types and none of its ways to complain.
+SENTENCES = re.compile(r"[^\n]{4,900}[.?!]")
+PYTHON = re.compile(
+    r"Traceback|Error\b(?!s)|NoneType|object has no|Unexpected|internal_error|0x[0-9a-f]{6}"
+)
+
+
+def arguments_of(request: type[Request]) -> st.SearchStrategy[dict[str, Any]]:
+    """Arguments by name: most of the right kind, some anything, some missing."""
+    drawn = {
+        name: st.booleans().flatmap(lambda right, name=name: RIGHT[name] if right else HOSTILE)
+        | RIGHT[name]
+        for name in request.model_fields
+    }
+    needed = {name for name, field in request.model_fields.items() if field.is_required()}
+    return st.fixed_dictionaries(
+        {name: drawn[name] for name in needed},
+        optional={name: drawn[name] for name in drawn if name not in needed},
+    )
+
+
+def in_order(request: type[Request], asked: Any) -> list[Any]:
+    """Arguments by place; what stands behind a missing one has to go."""
+    if isinstance(asked, list):
+        return asked
+    return [asked[name] for name in takewhile(asked.__contains__, request.model_fields)]
+
+
+def is_right(name: str, answer: Answer) -> bool:
+    """Tell whether these are results of the endpoint."""
+    *_, last = answer.results or [None]
+    if name == "chat":
+        return isinstance(last, dict) and last["done"] and 0 < last["tokens"] <= 8192
+    kinds = {"start_run": dict, "run_status": dict, "run_checks": dict, "list_runs": list}
+    return len(answer.results) == 1 and isinstance(last, kinds.get(name, str))
+
+
+def judge(app: OpenApp, name: str, answer: Answer) -> None:
+    if answer.refusal is None:
+        assert is_right(name, answer), answer
+    else:
+        assert SENTENCES.fullmatch(answer.refusal), answer.refusal
+        assert not PYTHON.search(answer.refusal), answer.refusal
+        assert orjson.dumps(answer.refusal), "what cannot be sent would leave the client waiting"
+    leftovers = [path for path in app.scratch.rglob("*") if path.is_file()]
+    assert leftovers == []
+
+
+def search(app: OpenApp, name: str, count: int, by_http: bool) -> None:
+    request = ENDPOINTS[name].request
+    by_name = arguments_of(request) | st.dictionaries(TEXTS, HOSTILE, max_size=2)
+    by_place = st.lists(HOSTILE, max_size=len(request.model_fields) + 1)
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(by_name | by_name | by_place)
+    def answered(asked: Any) -> None:
+        if by_http and isinstance(asked, dict):
+            judge(app, name, app.call(name, asked, by_name=True))
+        elif by_http:
+            judge(app, name, app.call(name, {"data": asked}))
+        else:
+            judge(app, name, app.ask(name, in_order(request, asked)))
+
+    answered()
+
+
+#: Examples of each endpoint that takes many arguments, of the others, and of each by HTTP.
+EXAMPLES = {"start_run": 30, "chat": 80, "run_checks": 80}
+USUAL, BY_HTTP = 40, 5
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_no_argument_breaks_or_hangs_an_endpoint(open_app: OpenApp, name: str) -> None:
+    search(open_app, name, EXAMPLES.get(name, USUAL), by_http=False)
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_no_request_by_http_breaks_or_hangs_an_endpoint(open_app: OpenApp, name: str) -> None:
+    search(open_app, name, BY_HTTP, by_http=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_no_argument_breaks_or_hangs_it_in_a_longer_search(open_app: OpenApp, name: str) -> None:
+    search(open_app, name, 20 * EXAMPLES.get(name, USUAL), by_http=False)
+    search(open_app, name, 20 * BY_HTTP, by_http=True)
