@@ -8,14 +8,17 @@ holds the lock may therefore take every run that an earlier worker of this devic
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from upq.config import CheckConfig, RunConfig
 from upq.jobs.worker_context import (
@@ -95,6 +98,18 @@ def worker_main(
             if once or is_over():
                 return
             terminate.wait(POLL_S)
+
+
+def leave() -> NoReturn:
+    """End this process at once, its work being committed.
+
+    An interpreter that shuts down ends its threads and frees gigabytes piece by piece; with a worker's priority, on a
+    machine that is busy, that took a quarter of an hour, and runs were queued behind it.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def worker_name(device: str, pid: int) -> str:
