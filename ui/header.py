@@ -98,7 +98,8 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
 
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
-    state = f"{app.store.latest_revision()} {app.supervisor.has_worker}"
+    worker = app.supervisor
+    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -111,7 +112,8 @@ def _news(app: App) -> News:
     live = app.store.live_run()
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
-    status = parts.status_line(app.device_line, live, waiting, app.supervisor.has_worker)
+    worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     catalog = repr(([(run.id, run.state) for run in runs], artifacts))
 

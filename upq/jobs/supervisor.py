@@ -84,6 +84,7 @@ class Supervisor:
         self._clock_offset = time.time() - time.monotonic()
         self._trust_leases_from = 0.0
         self._last_exit = ""
+        self._trouble = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
@@ -112,6 +113,11 @@ class Supervisor:
         process = self._process
         return process is not None and process.poll() is None
 
+    @property
+    def trouble(self) -> str:
+        """What keeps it from its work now, such as a full disk, as a sentence and a hint; empty where nothing does."""
+        return self._trouble
+
     def status(self) -> dict[str, Any]:
         """For the app's header: alive, pid, run_id (None: idle), last_exit (a phrase or empty), early_exits (how many
         workers in a row failed at their start).
@@ -130,8 +136,10 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 self._tick()
+                self._trouble = ""
             except (UserError, OSError) as error:  # a busy database, a full disk: try again
                 _logger.warning("supervisor: %s", error)
+                self._trouble = f"{error} {getattr(error, 'hint', '')}".strip()
             self._stopping.wait(TICK_S)
 
     def _tick(self) -> None:
@@ -199,9 +207,10 @@ class Supervisor:
         self._backoff_s = min(2 * self._backoff_s or 1.0, LONGEST_BACKOFF_S) if failed_early else 0
         worker = worker_name(self._device, process.pid)
         self._early_exits = self._early_exits + 1 if failed_early else 0
+        self._next_start = time.monotonic() + self._backoff_s
         if self._store.reconcile(lambda name, _: name != worker, {worker: ending}):
             self._backoff_s = self._early_exits = 0  # it died over a run, not at its start
-        self._next_start = time.monotonic() + self._backoff_s
+            self._next_start = time.monotonic()
         if not self._stopping.is_set():
             self._store.requeue_interrupted()
 

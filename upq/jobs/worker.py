@@ -165,11 +165,14 @@ def _device_lock(path: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
 
 
 def give_way() -> None:
-    """Let the chat, which somebody waits for, go before this process."""
+    """Let the chat, which somebody waits for, go before this process; and before its session, if it is one of its own:
+    a worker that was started by hand must not slow down all else that runs in its terminal.
+    """
     with suppress(OSError):  # already lower, or not allowed
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    with suppress(OSError):
-        SESSION_NICENESS.write_text(str(NICENESS))
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            SESSION_NICENESS.write_text(str(NICENESS))
 
 
 def _on_signals() -> threading.Event:
