@@ -167,9 +167,10 @@ class Page:
                 message = json.loads(line[5:])
                 if message["msg"] == "process_completed":
                     number = message["event_id"]
-                    if waiting := self._answers.pop(number, None):
+                    waiting = self._answers.pop(number, None)
+                    if waiting is not None and not waiting.done():  # done: nobody waits any more
                         waiting.set_result(message)
-                    else:
+                    elif waiting is None:
                         self._early[number] = message
                 elif message["msg"] == "close_stream":
                     break
