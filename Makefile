@@ -7,7 +7,7 @@ RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-all check fix bench gpu-check clean browser
+.PHONY: help install run demo test test-all check fix bench bench-load gpu-check clean browser
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ fix: $(DEVELOPMENT)  ## format the code, mend what ruff can mend, write two page
 bench: $(DEVELOPMENT)  ## speed of the CPU kernels and of decoding, in under ten minutes; figures in build/bench
 	$(python) -m bench.cpu_kernels --json build/bench/kernels.json --plot build/bench/kernels.svg
 	$(python) -m bench.cpu_decode --json build/bench/decode.json --plot build/bench/decode.svg
+
+bench-load: $(DEVELOPMENT)  ## 20 pages at once, and kills in every stage of a run, in about ten minutes; PARTS=polls for one
+	$(python) -m bench.load $(PARTS) --json build/bench/load.json
 
 gpu-check: $(DEVELOPMENT)  ## GPU tests, benchmarks and a short training run on this machine's GPU
 	scripts/gpu_check.sh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import gradio as gr
@@ -21,18 +22,16 @@ __all__ = ["App", "build", "launch"]
 TITLE = "UPQ Studio"
 #: Copies of downloads in Gradio's cache: looked for every hour, removed after a day. Seconds.
 DELETE_CACHE = (3600, 86_400)
-#: After so many events Gradio computes statistics of its queue, which nobody reads, from its last 10,000; by
-#: itself it does so after each.
-STATISTICS_EVERY = 10**12
+#: Events that wait for their turn; more are refused. A change of the catalog is seven of them on every open page.
+MAX_QUEUED = 1024
 
 
 def build(app: App) -> gr.Blocks:
     """Build the whole interface as gr.Blocks; `launch` serves it."""
-    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(STATISTICS_EVERY)
     with Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
-        top = header.build(app)
+        top = header.build(app, demo)
         with gr.Tabs(selected="quantize", elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
@@ -42,10 +41,18 @@ def build(app: App) -> gr.Blocks:
                 checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
                 tab.build(app, top)
-        header.load(app, top, demo)
         api.build(app)
-    demo.queue(default_concurrency_limit=8, max_size=64, api_open=False)
+    without_analytics()
+    demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     return demo
+
+
+def without_analytics() -> None:
+    """Keep Gradio from making statistics of its events, which nobody reads: after each one it computes percentiles of
+    the last ten thousand. Gradio reads these variables when it makes its queue.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(sys.maxsize))
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 
 
 def launch(

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import gradio as gr
 import torch
 
+from ui.shared import Shared
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
@@ -51,7 +52,7 @@ class App:
     """One running app.
 
     export_dir is a private folder for the files that the app offers for download; badges holds the measured numbers of
-    each model that has been loaded.
+    each model that has been loaded; shared holds what is drawn once for all pages.
     """
 
     store: Store
@@ -60,6 +61,7 @@ class App:
     export_dir: Path
     badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
+    shared: Shared = field(default_factory=Shared)
 
     @cached_property
     def device_line(self) -> str:

@@ -1,19 +1,22 @@
 """The header on every tab, and the heartbeat of the page.
 
-A timer asks once a second for a number that grows with every change of any run. Only when it grew do
-the tabs read anything: what moves during a run hangs on `revision`, lists and columns on `catalog`.
+A timer asks once a second for a number that grows with every change of any run. When it grew, one page works out what
+is new, for all pages, and each page's tabs read again what has changed for them: the panel of a quantization hangs on
+`revision`, the report of a check on `checks`, the columns that wait for a model on `progress`, lists on `catalog`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.html import model_name, parts
+from ui.html import Html, model_name, parts
+from upq.store import Run
 
 NO_RUN = 0
 POLL_S = 1.0
@@ -28,7 +31,7 @@ CLICKS = """element.addEventListener('click', (event) => {
 
 @dataclass
 class Header:
-    """What the tabs listen to: the chosen run, any change, and changes of what exists.
+    """What the tabs listen to: the chosen run, what moves (News says what), and the line of the header.
 
     chosen holds a run id, NO_RUN for FP16 alone, or None until there is something to choose. It is apart from
     the selector, because Gradio refuses an event whose selector was refilled meanwhile.
@@ -38,11 +41,28 @@ class Header:
     selector: gr.Dropdown
     status: gr.HTML
     revision: gr.State
+    checks: gr.State
+    progress: gr.State
     catalog: gr.State
 
 
-def build(app: App) -> Header:
-    """Lay out the header. Must be called inside a gr.Blocks."""
+@dataclass(frozen=True)
+class News:
+    """What all pages are told alike. Each text differs from the one before when something changed.
+
+    revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
+    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state.
+    """
+
+    revision: str
+    checks: str
+    progress: str
+    catalog: str
+    status: Html
+
+
+def build(app: App, demo: gr.Blocks) -> Header:
+    """Lay out the header. Must be called inside `demo`, the page; one that was just opened is filled at once."""
     with gr.Row(elem_id="header"):
         gr.HTML(parts.brand(), min_width=130, elem_id="brand")
         selector = gr.Dropdown(
@@ -56,23 +76,17 @@ def build(app: App) -> Header:
             elem_id="run-selector",
         )
         status = gr.HTML(js_on_load=CLICKS, min_width=300, elem_id="status")
-    header = Header(gr.State(None), selector, status, gr.State(""), gr.State(""))
+    moving = [gr.State("") for _ in range(4)]
+    header = Header(gr.State(None), selector, status, *moving)
     timer = gr.Timer(POLL_S)
-    timer.tick(lambda seen: _poll(app, seen), header.revision, header.revision, **PRIVATE)
-    header.revision.change(
-        lambda seen: _refresh(app, seen), header.catalog, [status, header.catalog], **PRIVATE
-    )
+    beat = [gr.State(""), *moving]
+    gr.on([demo.load, timer.tick], partial(_poll, app), beat, [*beat, status], **PRIVATE)
     both = [header.chosen, selector]
     header.catalog.change(lambda chosen: _choices(app, chosen), header.chosen, both, **IN_ORDER)
     selector.input(
         lambda value: value, selector, header.chosen, trigger_mode="always_last", **IN_ORDER
     )
     return header
-
-
-def load(app: App, header: Header, demo: gr.Blocks) -> None:
-    """Fill a page that was just opened; a live run is picked up where it is."""
-    demo.load(lambda: _state(app), None, header.revision, **PRIVATE)
 
 
 def clicked_run(event: gr.EventData) -> tuple[str, int]:
@@ -84,23 +98,38 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
     return str(data.get("action", "")), int(run)
 
 
-def _state(app: App) -> str:
-    return f"{app.store.latest_revision()} {app.supervisor.status()['alive']}"
+def _poll(app: App, seen: str, *known: str) -> list[Any]:
+    """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
+    worker = app.supervisor
+    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
+    if state == seen:
+        return [gr.skip() for _ in (seen, *known, "status")]
+    news = app.shared.get(("news", state), partial(_news, app))
+    texts = (news.revision, news.checks, news.progress, news.catalog)
+    changed = [gr.skip() if new == old else new for new, old in zip(texts, known, strict=True)]
+    return [state, *changed, news.status]
 
 
-def _poll(app: App, seen: str) -> Any:
-    state = _state(app)
-    return gr.skip() if state == seen else state
-
-
-def _refresh(app: App, seen: str) -> tuple[Any, Any]:
+def _news(app: App) -> News:
+    live = app.store.live_run()
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
-    live = next((run for run in runs if run.state == "running"), None)
-    status = parts.status_line(app.device_line, live, waiting, app.supervisor.status()["alive"])
+    worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     catalog = repr(([(run.id, run.state) for run in runs], artifacts))
-    return status, gr.skip() if catalog == seen else catalog
+
+    def newest(kind: str) -> str:
+        mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)
+        return f"{max(mine, default=0)} {catalog}"
+
+    return News(newest("quantize"), newest("check"), _progress(live), catalog, status)
+
+
+def _progress(live: Run | None) -> str:
+    if live is None or live.kind == "check":
+        return ""
+    return f"{live.id} {live.stage} {parts.stage_share(live):.0%}"
 
 
 def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:

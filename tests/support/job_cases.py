@@ -47,7 +47,7 @@ def enqueue(store: Store, behaviour: str) -> int:
     return store.enqueue(RunConfig(), name=behaviour)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -125,7 +125,7 @@ def everything_with(text: str) -> list[Html]:
     reference: list[render_chat.Message] = [{"role": "assistant", "content": "other words"}]
     results = {"FP16": [a_result(1, True, text)], "INT2": [a_result(1, False, text)]}
     return [
-        parts.status_line(text, live, 2, worker_alive=True),
+        parts.status_line(text, parts.worker_words(live, 2, True)),
         parts.notice("failed", text, text),
         render.estimate_panel(Estimate(60, 90, 1, None, 1, 1, 1, [text], [text]), {text: text}),
         run_panel.run_panel(run, 0, 30.0),
@@ -283,7 +283,7 @@ def test_a_check_counts_answers_and_names_no_time_before_a_batch_is_through() ->
     words_early = Structure(run_panel.run_panel(early, 0, 60.0)).words
     assert "answers3 / 180" in words_early
     assert "118 tok/s" in words_early
-    assert "3 min 10 s" not in words_early + parts.status_line("CPU", early, 0, True)
+    assert "3 min 10 s" not in words_early + parts.worker_words(early, 0, True)
     later = a_run(kind="check", stage="check", stage_step=40, stage_total=180)
     assert "3 min 10 s" in Structure(run_panel.run_panel(later, 0, 60.0)).words
 

@@ -279,7 +279,7 @@ def _wire_stops(panes: Panes, controls: Controls, turn: gr.State) -> None:
 def _wire_views(app: App, header: Header, panes: Panes, controls: Controls, turn: gr.State) -> None:
     everything = _everything(panes, controls, turn)
     gr.on(
-        [header.revision.change, header.catalog.change, header.chosen.change],
+        [header.progress.change, header.catalog.change, header.chosen.change],
         lambda turn, chosen: _show(app, turn, chosen).values,
         [turn, header.chosen],
         everything,

@@ -111,7 +111,7 @@ def _wire_report(
 
     picked = [header.chosen, choice.chosen]
     changes = [
-        header.revision.change,
+        header.checks.change,
         header.chosen.change,
         choice.chosen.change,
         listed.change,
@@ -153,23 +153,30 @@ def _report(
     now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
     if now_seen == seen:
         return Report.fill()
+    report = app.shared.get(
+        ("checks", *now_seen), lambda: _drawn(app, run, position, choice, limit)
+    )
+    return Report.fill(**report, seen=now_seen)
+
+
+def _drawn(app: App, run: Run | None, position: int, choice: Filter, limit: int) -> dict[str, Any]:
+    """Values for the components of a Report, alike on all pages that show this check."""
     suite = CheckConfig.from_values(run.config).suite if run else "builtin"
     results = scores.outcomes(suite, app.store.check_results(run.id)) if run else {}
     listed = {} if suite == "wikitext2" else results
     keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
     prompts = _prompts(run) if run else {}
-    return Report.fill(
-        summary=run_panel.run_panel(run, position, time.time()) if run else "",
-        cancel=gr.update(visible=state in ("queued", "running", "interrupted")),
-        resume=gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        totals=render_checks.scores_table(suite, results) if results or not run else "",
-        flips=render_checks.flip_line(suite, results),
-        types=render_checks.bars(suite, results),
-        prompts=render_checks.prompt_list(listed, prompts, choice, limit),
-        more=gr.update(visible=len(keys) > limit),
-        seen=now_seen,
-    )
+    return {
+        "summary": run_panel.run_panel(run, position, time.time()) if run else "",
+        "cancel": gr.update(visible=state in ("queued", "running", "interrupted")),
+        "resume": gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        "totals": render_checks.scores_table(suite, results) if results or not run else "",
+        "flips": render_checks.flip_line(suite, results),
+        "types": render_checks.bars(suite, results),
+        "prompts": render_checks.prompt_list(listed, prompts, choice, limit),
+        "more": gr.update(visible=len(keys) > limit),
+    }
 
 
 def _prompts(run: Run) -> dict[Hashable, str | mmlu.Question]:

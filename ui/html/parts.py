@@ -40,17 +40,18 @@ def section_title(text: str) -> Html:
     return tag("h4", text, class_="section")
 
 
-def status_line(device: str, run: Run | None, waiting: int, worker_alive: bool) -> Html:
-    """Draw the machine and what its worker does; the run is a link to its panel."""
+def status_line(device: str, worker: Html | str) -> Html:
+    """Draw the machine and what its worker does, as `worker_words` or a sentence on what keeps it from its work."""
     return tag(
         "div",
         tag("span", tag("em", "device"), device),
-        tag("span", tag("em", "worker"), _worker(run, waiting, worker_alive)),
+        tag("span", tag("em", "worker"), worker),
         class_="status-line",
     )
 
 
-def _worker(run: Run | None, waiting: int, worker_alive: bool) -> Html:
+def worker_words(run: Run | None, waiting: int, worker_alive: bool) -> Html:
+    """Say what the worker does; the run is a link to its panel."""
     queue = f" · {waiting} waiting" if waiting else ""
     if run is None:
         idle = "idle" if worker_alive else "starting"

@@ -167,18 +167,23 @@ def _panel(app: App, run_id: int, seen: tuple[str, int]) -> list[Any]:
     now_seen = (f"{run.id} {position}", run.revision) if run else ("none", 0)
     if now_seen == tuple(seen):
         return Panel.fill()
+    panel = app.shared.get(("panel", *now_seen), lambda: _drawn(app, run, position))
+    return Panel.fill(**panel, seen=now_seen)
+
+
+def _drawn(app: App, run: Run | None, position: int) -> dict[str, Any]:
+    """Values for the components of a Panel, alike on all pages that show this run."""
     state = run.state if run else ""
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
-    return Panel.fill(
-        summary=run_panel.run_panel(run, position, time.time()),
-        charts=render.run_charts(run, app.store.metrics(run.id) if run else []),
-        log=render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
-        cancel=gr.update(visible=stoppable),
-        resume=gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        chat=gr.update(visible=has_artifacts),
-        seen=now_seen,
-    )
+    return {
+        "summary": run_panel.run_panel(run, position, time.time()),
+        "charts": render.run_charts(run, app.store.metrics(run.id) if run else []),
+        "log": render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
+        "cancel": gr.update(visible=stoppable),
+        "resume": gr.update(visible=state in ("failed", "cancelled", "interrupted")),
+        "chat": gr.update(visible=has_artifacts),
+    }
 
 
 def _wire_history(

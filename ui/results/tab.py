@@ -155,7 +155,14 @@ def _choices(app: App, chosen: Sequence[int] | None) -> Any:
     return gr.update(choices=choices, value=kept)
 
 
-def _show(
+def _show(app: App, chosen: Sequence[int] | None, *controls: Any) -> list[Any]:
+    """Draw the chosen runs, once for all pages that have chosen the same."""
+    runs = None if chosen is None else tuple(chosen)
+    key = ("results", app.store.latest_revision(), runs, *controls)
+    return app.shared.get(key, lambda: _drawn(app, runs, *controls))
+
+
+def _drawn(
     app: App,
     chosen: Sequence[int] | None,
     measure: str,

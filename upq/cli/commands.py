@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tabulate import tabulate
 
@@ -203,11 +203,12 @@ def doctor(options: Any) -> int:
     return 1 if problems else 0
 
 
-def worker(options: Any) -> None:
-    """Execute queued runs until told to stop."""
-    from upq.jobs import worker_main
+def worker(options: Any) -> NoReturn:
+    """Execute queued runs until told to stop, then end the process."""
+    from upq.jobs import leave, worker_main
 
     worker_main(_folder(options), options.device, once=options.once)
+    leave()
 
 
 def _folder(options: Any) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -24,7 +25,7 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 
 def check_fields(config: Any, prefix: str) -> None:
     """Check every field of a config and of the configs in it, so that a message has the whole dotted name."""
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for spec in dataclasses.fields(config):
         name, value = f"{prefix}{spec.name}", getattr(config, spec.name)
         _check_type(name, value, hints[spec.name])
@@ -37,6 +38,12 @@ def check_fields(config: Any, prefix: str) -> None:
             raise UserError(
                 "bad_config", f"{name} is {shown(value)}; expected {low:g} to {high:g}."
             )
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a config's fields. Python compiles each of them anew when it is asked."""
+    return typing.get_type_hints(kind)
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -58,7 +65,7 @@ def build(kind: type, values: Any, prefix: str, paths: Sequence[str]) -> Any:
     """A config of plain JSON values. paths: every dotted setting, for hints. Raises UserError("bad_config")."""
     if not isinstance(values, dict):
         raise UserError("bad_config", f"{prefix or 'config'} is {values!r}; expected an object.")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for unknown in sorted(set(values) - set(hints)):
         path = f"{prefix}{unknown}"
         raise UserError("bad_config", f"Unknown setting {shown(path)[1:-1]}.", nearest(path, paths))
@@ -90,7 +97,7 @@ def nearest(name: str, paths: Sequence[str]) -> str:
 
 def walk(config: Any, prefix: str = "") -> typing.Iterator[tuple[str, dict[str, Any]]]:
     """Every setting as (dotted path, {value, type, help, low, high}), in the order of the dataclasses."""
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for spec in dataclasses.fields(config):
         value = getattr(config, spec.name)
         if dataclasses.is_dataclass(value):

@@ -3,7 +3,7 @@
 from upq.jobs.follow import Show, check, run_and_wait, summary
 from upq.jobs.served import ModelKey, Models, Served, key_of, model_key
 from upq.jobs.supervisor import Supervisor
-from upq.jobs.worker import worker_main
+from upq.jobs.worker import leave, worker_main
 
 __all__ = [
     "ModelKey",
@@ -13,6 +13,7 @@ __all__ = [
     "Supervisor",
     "check",
     "key_of",
+    "leave",
     "model_key",
     "run_and_wait",
     "summary",

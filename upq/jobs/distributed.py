@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from upq.config import RunConfig
 from upq.context import SilentContext
-from upq.jobs.worker import worker_main
+from upq.jobs.worker import leave, worker_main
 from upq.quantize import pipeline
 from upq.store import Store, data_dir, open_store
 from upq.training import parallel
@@ -48,6 +48,7 @@ def main() -> None:
     else:
         _help(open_store(folder))
     state.destroy_process_group()
+    leave()
 
 
 def join() -> PartialState:

@@ -1,12 +1,15 @@
-"""Whatever a run raised, as one sentence for people with a hint."""
+"""Whatever a run raised, and however its worker was lost, as one sentence for people with a hint."""
 
 from __future__ import annotations
 
 import errno
+import os
+import signal
 
 from safetensors import SafetensorError
 
 from upq.errors import UserError
+from upq.store import Ending
 
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -56,3 +59,37 @@ def _is_disk_full(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return any(phrase in text for phrase in _TORCH_WRITE)
     return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+def lost_worker(returncode: int) -> Ending:
+    """How a worker process ended. returncode: as subprocess gives it, a signal's number negated."""
+    if returncode == -signal.SIGKILL:
+        return Ending(
+            "the worker process was killed by signal 9 (the system may have run out of memory)",
+            "Resume the run to try again; a smaller model or batch needs less memory.",
+        )
+    again = "Resume the run to try again."
+    if returncode < 0:
+        return Ending(f"the worker process was killed by {_signal(-returncode)}", again)
+    return Ending(f"the worker process ended with exit code {returncode}", again)
+
+
+def stopped_worker(pid: int) -> Ending | None:
+    """What keeps a child process from going on, if a signal such as SIGSTOP does."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None  # of an earlier app
+    if found is None or found.si_code != os.CLD_STOPPED:
+        return None
+    return Ending(
+        f"the worker process was stopped by {_signal(found.si_status)} and stopped answering",
+        "Resume the run to try again; find out who stops its process.",
+    )
+
+
+def _signal(number: int) -> str:
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"

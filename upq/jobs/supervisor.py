@@ -18,13 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
+from upq.jobs.failures import lost_worker, stopped_worker
 from upq.jobs.worker import is_on_this_machine, lock_holder, worker_name
-from upq.store import Store
+from upq.store import SILENT, Ending, Store
 
 TICK_S = 0.5
 TERMINATE_AFTER_S = 15.0
 KILL_AFTER_S = 30.0
 STOP_WAIT_S = 10.0
+#: How long a worker whose run has ended may take to leave. It has nothing to lose: what its run left is committed.
+LEAVE_S = 1.0
+_DISOBEDIENT = Ending(
+    "the worker did not stop when it was asked to and was killed by signal 9 (SIGKILL)",
+    "Resume the run to go on from its last checkpoint.",
+)
 LONGEST_BACKOFF_S = 30.0
 CLOCK_JUMP_S = 2.0
 LOG_BYTES = 5 * 2**20
@@ -66,6 +73,10 @@ class Supervisor:
         self._kill_after_s = kill_after_s
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
+        self._revision = 0  # of the database, when the process was started
+        self._stopped_at: float | None = None  # when a signal was first seen to have stopped it
+        self._finished_at: float | None = None  # when its run was first seen to have ended
+        self._killed_for: Ending | None = None
         self._next_start = 0.0
         self._backoff_s = 0.0
         self._early_exits = 0
@@ -73,6 +84,7 @@ class Supervisor:
         self._clock_offset = time.time() - time.monotonic()
         self._trust_leases_from = 0.0
         self._last_exit = ""
+        self._trouble = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
@@ -95,6 +107,17 @@ class Supervisor:
             process.wait()
         self._reap(process)
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether its worker process is there."""
+        process = self._process
+        return process is not None and process.poll() is None
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from its work now, such as a full disk, as a sentence and a hint; empty where nothing does."""
+        return self._trouble
+
     def status(self) -> dict[str, Any]:
         """For the app's header: alive, pid, run_id (None: idle), last_exit (a phrase or empty), early_exits (how many
         workers in a row failed at their start).
@@ -102,7 +125,7 @@ class Supervisor:
         process = self._process
         run = self._store.live_run()
         return {
-            "alive": process is not None and process.poll() is None,
+            "alive": self.has_worker,
             "pid": process.pid if process else None,
             "run_id": run.id if run else None,
             "last_exit": self._last_exit,
@@ -113,20 +136,26 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 self._tick()
+                self._trouble = ""
             except (UserError, OSError) as error:  # a busy database, a full disk: try again
                 _logger.warning("supervisor: %s", error)
+                self._trouble = f"{error} {getattr(error, 'hint', '')}".strip()
             self._stopping.wait(TICK_S)
 
     def _tick(self) -> None:
         process = self._process
-        if process is not None and process.poll() is not None:
-            self._reap(process)
+        if process is not None:
+            self._press_stopped(process)
+            self._press_finished(process)
+            if process.poll() is not None:
+                self._reap(process)
         if self._process is None and time.monotonic() >= self._next_start:
             self._process = self._spawn()
         self._recover()
         self._press_cancels()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        self._revision = self._store.latest_revision()
         log_path = self._folder / "logs" / "worker.log"
         log_path.parent.mkdir(exist_ok=True)
         if log_path.exists() and log_path.stat().st_size > LOG_BYTES:
@@ -140,21 +169,48 @@ class Supervisor:
                 start_new_session=True,
             )
         self._started_at = time.monotonic()
+        self._stopped_at = self._finished_at = self._killed_for = None
         return process
+
+    def _press_stopped(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a worker that a signal has stopped for long: it may hold the lock of the database, so nobody could even
+        see that its lease is over.
+        """
+        ending = stopped_worker(process.pid)
+        if ending is None:
+            self._stopped_at = None
+        elif self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+        elif time.monotonic() - self._stopped_at > self._kill_after_s:
+            self._killed_for = ending
+            process.kill()
+            process.wait()
+
+    def _press_finished(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a worker whose run has ended and which has not left: others wait for its place."""
+        worker = worker_name(self._device, process.pid)
+        if self._finished_at is None and self._store.has_left(worker, self._revision):
+            self._finished_at = time.monotonic()
+        if self._finished_at is not None and time.monotonic() - self._finished_at > LEAVE_S:
+            process.kill()
+            process.wait()
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
         """Note how the worker ended, hand its run on, and plan the next start."""
-        note = exit_note(process.returncode)
-        self._last_exit = note if process.returncode else ""
+        has_finished, ending = self._finished_at is not None, lost_worker(process.returncode)
+        if process.returncode == -signal.SIGKILL and self._killed_for:
+            ending = self._killed_for
+        self._last_exit = "" if has_finished or not process.returncode else ending.note
         self._process = None
         lived_s = time.monotonic() - self._started_at
-        failed_early = process.returncode != 0 and lived_s < LONGEST_BACKOFF_S
+        failed_early = bool(self._last_exit) and lived_s < LONGEST_BACKOFF_S
         self._backoff_s = min(2 * self._backoff_s or 1.0, LONGEST_BACKOFF_S) if failed_early else 0
         worker = worker_name(self._device, process.pid)
         self._early_exits = self._early_exits + 1 if failed_early else 0
-        if self._store.reconcile(lambda name, _: name != worker, {worker: note}):
-            self._backoff_s = self._early_exits = 0  # it died over a run, not at its start
         self._next_start = time.monotonic() + self._backoff_s
+        if self._store.reconcile(lambda name, _: name != worker, {worker: ending}):
+            self._backoff_s = self._early_exits = 0  # it died over a run, not at its start
+            self._next_start = time.monotonic()
         if not self._stopping.is_set():
             self._store.requeue_interrupted()
 
@@ -162,15 +218,23 @@ class Supervisor:
         """Hand on the runs of workers that are gone or silent, also those of an earlier app."""
         if self._clock_jumped():
             return
-        lost = self._store.reconcile(_is_alive)
+        endings = self._seen_stopped()
+        lost = self._store.reconcile(_is_alive, endings)
         if not lost:
             return
         holder = lock_holder(self._folder, self._device)
         for run in map(self._store.run, lost):
             # Silent but not gone, such as a stopped process: it would keep the device locked.
             if holder is not None and run.worker == worker_name(self._device, holder):
+                self._killed_for = endings.get(run.worker, SILENT)
                 _send(holder, signal.SIGKILL)
         self._store.requeue_interrupted()
+
+    def _seen_stopped(self) -> dict[str, Ending]:
+        """Worker -> the signal that keeps it from going on."""
+        process = self._process
+        ending = stopped_worker(process.pid) if process else None
+        return {worker_name(self._device, process.pid): ending} if process and ending else {}
 
     def _clock_jumped(self) -> bool:
         """Whether leases say nothing now: the wall clock was moved and not all are renewed yet."""
@@ -195,19 +259,11 @@ class Supervisor:
         if run.pid != lock_holder(self._folder, self._device):
             return  # not a process that we know to be the run's worker
         if waited_s >= self._kill_after_s:
+            self._killed_for = _DISOBEDIENT
             _send(run.pid, signal.SIGKILL)
         elif not self._cancel.terminated:
             self._cancel.terminated = True
             _send(run.pid, signal.SIGTERM)
-
-
-def exit_note(returncode: int) -> str:
-    """How a process ended, as a phrase."""
-    if returncode == -signal.SIGKILL:
-        return "the worker process was killed by signal 9 (the system may have run out of memory)"
-    if returncode < 0:
-        return f"the worker process was killed by signal {-returncode}"
-    return f"the worker process ended with exit code {returncode}"
 
 
 def _is_alive(worker: str, pid: int) -> bool:

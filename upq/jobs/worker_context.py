@@ -30,6 +30,8 @@ from upq.store import LostLease, Run, Store, checkpoint_dir
 LEASE_S = 30.0
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.5
+#: How long the end of a run waits for a renewal that is under way. One that comes later finds that the run has ended.
+LAST_BEAT_S = 0.5
 
 
 def sweep_checkpoints(store: Store, folder: Path) -> None:
@@ -84,7 +86,7 @@ class WorkerContext:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._heartbeat.join()
+        self._heartbeat.join(LAST_BEAT_S)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._heartbeat_s):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from upq.models.skeleton import config_errors, skeleton
 from upq.models.source import BUILDING, Source, resolve
 from upq.models.structure import plan_embeddings, plan_layers
 from upq.models.vet import vet_config
+
+#: Many pages ask for the same model at once. The first one looks, which takes seconds; the others wait for its cache.
+_LOOKS = tuple(threading.Lock() for _ in range(16))
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def inspect(source: str, revision: str | None, int4_group: int, int2_group: int)
     """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve, vet_config, read_header."""
     place = resolve(source, revision)
     stamp = place.path.stat().st_mtime_ns if place.path else 0
-    return _inspect(place, stamp, int4_group, int2_group)
+    with _LOOKS[hash(place) % len(_LOOKS)]:
+        return _inspect(place, stamp, int4_group, int2_group)
 
 
 @lru_cache(maxsize=32)

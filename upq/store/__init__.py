@@ -4,9 +4,11 @@ from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
 from upq.store.folder import checkpoint_dir, data_dir, open_store
 from upq.store.lease import LostLease
-from upq.store.run import Run
+from upq.store.run import SILENT, Ending, Run
 
 __all__ = [
+    "SILENT",
+    "Ending",
     "LostLease",
     "Prepared",
     "Run",

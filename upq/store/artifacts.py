@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlite_utils import Database
@@ -29,15 +30,20 @@ class DamagedBlob(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactRow:
-    """An artifact without its tensors."""
+    """An artifact without its tensors. manifest_text: its manifest as JSON, which takes long to read."""
 
     id: int
     run_id: int
     precision: str
-    manifest: dict[str, Any]
+    manifest_text: str
     size_bytes: int
     bits_per_weight: float
     created_at: float
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the artifact says of itself: docs/format.md."""
+        return json.loads(self.manifest_text)
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,11 @@ def _insert_blob(db: Database, blob: Blob) -> None:
 def rows(db: Database, run_id: int | None) -> list[ArtifactRow]:
     """The artifacts of a run, or of all runs."""
     found = db.query(
-        "SELECT * FROM artifacts WHERE run_id = coalesce(?, run_id) ORDER BY id", [run_id]
+        "SELECT id, run_id, precision, manifest AS manifest_text, size_bytes, bits_per_weight, created_at"
+        " FROM artifacts WHERE run_id = coalesce(?, run_id) ORDER BY id",
+        [run_id],
     )
-    return [ArtifactRow(**{**row, "manifest": json.loads(row["manifest"])}) for row in found]
+    return [ArtifactRow(**row) for row in found]
 
 
 def load(connections: Connections, run_id: int, precision: str) -> Artifact:

@@ -25,7 +25,16 @@ from upq.store import artifacts as store_artifacts
 from upq.store.artifacts import ArtifactRow, Prepared
 from upq.store.connections import Connections, migrate, next_revision
 from upq.store.lease import Lease, add_log
-from upq.store.run import Run, RunState, find_run, from_row, running_runs
+from upq.store.run import (
+    GONE,
+    SILENT,
+    Ending,
+    Run,
+    RunState,
+    find_run,
+    from_row,
+    running_runs,
+)
 
 #: So many dead workers in a row fail a run.
 MAX_CRASHES = 3
@@ -221,40 +230,50 @@ class Store:
     def reconcile(
         self,
         alive: Callable[[str, int], bool] | None = None,
-        exit_note: Mapping[str, str] | None = None,
+        endings: Mapping[str, Ending] | None = None,
     ) -> list[int]:
         """End the running runs whose lease is over or whose worker is not `alive(worker, pid)`.
 
-        exit_note: worker -> how its process ended, a phrase. Returns the ids of the runs: now
+        endings: worker -> how it was lost, where that is known. Returns the ids of the runs: now
         cancelled if that was asked for, failed at the third crash, otherwise interrupted.
         """
 
-        def is_lost(run: Run) -> bool:
-            known_dead = alive is not None and not alive(run.worker or "", run.pid or 0)
-            return known_dead or (run.lease_until or 0) < self._clock()
+        def loss(run: Run) -> Ending | None:
+            if alive is not None and not alive(run.worker or "", run.pid or 0):
+                unseen = GONE
+            elif (run.lease_until or 0) < self._clock():
+                unseen = SILENT
+            else:
+                return None
+            return (endings or {}).get(run.worker or "", unseen)
 
         with self._connections.read() as db:
-            if not any(map(is_lost, running_runs(db))):
+            if not any(map(loss, running_runs(db))):
                 return []
         with self._connections.write() as db:
-            lost = [run for run in running_runs(db) if is_lost(run)]
-            for run in lost:
-                note = (exit_note or {}).get(run.worker or "", "the worker stopped answering")
-                self._give_up(db, run, note)
-        return [run.id for run in lost]
+            lost = [(run, ending) for run in running_runs(db) if (ending := loss(run))]
+            for run, ending in lost:
+                self._give_up(db, run, ending)
+        return [run.id for run, _ in lost]
 
-    def _give_up(self, db: Database, run: Run, note: str) -> None:
+    def has_left(self, worker: str, revision: int) -> bool:
+        """Whether a worker has ended the run that it took after the database had this revision."""
+        with self._connections.read() as db:
+            sql = "SELECT 1 FROM runs WHERE worker = ? AND revision > ? AND state != 'running'"
+            return bool(list(db.query(sql, [worker, revision])))
+
+    def _give_up(self, db: Database, run: Run, ending: Ending) -> None:
         if run.cancel_requested:
             self._end(db, run.id, "cancelled")
-            add_log(db, run.id, [(self._clock(), f"Cancelled: {note}.")])
+            add_log(db, run.id, [(self._clock(), f"Cancelled: {ending.note}.")])
             return
         crashes = run.crashes + 1
         db.execute("UPDATE runs SET crashes = ? WHERE id = ?", [crashes, run.id])
-        reason = f"Crash {crashes} of {MAX_CRASHES} in stage {run.stage or 'start'}: {note}."
+        stage = run.stage or "start"
+        reason = f"Crash {crashes} of {MAX_CRASHES} in stage {stage}: {ending.note}."
         add_log(db, run.id, [(self._clock(), reason)])
-        hint = "Resume the run to try again; a smaller model or batch needs less memory."
         state = "failed" if crashes >= MAX_CRASHES else "interrupted"
-        self._end(db, run.id, state, ("worker_crashed", reason, hint))
+        self._end(db, run.id, state, ("worker_crashed", reason, ending.hint))
 
     def _end(
         self, db: Database, run_id: int, state: RunState, error: tuple[str, str, str] = ("", "", "")

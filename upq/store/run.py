@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlite_utils import Database
 
 from upq.errors import UserError
 
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+
+
+class Ending(NamedTuple):
+    """How a worker was lost, a phrase, and what a person can do about it, a sentence."""
+
+    note: str
+    hint: str
+
+
+#: Of a worker whose process is not there any more, and nobody saw how it ended.
+GONE = Ending("the worker process is gone", "Resume the run to try again.")
+#: Of a worker whose process may be there but gives no sign of life.
+SILENT = Ending(
+    "the worker stopped answering",
+    "Resume the run to try again; the machine was suspended, or had no time for the worker.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,12 +25,24 @@ from tests.support.job_cases import (
     wait_for_state,
     wait_for_step,
 )
+from upq.errors import UserError
 from upq.jobs import Supervisor
-from upq.jobs.supervisor import exit_note
+from upq.jobs.failures import lost_worker, stopped_worker
 from upq.jobs.worker import lock_holder, worker_name
 from upq.store import Store, checkpoint_dir
 
 # Many workers, lost workers
+
+
+def stop_between_writes(store: Store, pid: int) -> None:
+    """SIGSTOP a worker while it does not hold the lock of the database."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            store.set_note("writable", True)
+            return
+        except UserError:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_four_processes_claim_three_hundred_runs_each_exactly_once(
@@ -53,7 +67,7 @@ def test_a_stopped_worker_that_lost_its_run_writes_nothing_when_it_goes_on(
     run_id = enqueue(store, "steps")
     worker = spawn(worker_process.worker, folder, 1)
     wait_for_step(store, run_id, 2)
-    os.kill(worker.pid or 0, signal.SIGSTOP)
+    stop_between_writes(store, worker.pid or 0)
     wait_for(lambda: store.reconcile() == [run_id])
     assert store.run(run_id).state == "interrupted"
     store.requeue_interrupted()
@@ -79,7 +93,7 @@ def test_a_killed_worker_leaves_a_run_that_the_next_one_resumes(
     worker.kill()
     assert exit_code(worker) == -signal.SIGKILL
     assert lock_holder(folder, "cpu") is None
-    assert store.reconcile(lambda *_: False, {name: exit_note(-9)}) == [run_id]
+    assert store.reconcile(lambda *_: False, {name: lost_worker(-9)}) == [run_id]
     run = store.run(run_id)
     assert (run.state, run.error_code, run.crashes) == ("interrupted", "worker_crashed", 1)
     assert "killed by signal 9 (the system may have run out of memory)" in run.error_message
@@ -109,6 +123,82 @@ def test_three_kills_fail_the_run_and_the_queue_goes_on(
     assert "Crash 3 of 3 in stage int2: the worker process was killed by signal 9" in (
         run.error_message
     )
+
+
+@pytest.mark.chaos
+def test_a_worker_stopped_with_the_lock_of_the_database_holds_nobody_up(
+    store: Store, supervise: Callable[[], Supervisor]
+) -> None:
+    run_id = enqueue(store, "locks")
+    supervise()
+    wait_for_state(store, run_id, "done")
+    ending = "the worker process was stopped by signal 19 (SIGSTOP)"
+    assert ending in log_text(store, run_id)
+    assert store.run(run_id).crashes == 1
+
+
+@pytest.mark.chaos
+def test_a_stopped_worker_is_named_with_its_signal_and_its_run_goes_on(
+    store: Store, supervise: Callable[[], Supervisor]
+) -> None:
+    run_id = enqueue(store, "steps")
+    supervisor = supervise()
+    wait_for_step(store, run_id, 2)
+    os.kill(store.run(run_id).pid or 0, signal.SIGSTOP)
+    wait_for(lambda: store.run(run_id).crashes == 1)
+    ending = "the worker process was stopped by signal 19 (SIGSTOP) and stopped answering"
+    wait_for(lambda: ending in log_text(store, run_id))
+    wait_for_state(store, run_id, "done")
+    assert "memory" not in log_text(store, run_id) + supervisor.status()["last_exit"]
+    assert [point["step"] for point in store.metrics(run_id)] == list(range(worker_process.STEPS))
+
+
+def test_what_is_said_of_a_lost_worker_blames_memory_only_for_signal_9() -> None:
+    for returncode, words in [(-11, "signal 11 (SIGSEGV)"), (-63, "signal 63"), (3, "exit code 3")]:
+        ending = lost_worker(returncode)
+        assert ending.note.endswith(words)
+        assert "memory" not in ending.note + ending.hint
+    assert "memory" in lost_worker(-9).note
+    assert "memory" in lost_worker(-9).hint
+    assert stopped_worker(1) is None, "no child of this process"
+
+
+# Leaving when the work is done
+
+
+@pytest.mark.chaos
+def test_a_worker_that_has_finished_and_does_not_leave_holds_nobody_up(
+    store: Store, supervise: Callable[[], Supervisor]
+) -> None:
+    first, second = enqueue(store, "lingers"), enqueue(store, "quick")
+    supervisor = supervise()
+    wait_for_state(store, second, "done")
+    run = store.run(first)
+    assert (run.state, run.attempt, run.crashes) == ("done", 1, 0)
+    assert supervisor.status()["last_exit"] == "", "it is no crash"
+    assert supervisor.status()["early_exits"] == 0
+
+
+LINGERING = """
+import sys, threading, time
+from upq import jobs
+from upq.__main__ import main
+
+def worker_main(*_, **__):
+    threading.Thread(target=time.sleep, args=[600]).start()
+    print(time.time())
+
+jobs.worker_main = worker_main
+main(["--data-dir", sys.argv[1], "worker"])
+"""
+
+
+def test_a_worker_leaves_as_soon_as_its_work_is_done(folder: Path) -> None:
+    command = [sys.executable, "-c", LINGERING, str(folder)]
+    result = subprocess.run(
+        command, cwd=worker_process.ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert time.time() - float(result.stdout) < 1.0, "what was written before is not lost"
 
 
 # Leaving on request

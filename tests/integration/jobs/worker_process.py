@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -68,7 +69,12 @@ def engine(context: WorkerContext) -> None:
     if behaviour == "out of memory":
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, resource.RLIM_INFINITY))
         torch.ones(2**34)
-    if behaviour == "quick":
+    if behaviour == "locks" and context.run.attempt == 1:
+        with context._store._connections.write():
+            os.kill(os.getpid(), signal.SIGSTOP)
+    if behaviour == "lingers":
+        threading.Thread(target=time.sleep, args=[600]).start()  # the interpreter waits for it
+    if behaviour in ("quick", "locks", "lingers"):
         return
     count_steps(context)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.store_cases import WRITES, Clock, claimed, contents
 from upq.config import RunConfig
-from upq.store import LostLease, Store
+from upq.store import Ending, LostLease, Store
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -54,7 +54,9 @@ def test_three_crashes_fail_a_run_and_the_queue_goes_on(store: Store, clock: Clo
     for crash in (1, 2, 3):
         lease = store.lease(claimed(store, f"w{crash}"))
         lease.stage("int2", 10)
-        assert store.reconcile(lambda *_: False, {f"w{crash}": "killed by signal 9"}) == [poison]
+        assert store.reconcile(
+            lambda *_: False, {f"w{crash}": Ending("killed by signal 9", "Try again.")}
+        ) == [poison]
         run = store.run(poison)
         assert run.state == ("failed" if crash == 3 else "interrupted")
         assert run.error_message == f"Crash {crash} of 3 in stage int2: killed by signal 9."

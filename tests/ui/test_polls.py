@@ -1,0 +1,116 @@
+"""What the pages ask of the server once a second, and what they are spared."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+import ui
+from tests.ui.lab import Lab
+from ui import header
+from ui.app_state import App
+from ui.shared import KEPT, Shared
+from upq.config import RunConfig, preset
+
+NOTHING = gr.skip()
+
+
+def app_of(lab: Lab) -> Any:
+    supervisor: Any = SimpleNamespace(has_worker=True, trouble="")
+    models: Any = None
+    return App(lab.store, models, supervisor, Path())
+
+
+def poll(app: App, known: list[Any]) -> list[Any]:
+    """The answer to a page that knows this, and what it knows then."""
+    answer = header._poll(app, *known)
+    return [old if new == NOTHING else new for old, new in zip([*known, ""], answer, strict=True)]
+
+
+def test_a_poll_that_finds_nothing_new_reads_one_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path)
+    lab.done(preset("quick"))
+    app = app_of(lab)
+    known = poll(app, [""] * 5)[:5]
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing else is read")
+
+    for name in ("runs", "run", "live_run", "artifacts"):
+        monkeypatch.setattr(lab.store, name, forbidden)
+    assert header._poll(app, *known) == [NOTHING] * 6
+
+
+def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    app = app_of(lab)
+    _, lease = lab.begun(RunConfig())
+    lease.stage("int2", 200)
+    known = poll(app, [""] * 5)
+    lease.progress(1, 99.0, None, "", 1, None)  # half a percent
+    after = poll(app, known[:5])
+    names = ("seen", "revision", "checks", "progress", "catalog", "status")
+    moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
+    assert moved == ["seen", "revision"]
+    lease.progress(50, 99.0, None, "", 1, None)
+    known, after = after, poll(app, after[:5])
+    moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
+    assert moved == ["seen", "revision", "progress", "status"]
+    lease.finish("done")
+    assert poll(app, after[:5])[4] != after[4], "the catalog knows the states"
+
+
+def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    app = app_of(lab)
+    known = poll(app, [""] * 5)
+    app.supervisor.trouble = "The database could not be written: disk full. Free <some> space."  # type: ignore[misc]
+    after = poll(app, known[:5])
+    assert "disk full. Free &lt;some&gt; space." in after[5]
+
+
+def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:
+    shared, made, start = Shared(), [], threading.Barrier(20)
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    def ask(_: int) -> object:
+        start.wait()
+        return shared.get("panel", make)
+
+    with ThreadPoolExecutor(20) as pool:
+        found = set(pool.map(ask, range(20)))
+    assert found == set(made)
+    assert len(made) == 1
+
+
+def test_what_failed_is_made_again_and_old_values_are_forgotten() -> None:
+    shared = Shared()
+    with pytest.raises(ZeroDivisionError):
+        shared.get("key", lambda: 1 // 0)
+    assert shared.get("key", lambda: 2) == 2
+    for number in range(KEPT):
+        shared.get(number, lambda: 0)
+    assert shared.get("key", lambda: 3) == 3
+
+
+def test_gradio_makes_no_statistics_of_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", raising=False)
+    monkeypatch.delenv("GRADIO_ANALYTICS_MAX_EVENTS", raising=False)
+    ui.without_analytics()
+    with gr.Blocks(analytics_enabled=False) as demo:
+        pass
+    queue = demo.queue(max_size=ui.MAX_QUEUED)._queue
+    queue.events_recorded = 10_000
+    assert queue.compute_analytics_summary([{"function": "x"}]) == {"functions": {}}
+    assert queue.ANALYTICS_MAX_EVENTS == 1
