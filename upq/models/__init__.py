@@ -1,6 +1,6 @@
 """A name becomes a vetted model: its files, its tokenizer, its structure, and where its weights lie."""
 
-from upq.models.experts import RoutedExperts, expert_of, unstack_experts
+from upq.models.experts import Expert, RoutedExperts, expert_of, unstack_experts
 from upq.models.forward import BlockCall, block_calls, last_hidden, recomputed
 from upq.models.loading import LoadedModel, load
 from upq.models.logits import CHUNK_ROWS, head
@@ -38,6 +38,7 @@ __all__ = [
     "CHUNK_ROWS",
     "LARGEST_SHARE",
     "BlockCall",
+    "Expert",
     "LoadedModel",
     "RoutedExperts",
     "Shape",

@@ -177,9 +177,7 @@ def _plan_block(
                 out_features, in_features = weight.numel() // weight.shape[-1], weight.shape[-1]
                 if isinstance(module, Conv1D):  # stored transposed
                     out_features, in_features = in_features, out_features
-                reason = (
-                    ROUTER_REASON if module in routers else _other_reason(module, weight.dim())
-                )
+                reason = ROUTER_REASON if module in routers else _other_reason(module, weight.dim())
                 yield LayerPlan(full_name, (out_features, in_features), False, reason)
 
 

@@ -57,7 +57,9 @@ def unstack_alike(model: Any) -> None:
         try:
             model(input_ids=_trial_ids(model), use_cache=False)
         except _ERRORS as error:
-            raise _unsupported(model, f"it cannot be run ({type(error).__name__}: {error})") from error
+            raise _unsupported(
+                model, f"it cannot be run ({type(error).__name__}: {error})"
+            ) from error
     unstack_experts(model)
     for name, (args, kwargs, output) in seen.items():
         try:
