@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import SPECIAL_TOKENS, make_tokenizer
+from upq.models.experts import mixtures
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 262,
@@ -185,3 +187,18 @@ def family_folder(
 def family_ids(rows: int = 2, tokens: int = 20) -> torch.Tensor:
     """The same token ids every time, (rows, tokens)."""
     return torch.randint(6, 262, (rows, tokens), generator=torch.Generator().manual_seed(1))
+
+
+def same_choices(model: Any, other: Any) -> dict[str, list[Any]]:
+    """Let the routers of `other` choose what those of `model`, which runs first, chose; returns what is yet to be used,
+    by mixture.
+    """
+    waiting: dict[str, list[Any]] = {}
+
+    def join(experts: nn.Module, others: nn.Module, chosen: list[Any]) -> None:
+        experts.register_forward_pre_hook(lambda _, inputs: chosen.append(inputs[1:]))
+        others.register_forward_pre_hook(lambda _, inputs: (inputs[0], *chosen.pop(0)))
+
+    for name, experts, _ in mixtures(model):
+        join(experts, other.get_submodule(name), waiting.setdefault(name, []))
+    return waiting

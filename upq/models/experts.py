@@ -22,6 +22,13 @@ MOST_EXPERTS = 1 << 16
 _TRAITS = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
 
 
+class _GivenLinear(nn.Linear):
+    """A linear layer whose weights are given; drawing them first takes seconds for thousands of experts."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 class Expert(nn.Module):
     """One expert: its first matrix, the activation that it is given, its last matrix.
 
@@ -164,7 +171,7 @@ def _matrices(stacked: Any) -> Iterator[dict[str, nn.Linear]]:
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     """A linear layer over a weight (out, in) and a bias that are there already."""
     outputs, inputs = weight.shape
-    linear = nn.Linear(inputs, outputs, bias=False, device="meta")
+    linear = _GivenLinear(inputs, outputs, bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)

@@ -111,7 +111,11 @@ def test_a_number_that_no_expert_has_adds_nothing_and_rows_are_told_only_during_
     expert = experts.expert(0)
     assert expert_of(model, "model.layers.0.mlp.experts.0.down_proj") is expert
     assert expert_of(model, "model.layers.0.self_attn.q_proj") is None
-    expert.register_forward_pre_hook(lambda module, _: seen.append(module.rows.tolist()))
+
+    def look(module: Any, _inputs: Any) -> None:
+        seen.append(module.rows.tolist())
+
+    expert.register_forward_pre_hook(look)
     found = experts(hidden, chosen, weights)
     assert seen == [[0, 1]]
     assert expert.rows is None
