@@ -121,13 +121,14 @@ def test_a_mixture_has_the_size_of_all_its_experts_and_the_time_of_those_that_a_
 @pytest.mark.parametrize(
     ("kind", "settings", "parameters", "active"),
     [
-        (
+        pytest.param(
             "qwen3_moe",
             {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32}
             | {"num_key_value_heads": 4, "head_dim": 128, "moe_intermediate_size": 768}
             | {"num_experts": 128, "num_experts_per_tok": 8, "vocab_size": 151936},
             30.5,
             3.3,
+            marks=pytest.mark.slow,
         ),
         ("mixtral", {}, 46.7, 12.9),
     ],
