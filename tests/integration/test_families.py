@@ -8,39 +8,45 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.families import FAMILIES, family_folder, family_ids
+from tests.support.families import FAMILIES, family_folder, family_ids, same_choices
 from tests.support.grids import round_trip
 from tests.support.helpers import RecordingContext, examples, tiny_config
 from upq.artifact.assembly import assemble
+from upq.config import METHODS
 from upq.decode import Decoding, engine_for, stream
 from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.layers import INT8
 from upq.models import head, last_hidden, load, plan_layers
+from upq.models.experts import mixtures
 from upq.quantize.pipeline import run_quantization
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 SUPPORTED = [kind for kind, family in FAMILIES.items() if not family.refused]
-#: Families that were once accepted and failed later; the others are run by `make test-all` alone.
-QUICK = {"cohere", "gptj", "llama4_text", "olmo", "opt"}
+#: Families that were once accepted and failed later, and a mixture; the others are run by `make test-all` alone.
+QUICK = {"cohere", "gptj", "llama4_text", "mixtral", "olmo", "opt"}
 PARAMETERS = [
     pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in SUPPORTED
 ]
 #: The largest mean KL of INT4 in nats that a tiny random model may show, and of INT8 where everything else is right.
 LARGEST_INT4, LARGEST_INT8 = 0.05, 1e-3
+#: The same of a mixture of experts, whose random router is close to choosing others for some of the 50 tokens.
+LARGEST_MIXED_INT4 = 0.1
 
 
 @pytest.mark.parametrize("kind", PARAMETERS)
 def test_a_family_is_quantized_measured_and_answers(kind: str, tmp_path: Path) -> None:
     folder = family_folder(tmp_path / kind, kind)
-    _logits_are_the_models_own(load(str(folder), dtype=torch.float32).model)
+    model = load(str(folder), dtype=torch.float32).model
+    _logits_are_the_models_own(model)
+    largest = LARGEST_MIXED_INT4 if any(mixtures(model)) else LARGEST_INT4
 
     context = RecordingContext(tmp_path / "run")
     run_quantization(tiny_config(folder, "rotated_upq", embedding_bits=8), context)
 
     kl = {row["label"]: row["kl"] for row in context.rows}
     assert abs(kl["FP16"]) < 1e-6
-    assert 0 < kl["INT4"] < LARGEST_INT4
+    assert 0 < kl["INT4"] < largest
     assert kl["INT4"] < kl["INT2"]
     for artifact in context.artifacts.values():
         model, tokenizer = assemble(artifact)
@@ -51,9 +57,36 @@ def test_a_family_is_quantized_measured_and_answers(kind: str, tmp_path: Path) -
         assert last.tokens >= 1
 
 
+#: What a large model is trained with.
+SAVING = {
+    f"int2__distill__{name}": value
+    for name, value in {"optimizer_bits": 8, "checkpointing": True, "teacher": "int4"}.items()
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("rotated_upq", SAVING), *((method, {}) for method in METHODS if method != "rotated_upq")],
+)
+def test_a_mixture_of_experts_goes_through_every_method(
+    method: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """One whose experts are stored (in, out), with biases."""
+    folder, context = family_folder(tmp_path / "gpt_oss", "gpt_oss"), RecordingContext(tmp_path)
+    run_quantization(tiny_config(folder, method, **changes), context)
+    kl = {row["label"]: row["kl"] for row in context.rows}
+    assert 0 < kl["INT4"] < kl["INT2"]
+    for artifact in context.artifacts.values():
+        assert "model.layers.1.mlp.experts.3.down_proj" in artifact.manifest["layers"]
+        assert "model.layers.1.mlp.router.weight" in artifact.tensors
+        logits = assemble(artifact)[0](input_ids=family_ids()).logits
+        assert logits.isfinite().all()
+
+
 @torch.no_grad()
 def _logits_are_the_models_own(model: Any) -> None:
-    """And rounding the layers to 8 bits hardly changes them."""
+    """And rounding the layers to 8 bits hardly changes them, where routers choose as before."""
     ids = family_ids()
     own = model(input_ids=ids, use_cache=False).logits
     torch.testing.assert_close(head(model)(last_hidden(model, ids)), own)
@@ -62,8 +95,11 @@ def _logits_are_the_models_own(model: Any) -> None:
         if layer.quantize:
             weight = rounded.get_parameter(f"{layer.name}.weight")
             weight.copy_(round_trip(INT8, weight, *INT8.fit(weight, 32)))
+    choices = same_choices(model, rounded)
     reference = Reference(model, examples(4), lambda: None)
+    assert any(choices.values()) == any(mixtures(model))
     assert 0 < reference.measure(rounded, lambda: None).kl < LARGEST_INT8
+    assert not any(choices.values()), "each was used"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in SUPPORTED])

@@ -338,6 +338,21 @@ def test_empty_charts_say_when_they_fill() -> None:
     assert "<svg" not in chart
 
 
+def test_layers_that_stay_are_named_by_their_reason_the_first_three_of_each() -> None:
+    sizes = {
+        "memory_bytes": 1,
+        "gpu_bytes": None,
+        "fp16_bytes": 1,
+        "int4_bytes": 1,
+        "int2_bytes": 1,
+    }
+    skipped = [*(f"block.{index}: the router: decides" for index in range(5)), "other: shared"]
+    panel = render.estimate_panel(Estimate(60.0, 90.0, **sizes, skipped=skipped, notes=[]))
+    words = Structure(panel).words
+    assert "Not quantized: block.0, block.1, block.2 and 2 more: the router: decides" in words
+    assert "Not quantized: other: shared" in words
+
+
 def test_the_estimate_shows_a_gpus_memory_where_there_is_one_and_what_was_chosen() -> None:
     sizes = {"memory_bytes": 1, "fp16_bytes": 1, "int4_bytes": 1, "int2_bytes": 1}
     times = {"seconds_low": 60.0, "seconds_high": 90.0}

@@ -28,6 +28,8 @@ from upq.context import SeriesNames
 from upq.quantize.estimate import Estimate
 from upq.store import Run
 
+#: Layers that a note names; a mixture of experts has a router in each block.
+SHOWN_LAYERS = 3
 STATE_MARKS = {
     "queued": "○ queued",
     "running": "◐ running",
@@ -52,7 +54,7 @@ def estimate_panel(estimate: Estimate, chosen: Mapping[str, Any] = MappingProxyT
         fact("INT4", size(estimate.int4_bytes), "int4"),
         fact("INT2", size(estimate.int2_bytes), "int2"),
     ]
-    notes = [*estimate.notes, *(f"Not quantized: {name}" for name in estimate.skipped)]
+    notes = [*estimate.notes, *_skipped(estimate.skipped)]
     if chosen:
         words = ", ".join(f"{path}={as_text(value)}" for path, value in chosen.items())
         notes.insert(
@@ -60,6 +62,19 @@ def estimate_panel(estimate: Estimate, chosen: Mapping[str, Any] = MappingProxyT
         )
     items = tag("ul", *(tag("li", note) for note in notes)) if notes else None
     return tag("div", tag("dl", *sizes, class_="facts"), items, class_="estimate")
+
+
+def _skipped(layers: Sequence[str]) -> list[str]:
+    """What is not quantized, "layer: reason" each, as one note for each reason."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        name, _, reason = layer.partition(": ")
+        names.setdefault(reason, []).append(name)
+    notes = []
+    for reason, found in names.items():
+        more = f" and {len(found) - SHOWN_LAYERS} more" if len(found) > SHOWN_LAYERS else ""
+        notes.append(f"Not quantized: {', '.join(found[:SHOWN_LAYERS])}{more}: {reason}")
+    return notes
 
 
 def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:

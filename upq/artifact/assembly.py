@@ -28,6 +28,7 @@ from upq.models import (
     place,
     plan_embeddings,
     tokenizer_files,
+    unstack_experts,
 )
 
 
@@ -230,6 +231,7 @@ def _empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
         config.dtype = dtype
         with BUILDING, init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        unstack_experts(model)
         model.tie_weights()  # out here, because in there every assigned parameter becomes a new one
     except Exception as error:  # whatever the models of transformers raise
         raise damaged(f"No model can be built from config.json: {error}") from error

@@ -1,8 +1,8 @@
 """Decoding any model with transformers' own forward pass, on the CPU and on NVIDIA GPUs.
 
 Models with plain full attention decode all rows of a session at once, each at its own position; on a GPU the whole
-step is a CUDA graph, unless the CPU lends the weights. Models that keep another state (sliding windows, recurrent
-layers) go row by row.
+step is a CUDA graph, unless the CPU lends the weights or experts are chosen. Models that keep another state (sliding
+windows, recurrent layers) go row by row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from upq.decode.fused_step import FusedStep, unsupported
 from upq.decode.row_cache import RowCache, bucket
 from upq.decode.served_linear import prepare_layers, prepared_backends, prepared_bytes
 from upq.layers import memory_bytes
-from upq.models import BlockCall, decoder_blocks, is_lent
+from upq.models import BlockCall, RoutedExperts, decoder_blocks, is_lent
 
 #: What models call the state that they return and take back.
 STATE_NAMES = ("past_key_values", "cache_params", "state")
@@ -44,7 +44,9 @@ class TransformersEngine:
         on_gpu = self.device.type == "cuda"
         self.lock: AbstractContextManager = GPU_LOCK if on_gpu else nullcontext()
         self.by_rows = _has_plain_attention(model)
-        self.by_graphs = on_gpu and self.by_rows and not is_lent(model)
+        # Which experts compute is read from the device in every step, and a graph cannot wait for that.
+        routes = any(isinstance(module, RoutedExperts) for module in model.modules())
+        self.by_graphs = on_gpu and self.by_rows and not is_lent(model) and not routes
         self.fused_step: FusedStep | None = None
         if self.by_graphs and not unsupported(model):
             self.fused_step = FusedStep(model)

@@ -1,5 +1,6 @@
 """A name becomes a vetted model: its files, its tokenizer, its structure, and where its weights lie."""
 
+from upq.models.experts import Expert, RoutedExperts, expert_of, unstack_experts
 from upq.models.forward import BlockCall, block_calls, last_hidden, recomputed
 from upq.models.loading import LoadedModel, load
 from upq.models.logits import CHUNK_ROWS, head
@@ -38,7 +39,9 @@ __all__ = [
     "CHUNK_ROWS",
     "LARGEST_SHARE",
     "BlockCall",
+    "Expert",
     "LoadedModel",
+    "RoutedExperts",
     "Shape",
     "block_calls",
     "blocks_away",
@@ -47,6 +50,7 @@ __all__ = [
     "copy_to_quantize",
     "decoder_blocks",
     "encode",
+    "expert_of",
     "head",
     "inspect",
     "is_lent",
@@ -67,4 +71,5 @@ __all__ = [
     "serving_device",
     "special_ids",
     "tokenizer_files",
+    "unstack_experts",
 ]

@@ -3,8 +3,7 @@
 transformers fills missing tensors with random numbers, accepts NaN weights and a template that
 raises, all without an error. `load` refuses each with its own code before anything is trained.
 `upq.models.source` finds the files, `upq.models.vet` looks at them, `upq.models.gguf` reads GGUF,
-`upq.models.structure` finds the layers,
-`upq.models.trial` runs them.
+`upq.models.experts` takes stacked experts apart, `upq.models.structure` finds the layers, `upq.models.trial` runs them.
 """
 
 import hashlib
@@ -39,7 +38,7 @@ from upq.models.source import (
     resolve,
 )
 from upq.models.tokenizer import chat_ids
-from upq.models.trial import vet_parts
+from upq.models.trial import unstack_alike, vet_parts
 from upq.models.vet import (
     SHOWN,
     stored_values,
@@ -111,6 +110,7 @@ def load(
     _vet_tokenizer(tokenizer, model, place.name)
     _settle_stop_tokens(model, tokenizer)
     model.to(torch.device(device)).eval().requires_grad_(False)
+    unstack_alike(model)
     vet_parts(model)
     info = ModelInfo(
         source=place.text,

@@ -15,10 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from transformers import AutoConfig
 
 from upq.errors import UserError
+from upq.models.experts import mixtures
 from upq.models.gguf_header import read_header
 from upq.models.skeleton import config_errors, skeleton
 from upq.models.source import BUILDING, Source, resolve
-from upq.models.structure import plan_embeddings, plan_layers
+from upq.models.structure import block_linears, plan_embeddings, plan_layers
 from upq.models.vet import vet_config
 
 #: Many pages ask for the same model at once. The first one looks, which takes seconds; the others wait for its cache.
@@ -36,6 +37,8 @@ class Shape:
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
     embeddings: dict[str, tuple[int, int]]
+    active: int  #: quantized weights that a token meets: of experts, those of the chosen ones
+    busiest: int  #: inputs of the widest layer that is quantized, or of all experts of a block that a token meets
     skipped: tuple[str, ...]
     skipped_embeddings: tuple[str, ...]
 
@@ -91,11 +94,32 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
         embeddings={layer.name: layer.shape for layer in embeddings if layer.quantize},
+        active=_active(model, shapes[1]),
+        busiest=_busiest(model, shapes[1]),
         skipped=tuple(sorted(skipped)),
         skipped_embeddings=tuple(
             f"{layer.name}: {layer.reason}" for layer in embeddings if not layer.quantize
         ),
     )
+
+
+def _active(model: Any, layers: dict[str, tuple[int, int]]) -> int:
+    """Weights of the layers that a token meets on its way."""
+    shares = {name: chosen / experts.count for name, experts, chosen in mixtures(model)}
+    total = 0.0
+    for name, (rows, columns) in layers.items():
+        experts = name.rsplit(".", 2)[0]  # above the expert and its layer
+        total += rows * columns * shares.get(experts, 1.0)
+    return round(total)
+
+
+def _busiest(model: Any, layers: dict[str, tuple[int, int]]) -> int:
+    """The inputs that a layer, or the chosen experts of a mixture together, read of a token, at most."""
+    together = [
+        chosen * sum(part.in_features for part in block_linears(experts.expert(0)).values())
+        for _, experts, chosen in mixtures(model)
+    ]
+    return max(*together, *(columns for _, columns in layers.values()), 0)
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM
 
 from upq.errors import UserError
+from upq.models.experts import unstack_experts
 
 #: A model has at most so many times the values of its file, and SLACK more. Twice where a head is tied.
 MOST_TIMES, SLACK = 3, 1 << 20
@@ -29,7 +30,15 @@ def config_errors(name: str, code: str = "bad_config") -> Iterator[None]:
 
 
 def skeleton(config: Any) -> Any:
-    """The model of a config on the meta device, its weights not tied; whoever calls holds BUILDING."""
+    """The model of a config on the meta device, its experts taken apart, its weights not tied; whoever calls holds
+    BUILDING.
+    """
+    model = _as_described(config)
+    unstack_experts(model)
+    return model
+
+
+def _as_described(config: Any) -> Any:
     with init_empty_weights(include_buffers=True):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -41,7 +50,7 @@ def vet_amount(config: Any, stored: int, name: str) -> None:
     bad_config.
     """
     with config_errors(name):
-        wanted = sum(parameter.numel() for parameter in skeleton(config).parameters())
+        wanted = sum(parameter.numel() for parameter in _as_described(config).parameters())
     if wanted > MOST_TIMES * stored + SLACK:
         raise UserError(
             "weights_mismatch",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -23,6 +24,8 @@ CODES_PER_BYTE = 4
 UNLIMITED = 2**31
 #: Words of the reasons for which a layer is skipped; which of them is given decides what a person is advised to do.
 GROUP_REASON, STACKED_REASON = "group size", "stacked experts"
+#: Why the layer that chooses among experts is left alone.
+ROUTER_REASON = "the router of a mixture of experts decides too much for few bits"
 #: Reasons that a refusal shows.
 SHOWN_REASONS = 3
 
@@ -166,7 +169,7 @@ def _plan_block(
                 shape = (module.out_features, module.in_features)
                 reason = _linear_reason(module, group_size)
                 if module in routers:
-                    reason = "the router of a mixture of experts decides too much for few bits"
+                    reason = ROUTER_REASON
                 elif others:
                     reason = f"its weight is shared with {others[0]}"
                 yield LayerPlan(layer, shape, not reason, reason)
@@ -174,7 +177,7 @@ def _plan_block(
                 out_features, in_features = weight.numel() // weight.shape[-1], weight.shape[-1]
                 if isinstance(module, Conv1D):  # stored transposed
                     out_features, in_features = in_features, out_features
-                reason = _other_reason(module, weight.dim())
+                reason = ROUTER_REASON if module in routers else _other_reason(module, weight.dim())
                 yield LayerPlan(full_name, (out_features, in_features), False, reason)
 
 
@@ -188,14 +191,28 @@ def _checked(entry: LayerPlan, model: PreTrainedModel, group_size: int, bits: in
 
 
 def _routers(block: nn.Module) -> set[nn.Module]:
-    """Linear layers that sit beside the experts of a mixture and choose among them."""
-    return {
-        child
-        for module in block.modules()
-        if any(name == "experts" for name, _ in module.named_children())
-        for child in module.children()
-        if isinstance(child, nn.Linear)
-    }
+    """Modules beside the experts of a mixture that choose among them, or weigh a shared one: their weight has a row for
+    each expert, or one row.
+    """
+    found: set[nn.Module] = set()
+    for around in block.modules():
+        experts = dict(around.named_children()).get("experts")
+        if experts is None:
+            continue
+        rows = 1, _count(experts)
+        for module in set(around.modules()) - set(experts.modules()):
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.dim() == 2 and len(weight) in rows:
+                found.add(module)
+    return found
+
+
+def _count(experts: nn.Module) -> int:
+    """How many experts a module holds; 0 where nobody knows."""
+    if isinstance(experts, nn.ModuleList):
+        return len(experts)
+    known = (getattr(experts, name, None) for name in ("count", "num_experts"))
+    return next((value for value in known if isinstance(value, int)), 0)
 
 
 def _linear_reason(linear: nn.Linear, group_size: int) -> str:
@@ -241,7 +258,7 @@ def _hint(plan: list[LayerPlan]) -> str:
         return "Set group_size to 0 or to a divisor of the layer widths."
     if STACKED_REASON in reason:
         return (
-            "Mixtures of experts that keep all experts in one tensor cannot be quantized yet;"
-            " choose a dense model, such as Llama, Qwen3, Mistral, Gemma or SmolLM."
+            "This family stacks its experts in a way that is not known here; choose another mixture of experts, such"
+            " as Mixtral, Qwen3-MoE or gpt-oss, or a dense model."
         )
     return "Choose a model whose blocks consist of linear layers, such as Llama, Qwen or Mistral."

@@ -1,5 +1,7 @@
 """A trial of a model that has just been loaded: its parts, run as a quantization runs them, give what the model gives.
 
+Stacked experts are taken apart on the way, and have to compute what they computed before.
+
 Everything that is measured or trained relies on four things that no config says: the decoder blocks are called once
 each, one behind the other; a block called alone computes what it computes in the model; it lets each of its linear
 layers read each token, and does not read their weights; the head reads what the decoder leaves. A model where one of
@@ -16,6 +18,7 @@ from torch import nn
 
 from upq.errors import UserError
 from upq.layers import replace_module, swap_linears
+from upq.models.experts import expert_of, stacked_experts, unstack_experts
 from upq.models.forward import BlockCall, block_calls, last_hidden, replaced_forwards
 from upq.models.logits import head
 from upq.models.structure import decoder_blocks, replaceable_linears
@@ -31,23 +34,70 @@ _ERRORS += (TypeError, ValueError, AssertionError)
 
 
 @torch.no_grad()
+def unstack_alike(model: Any) -> None:
+    """Take a model's stacked experts apart. Raises UserError `unsupported_arch` where they compute something else then:
+    each module of experts is compared on the hidden states and choices of a few tokens.
+    """
+    stacked = stacked_experts(model)
+    if not stacked:
+        return
+    seen: dict[str, tuple[list[torch.Tensor], dict[str, torch.Tensor], torch.Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+            named = {key: value.clone() for key, value in kwargs.items()}
+            seen[name] = [value.clone() for value in args], named, output.clone()
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in stacked.items():
+            handle = module.register_forward_hook(keep(name), with_kwargs=True)
+            stack.callback(handle.remove)
+        try:
+            model(input_ids=_trial_ids(model), use_cache=False)
+        except _ERRORS as error:
+            raise _unsupported(
+                model, f"it cannot be run ({type(error).__name__}: {error})"
+            ) from error
+    unstack_experts(model)
+    for name, (args, kwargs, output) in seen.items():
+        try:
+            found = model.get_submodule(name)(*args, **kwargs)
+        except _ERRORS as error:
+            reason = f"{name} cannot be run expert by expert ({type(error).__name__}: {error})"
+            raise _unsupported(model, reason) from error
+        if not _are_close(found, output):
+            raise _unsupported(model, f"{name} computes something else expert by expert")
+
+
+def _trial_ids(model: Any) -> torch.Tensor:
+    """Random token ids (1, TOKENS) on the model's device, the same every time."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    return ids.to(model.device)
+
+
+def _unsupported(model: Any, reason: str) -> UserError:
+    return UserError(
+        "unsupported_arch",
+        f"{type(model).__name__} cannot be quantized block by block: {reason}.",
+        "Choose a causal language model such as Llama, Qwen, Mistral, Gemma, Phi or SmolLM.",
+    )
+
+
+@torch.no_grad()
 def vet_parts(model: Any) -> None:
     """Compare a model with its parts, on a few tokens. Raises UserError `unsupported_arch` where they differ."""
     _, blocks = decoder_blocks(model)
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    ids = ids.to(model.device)
+    ids = _trial_ids(model)
     try:
         passes, logits = _recorded(model, blocks, ids)
         reason = _difference(model, blocks, ids, passes, logits)
     except _ERRORS as error:
         reason = f"its parts cannot be run one by one ({type(error).__name__}: {error})"
     if reason:
-        raise UserError(
-            "unsupported_arch",
-            f"{type(model).__name__} cannot be quantized block by block: {reason}.",
-            "Choose a causal language model such as Llama, Qwen, Mistral, Gemma, Phi or SmolLM.",
-        )
+        raise _unsupported(model, reason)
 
 
 #: Of each call of a block, in order: the block's number, the hidden states that entered, and what it returned.
@@ -118,7 +168,7 @@ def _misuse(block: nn.Module, call: BlockCall, entered: torch.Tensor) -> str:
     except AttributeError:
         return f"reads the weight of {_read_one(block, call, entered)} itself, which is gone once it is packed"
     for name, layer in packed.items():
-        if layer.rows != TOKENS:
+        if layer.rows != TOKENS and not expert_of(block, name):
             return f"lets {name} read {layer.rows} rows for {TOKENS} tokens"
     return ""
 

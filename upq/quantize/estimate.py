@@ -129,7 +129,9 @@ def estimate(config: RunConfig, rates: dict[str, float], gpu: int | None = None)
 
 
 def work(config: RunConfig, shape: Shape) -> dict[str, float]:
-    """Multiplications of each stage. A forward pass costs one per weight and token, a backward pass two."""
+    """Multiplications of each stage. A forward pass costs one for each token and weight that it meets, a backward pass
+    two.
+    """
     data = config.data
     own = data.own_prompts if config.reads_data else 0
     answers = _answers(config) + own * data.answers_per_prompt
@@ -137,7 +139,7 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
         TYPICAL_PROMPT_TOKENS + TYPICAL_ANSWER_SHARE * data.answer_tokens, data.sequence_tokens
     )
     held_out = data.held_out * (TYPICAL_PROMPT_TOKENS + config.measure.answer_tokens)
-    everything = shape.quantized + shape.head
+    everything = shape.active + shape.head
     amounts = {
         "data": everything * (answers * sequence + own * OWN_PROMPT_TOKENS + held_out),
         "measure": everything * held_out * _measured_models(config),
@@ -148,7 +150,7 @@ def work(config: RunConfig, shape: Shape) -> dict[str, float]:
         tokens = settings.distill.tokens
         unique = min(answers * sequence, tokens) if settings.distill.loss == "jsd" else 0
         amounts[SeriesNames(precision.key).distill_stage] = (
-            TRAINING * everything * tokens + shape.quantized * unique
+            TRAINING * everything * tokens + shape.active * unique
         )
     return {stage: amount for stage, amount in amounts.items() if amount}
 
@@ -162,9 +164,10 @@ def _blockwise_work(config: PrecisionConfig, shape: Shape) -> float:
     """Multiplications of a block-wise stage: training, forward passes beside it, Hessians, LDLQ and its descent."""
     blockwise = config.blockwise
     epochs = blockwise.epochs if _trains(blockwise) else 0
-    total = shape.quantized * blockwise.tokens * (TRAINING * epochs + STREAM_PASSES)
+    total = shape.active * blockwise.tokens * (TRAINING * epochs + STREAM_PASSES)
     if config.rounding == "ldlq":
-        total += blockwise.tokens * sum(width**2 for width in shared_widths(shape.int2))
+        met = blockwise.tokens * shape.active / shape.quantized
+        total += met * sum(width**2 for width in shared_widths(shape.int2))
         solved = sum(rows * columns**2 for rows, columns in shape.int2.values())
         total += (1 + config.descent_passes) * solved
     return total

@@ -31,9 +31,9 @@ CUDA_BYTES = 1_000_000_000
 #: Optimizer bits -> bytes of a trained value's gradient, and of its two moments (upq.training.adamw8bit).
 GRADIENT_BYTES = {32: FLOAT, 8: HALF}
 MOMENT_BYTES = {32: 2 * FLOAT, 8: 2.03}
-#: Bytes that a block keeps for its backward pass, for each token and input of its widest layer: on a CPU about six
-#: float32 numbers in a Llama block, four of them in the MLP and the rest in attention and norms, which are narrower;
-#: on a GPU eight of 16 bits, with those that the backward pass adds.
+#: Bytes that a block keeps for its backward pass, for each token and input of its widest layer, or of the experts that
+#: the token meets: on a CPU about six float32 numbers in a Llama block, four of them in the MLP and the rest in
+#: attention and norms, which are narrower; on a GPU eight of 16 bits, with those that the backward pass adds.
 BLOCK_BYTES, GPU_BLOCK_BYTES = 24, 16
 #: On a CPU the same where blocks are computed again: their input alone, a quarter as wide.
 INPUT_BYTES = 1
@@ -86,7 +86,7 @@ def block_bytes(config: PrecisionConfig, shape: Shape) -> float:
     blockwise, weights = config.blockwise, _block_weights(shape)
     rates = [value for name, value in vars(blockwise).items() if name.endswith("_lr")]
     values = FLOAT + GRADIENT_BYTES[32] + MOMENT_BYTES[32] if blockwise.weight_lr else FLOAT + HALF
-    batch = GPU_BLOCK_BYTES * blockwise.batch_tokens * shape.widest
+    batch = GPU_BLOCK_BYTES * blockwise.batch_tokens * shape.busiest
     training = values * weights + batch if blockwise.epochs and any(rates) else 0
     start = STARTING_BYTES * weights
     if config.rounding == "ldlq":
@@ -108,7 +108,9 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
     learning = groups + (weights if distill.weight_lr else 0)
     gradients = GRADIENT_BYTES[distill.optimizer_bits] * learning
     held = _held_bytes(config, shape) + MOMENT_BYTES[distill.optimizer_bits] * learning
-    one_block = GPU_BLOCK_BYTES * shape.widest * distill.batch_tokens + HALF * _block_weights(shape)
+    one_block = GPU_BLOCK_BYTES * shape.busiest * distill.batch_tokens + HALF * _block_weights(
+        shape
+    )
     waiting = shape.depth * one_block
     if distill.checkpointing:
         waiting = shape.depth * HALF * shape.hidden * distill.batch_tokens
@@ -153,5 +155,5 @@ def _distill_memory(config: DistillConfig, shape: Shape) -> int:
     kept = BLOCK_BYTES * shape.depth
     if config.checkpointing:
         kept = BLOCK_BYTES + INPUT_BYTES * shape.depth
-    activations = config.batch_tokens * shape.widest * kept
+    activations = config.batch_tokens * shape.busiest * kept
     return int(shape.quantized * (FLOAT + HALF + learning)) + activations

@@ -31,7 +31,13 @@ from upq.layers import (
     swap_linears,
 )
 from upq.models import decoder_blocks, on_device
-from upq.training.initialise import MEASURED_BATCHES, initial_latents, input_statistics
+from upq.training.initialise import (
+    FEWEST_TOKENS,
+    MEASURED_BATCHES,
+    InputStatistics,
+    initial_latents,
+    input_statistics,
+)
 from upq.training.streams import Stream, Streams
 from upq.training.trainables import norm_weights, settle_norms, trainables
 
@@ -122,7 +128,11 @@ def reconstruct(
         _reach_targets(block, streams, index)
         result = checkpoints.load(index)
         if result is None:
-            student = _student(block, start, plain, task, streams, index)
+            student = copy.deepcopy(block)
+            set_parameters(student, plain)
+            statistics = _statistics(student, list(start), task, streams, index)
+            _log_scarce(statistics, f"{task.name}: block {index}", context)
+            _prepare(student, start, statistics, task, index)
             result = _train(student, plain, streams, index, task, context)
             checkpoints.save(index, result)
             result = checkpoints.load(index) or result
@@ -144,32 +154,44 @@ def _below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _student(
-    block: nn.Module,
+def _statistics(
+    student: nn.Module, names: list[str], task: Reconstruction, streams: Streams, index: int
+) -> list[InputStatistics]:
+    """What the start of a block's layers needs to know of their inputs."""
+    hessian = task.config.hessian if task.config.rounding == "ldlq" else None
+    searched = task.config.scale_init == "search" or hessian
+    return input_statistics(student, names, list(streams) if searched else [], index, hessian)
+
+
+def _log_scarce(statistics: list[InputStatistics], where: str, context: RunContext) -> None:
+    """Name the experts that saw too few tokens."""
+    layers = [name for inputs in statistics if inputs.is_scarce for name in inputs.names]
+    experts = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in layers))
+    if experts:
+        context.log(
+            f"{where}: rounded to nearest, as they saw fewer than {FEWEST_TOKENS} tokens: {experts}"
+        )
+
+
+def _prepare(
+    student: nn.Module,
     start: Mapping[str, Start],
-    plain: dict[str, torch.Tensor],
+    statistics: list[InputStatistics],
     task: Reconstruction,
-    streams: Streams,
     index: int,
-) -> nn.Module:
-    """A copy of the block with its linears in training form. start, plain: weights of linears and norms by name."""
-    student, names = copy.deepcopy(block), list(start)
-    set_parameters(student, plain)
-    device = next(block.parameters()).device
+) -> None:
+    """Bring the linears of a block's copy into training form. start: the weights that they start from, by name."""
+    device = next(student.parameters()).device
     weights = {
         name: (weight_of(weight) if isinstance(weight, PackedWeight) else weight).to(device).float()
         for name, weight in start.items()
     }
-    hessian = task.config.hessian if task.config.rounding == "ldlq" else None
-    searched = task.config.scale_init == "search" or hessian
-    measured = list(streams) if searched else []
-    statistics = input_statistics(student, names, measured, index, hessian)
     seed = derived_seed(task.seed, f"block {index}")
     latents = initial_latents(weights, statistics, task.grid, task.config, seed)
+    names = list(start)
     swap_linears(
         student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)
     )
-    return student
 
 
 @torch.no_grad()

@@ -279,7 +279,7 @@ def test_an_embedding_too_small_for_8_bits_stays(tiny: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("config", "group", "hint"),
     [
-        (MixtralConfig(**SHAPE, num_local_experts=4), 32, "choose a dense model"),
+        (MixtralConfig(**SHAPE, num_local_experts=4), 32, "or a dense model"),
         (GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=262), 32, "consist of linear"),
         (LlamaConfig(**SHAPE), 96, "Set group_size"),
     ],

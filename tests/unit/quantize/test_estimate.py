@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig
+from transformers import AutoConfig, Gemma3TextConfig, LlamaConfig
 
 from kernels.packing import PackedWeight
 from kernels.transform import Transform
 from tests.conftest import make_tokenizer
+from tests.support.families import family_folder
 from tests.support.helpers import tiny_config
 from tests.unit.models.test_structure import SHAPE, build
 from upq.artifact import assembly
@@ -87,6 +88,59 @@ def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
         assert sum(one.nbytes for one in artifact.tensors.values()) == size
     assert found.fp16_bytes == 2 * loaded.info.parameters
     assert found.skipped == []
+
+
+def test_a_mixture_has_the_size_of_all_its_experts_and_the_time_of_those_that_a_token_meets(
+    tmp_path: Path,
+) -> None:
+    sizes, shapes, config = [], [], tiny_config(tmp_path)
+    for top in (1, 4):
+        folder = family_folder(tmp_path / str(top), "mixtral", num_experts_per_tok=top)
+        config = tiny_config(folder)
+        found, loaded = estimate(config, {}), load(str(folder))
+        shapes.append(inspect(str(folder), None, 32, 32))
+        packed = {}
+        for layer in plan_layers(loaded.model, 32):
+            if layer.quantize:
+                weight = loaded.model.get_parameter(f"{layer.name}.weight").float()
+                packed[layer.name] = INT4.pack(weight, *INT4.fit(weight, 32))
+        artifact = assembly.build("X", packed, loaded, config)
+        stored = sum(tensor.nbytes for tensor in artifact.tensors.values())
+        assert stored == found.int4_bytes
+        assert found.skipped[0].startswith("model.layers.0.mlp.gate.weight: the router")
+        sizes.append(stored)
+    assert sizes[0] == sizes[1]
+    one, four = shapes
+    expert = 64 * 256 + 128 * 64
+    assert four.active == four.quantized == one.active + 2 * 3 * expert
+    assert (one.busiest, four.busiest) == (64 + 128, 4 * (64 + 128))
+    spent, most = work(config, one), work(config, four)
+    assert all(spent[stage] < most[stage] for stage in spent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "parameters", "active"),
+    [
+        pytest.param(
+            "qwen3_moe",
+            {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32}
+            | {"num_key_value_heads": 4, "head_dim": 128, "moe_intermediate_size": 768}
+            | {"num_experts": 128, "num_experts_per_tok": 8, "vocab_size": 151936},
+            30.5,
+            3.3,
+            marks=pytest.mark.slow,
+        ),
+        ("mixtral", {}, 46.7, 12.9),
+    ],
+)
+def test_published_mixtures_have_the_published_numbers_of_weights(
+    tmp_path: Path, kind: str, settings: dict[str, Any], parameters: float, active: float
+) -> None:
+    """In billions: of all, and of those that a token meets, embedding and head among them."""
+    AutoConfig.for_model(kind, **settings).save_pretrained(tmp_path)
+    shape = inspect(str(tmp_path), None, 0, 0)
+    assert shape.parameters / 1e9 == pytest.approx(parameters, abs=0.05)
+    assert (shape.active + 2 * shape.head) / 1e9 == pytest.approx(active, abs=0.05)
 
 
 def test_a_layer_that_does_not_fit_is_listed_with_its_reason(tmp_path: Path) -> None:

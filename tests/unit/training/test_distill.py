@@ -36,7 +36,8 @@ def student_of(teacher: Any, grid: Grid = INT2, group: int = 16) -> Any:
         scale, _ = grid.fit(linear.weight, group, "absmax")
         return FakeQuantLinear(Latent(linear.weight, scale), linear.bias, grid)
 
-    swap_linears(student, [layer.name for layer in plan_layers(teacher, group)], make)
+    names = [layer.name for layer in plan_layers(teacher, group) if layer.quantize]
+    swap_linears(student, names, make)
     return student
 
 
