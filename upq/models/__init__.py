@@ -8,12 +8,14 @@ from upq.models.placement import (
     blocks_away,
     compute_dtype,
     copy_to_quantize,
+    in_float32,
     is_lent,
     keep_freed_memory,
     on_device,
     place,
     placed_copy,
 )
+from upq.models.residual import Residual, refused, residual_of
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
@@ -31,6 +33,7 @@ from upq.models.tokenizer import (
     special_ids,
     tokenizer_files,
 )
+from upq.models.trial import trial_ids
 
 __all__ = [
     "BUILDING",
@@ -38,6 +41,7 @@ __all__ = [
     "LARGEST_SHARE",
     "BlockCall",
     "LoadedModel",
+    "Residual",
     "Shape",
     "block_calls",
     "blocks_away",
@@ -47,6 +51,7 @@ __all__ = [
     "decoder_blocks",
     "encode",
     "head",
+    "in_float32",
     "inspect",
     "is_lent",
     "keep_freed_memory",
@@ -61,8 +66,11 @@ __all__ = [
     "plan_embeddings",
     "plan_layers",
     "recomputed",
+    "refused",
     "render_chat",
+    "residual_of",
     "resolve",
     "special_ids",
     "tokenizer_files",
+    "trial_ids",
 ]

@@ -34,9 +34,7 @@ _ERRORS += (TypeError, ValueError, AssertionError)
 def vet_parts(model: Any) -> None:
     """Compare a model with its parts, on a few tokens. Raises UserError `unsupported_arch` where they differ."""
     _, blocks = decoder_blocks(model)
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    ids = ids.to(model.device)
+    ids = trial_ids(model)
     try:
         passes, logits = _recorded(model, blocks, ids)
         reason = _difference(model, blocks, ids, passes, logits)
@@ -48,6 +46,13 @@ def vet_parts(model: Any) -> None:
             f"{type(model).__name__} cannot be quantized block by block: {reason}.",
             "Choose a causal language model such as Llama, Qwen, Mistral, Gemma, Phi or SmolLM.",
         )
+
+
+def trial_ids(model: Any) -> torch.Tensor:
+    """The token ids of a trial, (1, TOKENS), the same every time."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    return ids.to(model.device)
 
 
 #: Of each call of a block, in order: the block's number, the hidden states that entered, and what it returned.
