@@ -15,7 +15,7 @@ from upq.models.placement import (
     place,
     placed_copy,
 )
-from upq.models.residual import Residual, refused, residual_of
+from upq.models.residual import Residual, cannot_absorb, residual_of
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
@@ -45,6 +45,7 @@ __all__ = [
     "Shape",
     "block_calls",
     "blocks_away",
+    "cannot_absorb",
     "chat_ids",
     "compute_dtype",
     "copy_to_quantize",
@@ -66,7 +67,6 @@ __all__ = [
     "plan_embeddings",
     "plan_layers",
     "recomputed",
-    "refused",
     "render_chat",
     "residual_of",
     "resolve",

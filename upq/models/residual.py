@@ -53,7 +53,7 @@ def residual_of(model: Any) -> Residual:
         readers[norm].append(linear)
     (*others, last) = [name for name in norms if not name.startswith(f"{prefix}.")] or [""]
     if not last or others:
-        raise refused(model, "it has no single norm behind its blocks")
+        raise cannot_absorb(model, "it has no single norm behind its blocks")
     head = model.get_output_embeddings()
     readers[last] = [name for name, module in model.named_modules() if module is head]
     for name, of_norm in readers.items():
@@ -62,11 +62,13 @@ def residual_of(model: Any) -> Residual:
     width = model.get_input_embeddings().weight.shape[1]
     for name in writers:
         if linears[name].out_features != width:
-            raise refused(model, f"{name} neither reads a norm of the stream nor writes to it")
+            raise cannot_absorb(
+                model, f"{name} neither reads a norm of the stream nor writes to it"
+            )
     return Residual(readers, writers, _values(model, reads, writers))
 
 
-def refused(model: Any, reason: str) -> UserError:
+def cannot_absorb(model: Any, reason: str) -> UserError:
     """The error for a model whose weights cannot absorb a rotation."""
     return UserError(
         "unsupported_rotation",
@@ -81,11 +83,12 @@ def _run(model: Any, linears: dict[str, nn.Linear]) -> tuple[dict[str, str], lis
     outputs: dict[str, torch.Tensor] = {}  # kept, so that no two have the same memory
     inputs: dict[str, torch.Tensor] = {}
 
-    def keep_output(name: str, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        outputs[name] = output
+    def keep_output(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            outputs[name] = output
 
     def keep_input(name: str, _module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        inputs[name] = given[0]
+        inputs.update({name: given[0]} if given else {})
 
     with ExitStack() as stack:
         for name, module in modules.items():
@@ -108,15 +111,15 @@ def _vet_norm(model: Any, name: str, readers: list[str]) -> None:
     """Refuse a norm that acts on what is added to the stream, or whose outputs are scaled first, or no RMSNorm."""
     norm = model.get_submodule(name)
     if not readers:
-        raise refused(model, f"no linear layer reads what {name} gives as it is")
+        raise cannot_absorb(model, f"no linear layer reads what {name} gives as it is")
     named = dict(norm.named_parameters())
     width = model.get_input_embeddings().weight.shape[1]
-    values = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(1, 4, width, generator=torch.Generator().manual_seed(0))
     gain = named.pop("weight", torch.ones(width)).float()
     wanted = torch.nn.functional.rms_norm(values, (width,)) * gain
     given = copy.deepcopy(norm).float()(values)
     if named or not (given - wanted).abs().max() <= ROUNDING * wanted.abs().max():
-        raise refused(model, f"{name} computes something else than weight * x / rms(x)")
+        raise cannot_absorb(model, f"{name} computes something else than weight * x / rms(x)")
 
 
 def _values(model: Any, reads: dict[str, str], writers: list[str]) -> list[tuple[str, str, int]]:

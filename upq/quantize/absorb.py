@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from upq.config import PrecisionConfig, derived_seed
-from upq.models import Residual, in_float32, refused, residual_of, trial_ids
+from upq.models import Residual, cannot_absorb, in_float32, residual_of, trial_ids
 from upq.quantize.orthogonal import random_rotation
 
 #: Logits of the two models differ by rounding up to this share of the largest.
@@ -32,7 +32,7 @@ def absorbed(
     for name, value in given.named_parameters():
         value.data = value.data.half().to(stored)
         if not torch.isfinite(value).all():
-            raise refused(model, f"{name} would go beyond the range of float16")
+            raise cannot_absorb(model, f"{name} would go beyond the range of float16")
     given.config.dtype = stored
     return given
 
@@ -54,7 +54,7 @@ def rewritten(
     _rewrite(copied, residual, _Rotations(model, config, seed, device or model.device))
     difference = _difference(model, copied)
     if not difference <= ROUNDING:
-        raise refused(model, f"its logits would change by {difference:.2g} of the largest")
+        raise cannot_absorb(model, f"its logits would change by {difference:.2g} of the largest")
     return copied
 
 

@@ -93,6 +93,9 @@ def _rewritten(
     asking = [config.of(precision) for precision in QUANTIZED if config.of(precision).basis]
     if not asking:
         return None
+    plan_layers(
+        loaded.model, asking[0].group_size
+    )  # no other rotation would help where this refuses
     seed = derived_seed(config.seed, "absorbed rotations")
     model = absorbed(loaded.model, asking[0], seed, device)
     context.log(f"rotations are absorbed into the weights ({asking[0].absorbed_kind})")
