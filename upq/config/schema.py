@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from upq.config.fields import build, check_fields, nearest, parse, setting, walk
+from upq.config.older import CONFIG_VERSION, upgraded
 from upq.config.precision import QUANTIZED, Precision
 from upq.errors import UserError, shown
 
-CONFIG_VERSION = 2
 #: Inputs of a group of grid q2_k (kernels.packing.NESTED_GROUP, which a config does not import).
 TWO_LEVEL_GROUP = 16
 Method = Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
@@ -22,6 +22,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_METHOD: Method = "rotated_upq"
 #: The method whose settings are the defaults of the fields below, so a stored config that names no method is of it.
 METHOD_OF_FIELDS: Method = "upq"
+#: What an absorbed rotation is: drawn uniformly, a whole Hadamard matrix, or one in blocks, each behind random signs.
+RotationKind = Literal["orthogonal", "hadamard", "block_hadamard"]
 PRESETS = ("smoke", "quick", "overnight", "lease", "standard", "paper")
 
 
@@ -136,13 +138,18 @@ class PrecisionConfig:
         "initial scale: least squared error by search, or from the largest weight (where groups have zeros: their "
         "range)",
     )
-    rotation: Literal["none", "input", "both"] = setting(
+    rotation: Literal["none", "input", "both", "absorbed"] = setting(
         "none",
-        "random signs and a Hadamard transform on a layer's inputs, or on inputs and outputs as in UniSVQ; applied "
-        "to the activations while chatting",
+        "random signs and a Hadamard transform on a layer's inputs, or on inputs and outputs as in UniSVQ, applied to "
+        "the activations while chatting; absorbed: rotations that are part of the weights, nothing is applied",
     )
     rotation_block: int = setting(
         64, "largest block of the Hadamard transform; the width's power of two bounds it", 2, 4096
+    )
+    absorbed_kind: RotationKind = setting(  # noqa: RUF009 - a field; ruff does not see that the alias is immutable
+        "orthogonal",
+        "of rotation absorbed. orthogonal: drawn uniformly; hadamard: a whole Hadamard matrix; block_hadamard: in "
+        "blocks of rotation_block at most; both with random signs",
     )
     rounding: Literal["nearest", "ldlq"] = setting(
         "nearest",
@@ -162,6 +169,18 @@ class PrecisionConfig:
     )
     blockwise: BlockwiseConfig = field(default_factory=BlockwiseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+
+    @property
+    def rotates_activations(self) -> bool:
+        """Whether layers have a transform around them; an absorbed rotation leaves plain ones."""
+        return self.rotation in ("input", "both")
+
+    @property
+    def basis(self) -> tuple[str, int] | None:
+        """What decides, beside the seed, how the FP16 model is rewritten; None: it stays as it is."""
+        if self.rotation != "absorbed":
+            return None
+        return self.absorbed_kind, self.rotation_block * (self.absorbed_kind == "block_hadamard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +298,7 @@ class RunConfig:
             )
         for precision in QUANTIZED:
             _check_precision(precision.key, self.of(precision))
+        _check_bases(self.int4, self.int2)
         if self.preset not in PRESETS:
             raise UserError(
                 "bad_config",
@@ -316,7 +336,7 @@ class RunConfig:
     @staticmethod
     def from_values(values: Any) -> RunConfig:
         """Build it from parsed JSON, of this version or an older one. Raises UserError("bad_config")."""
-        return _read(_upgraded(values))
+        return _read(upgraded(values))
 
 
 def _check_precision(name: str, config: PrecisionConfig) -> None:
@@ -351,23 +371,28 @@ def _check_two_levels(name: str, config: PrecisionConfig) -> None:
         )
 
 
+def _check_bases(int4: Int4Config, int2: Int2Config) -> None:
+    """Raise UserError("bad_config") where INT4 and INT2 need two rewritten models, or INT2 starts in another basis."""
+    both = int4.basis and int2.basis
+    if int4.basis != int2.basis and (both or int2.start == "int4"):
+        why = "only one rewritten model is kept" if both else "int2.start is int4"
+        raise UserError(
+            "bad_config",
+            f"int4 and int2 have different absorbed rotations ({_basis_words(int4)}; {_basis_words(int2)}), and {why}.",
+            "Give both the same rotation, absorbed_kind and rotation_block"
+            + ("." if both else ", or set int2.start=fp16."),
+        )
+
+
+def _basis_words(config: PrecisionConfig) -> str:
+    if config.basis is None:
+        return f"rotation={config.rotation}"
+    kind, block = config.basis
+    return f"rotation=absorbed, {kind}" + (f" in blocks of {block}" if block else "")
+
+
 def _read(values: Any) -> RunConfig:
     return build(RunConfig, values, "", [path for path, _ in settings()])
-
-
-def _upgraded(values: Any) -> Any:
-    """Values of version 1, whose INT2 had its block-wise training under the name warm_start, as version 2."""
-    if not isinstance(values, dict) or values.get("version") != 1:
-        return values
-    values = {**values, "version": CONFIG_VERSION}
-    if "warm_start" in (int2 := values.get("int2", {})):
-        values["int2"] = {name: value for name, value in int2.items() if name != "warm_start"}
-        values["int2"]["blockwise"] = int2["warm_start"]
-    if values.get("method") == "rtn":  # trained nothing, whatever its settings said
-        nothing = {"blockwise": {"tokens": 0}, "distill": {"tokens": 0}}
-        for precision in QUANTIZED:
-            values[precision.key] = {**values.get(precision.key, {}), **nothing}
-    return values
 
 
 def settings(config: RunConfig | None = None) -> list[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from upq.models.placement import (
     blocks_away,
     compute_dtype,
     copy_to_quantize,
+    in_float32,
     is_lent,
     keep_freed_memory,
     on_device,
@@ -16,6 +17,7 @@ from upq.models.placement import (
     placed_copy,
     serving_device,
 )
+from upq.models.residual import Residual, cannot_absorb, residual_of
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
@@ -33,6 +35,7 @@ from upq.models.tokenizer import (
     special_ids,
     tokenizer_files,
 )
+from upq.models.trial import trial_ids
 
 __all__ = [
     "BUILDING",
@@ -41,10 +44,12 @@ __all__ = [
     "BlockCall",
     "Expert",
     "LoadedModel",
+    "Residual",
     "RoutedExperts",
     "Shape",
     "block_calls",
     "blocks_away",
+    "cannot_absorb",
     "chat_ids",
     "compute_dtype",
     "copy_to_quantize",
@@ -52,6 +57,7 @@ __all__ = [
     "encode",
     "expert_of",
     "head",
+    "in_float32",
     "inspect",
     "is_lent",
     "keep_freed_memory",
@@ -67,9 +73,11 @@ __all__ = [
     "plan_layers",
     "recomputed",
     "render_chat",
+    "residual_of",
     "resolve",
     "serving_device",
     "special_ids",
     "tokenizer_files",
+    "trial_ids",
     "unstack_experts",
 ]

@@ -86,6 +86,21 @@ def lend_blocks(model: Any, device: torch.device) -> None:
             module.register_forward_hook(_take_back, always_call=True)
 
 
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Let a model compute in float32 for a while: each of its modules has wide parameters while it runs."""
+    handles = []
+    for module in model.modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            handles.append(module.register_forward_pre_hook(partial(_lend, torch.float32)))
+            handles.append(module.register_forward_hook(_take_back, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def is_lent(model: Any) -> bool:
     """Whether the model computes somewhere else than where its decoder blocks are."""
     return device_of(decoder_blocks(model)[1]) != model.device
@@ -95,12 +110,13 @@ def is_lent(model: Any) -> bool:
 _LENT = "lent_parameters"
 
 
-def _lend(device: torch.device, module: nn.Module, _: Any) -> None:
-    parameters = module.named_parameters(recurse=False)
-    lent = {name: parameter for name, parameter in parameters if parameter.device != device}
+def _lend(target: torch.device | torch.dtype, module: nn.Module, _: Any) -> None:
+    own = dict(module.named_parameters(recurse=False))
+    copies = {name: parameter.to(target) for name, parameter in own.items()}
+    lent = {name: own[name] for name, copied in copies.items() if copied is not own[name]}
     vars(module)[_LENT] = lent
-    for name, parameter in lent.items():
-        setattr(module, name, nn.Parameter(parameter.to(device), requires_grad=False))
+    for name in lent:
+        setattr(module, name, nn.Parameter(copies[name], requires_grad=False))
 
 
 def _take_back(module: nn.Module, *_: Any) -> None:

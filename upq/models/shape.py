@@ -33,6 +33,7 @@ class Shape:
     parameters: int
     stored_bytes: int  #: of a parameter, as the loaded model holds it
     head: int
+    tied: bool  #: whether the head is the embedding
     vocabulary: int
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
@@ -86,11 +87,13 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
     ]
     both = shapes[0].keys() & shapes[1].keys()
     embeddings = plan_embeddings(model)
+    head = model.get_output_embeddings().weight
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         stored_bytes=2 if _is_stored_in_16_bits(place, config) else 4,
-        head=model.get_output_embeddings().weight.numel(),
-        vocabulary=len(model.get_output_embeddings().weight),
+        head=head.numel(),
+        tied=head is model.get_input_embeddings().weight,
+        vocabulary=len(head),
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
         embeddings={layer.name: layer.shape for layer in embeddings if layer.quantize},

@@ -55,7 +55,7 @@ def unstack_alike(model: Any) -> None:
             handle = module.register_forward_hook(keep(name), with_kwargs=True)
             stack.callback(handle.remove)
         try:
-            model(input_ids=_trial_ids(model), use_cache=False)
+            model(input_ids=trial_ids(model), use_cache=False)
         except _ERRORS as error:
             raise _unsupported(
                 model, f"it cannot be run ({type(error).__name__}: {error})"
@@ -71,13 +71,6 @@ def unstack_alike(model: Any) -> None:
             raise _unsupported(model, f"{name} computes something else expert by expert")
 
 
-def _trial_ids(model: Any) -> torch.Tensor:
-    """Random token ids (1, TOKENS) on the model's device, the same every time."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    return ids.to(model.device)
-
-
 def _unsupported(model: Any, reason: str) -> UserError:
     return UserError(
         "unsupported_arch",
@@ -90,7 +83,7 @@ def _unsupported(model: Any, reason: str) -> UserError:
 def vet_parts(model: Any) -> None:
     """Compare a model with its parts, on a few tokens. Raises UserError `unsupported_arch` where they differ."""
     _, blocks = decoder_blocks(model)
-    ids = _trial_ids(model)
+    ids = trial_ids(model)
     try:
         passes, logits = _recorded(model, blocks, ids)
         reason = _difference(model, blocks, ids, passes, logits)
@@ -98,6 +91,13 @@ def vet_parts(model: Any) -> None:
         reason = f"its parts cannot be run one by one ({type(error).__name__}: {error})"
     if reason:
         raise _unsupported(model, reason)
+
+
+def trial_ids(model: Any) -> torch.Tensor:
+    """The token ids of a trial, (1, TOKENS), the same every time."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(rows, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    return ids.to(model.device)
 
 
 #: Of each call of a block, in order: the block's number, the hidden states that entered, and what it returned.

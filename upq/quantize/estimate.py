@@ -121,8 +121,12 @@ def estimate(config: RunConfig, rates: dict[str, float], gpu: int | None = None)
         memory_bytes=memory_bytes(config, shape, gpu),
         gpu_bytes=max(gpu_needs(config, shape, gpu).values()) if gpu else None,
         fp16_bytes=fp16,
-        int4_bytes=rest - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
-        int2_bytes=rest - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
+        int4_bytes=rest
+        + _untied_bytes(config, shape, Precision.INT4)
+        - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
+        int2_bytes=rest
+        + _untied_bytes(config, shape, Precision.INT2)
+        - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
         skipped=skipped,
         notes=notes,
     )
@@ -217,3 +221,12 @@ def _saved_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
     """What packed layers take less than their weights in 16 bits."""
     weights = sum(rows * columns for rows, columns in layers.values())
     return weights * HALF - packed_bytes(layers, bits, config)
+
+
+def _untied_bytes(config: RunConfig, shape: Shape, precision: Precision) -> int:
+    """What a head takes that an absorbed rotation parts from the embedding."""
+    if not shape.tied or config.of(precision).basis is None:
+        return 0
+    if config.embedding_bits == 8 and shape.embeddings:
+        return packed_bytes(shape.embeddings, 8, PrecisionConfig(group_size=0))
+    return HALF * shape.head

@@ -64,12 +64,13 @@ def gpu_needs(config: RunConfig, shape: Shape, gpu: int) -> dict[str, int]:
     rest = HALF * (shape.parameters - shape.quantized)
     is_lent = HALF * shape.parameters > LARGEST_SHARE * gpu
     model = rest if is_lent else HALF * shape.parameters
+    rewritten = _rewritten_bytes(config, shape, gpu - model)
     int4_bytes = packed_bytes(shape.int4, Precision.INT4.bits, config.int4)
-    needs = {"data": float(model), "measure": float(model + rest + int4_bytes)}
+    needs = {"data": float(model), "measure": float(model + rewritten + rest + int4_bytes)}
     for precision in QUANTIZED:
         settings = config.of(precision)
         block = block_bytes(settings, shape) + (HALF * _block_weights(shape) if is_lent else 0)
-        needs[precision.key] = model + block
+        needs[precision.key] = model + rewritten + block
         if (distill := settings.distill).tokens:
             teacher = int4_bytes if distill.teacher == "int4" and distill.loss == "jsd" else 0
             stays = distill.loss == "jsd" and distill.teacher == "live"
@@ -77,8 +78,21 @@ def gpu_needs(config: RunConfig, shape: Shape, gpu: int) -> dict[str, int]:
             peak = (model if stays else rest + teacher) + student
             if distill.loss == "jsd" and distill.teacher == "cached":  # before the student trains
                 peak = max(peak, model + _held_bytes(settings, shape))
-            needs[SeriesNames(precision.key).distill_stage] = peak
+            needs[SeriesNames(precision.key).distill_stage] = peak + rewritten
     return {stage: int(CUDA_BYTES + size) for stage, size in needs.items()}
+
+
+def rewritten_parameters(config: RunConfig, shape: Shape) -> int:
+    """Values of the model in the basis of an absorbed rotation, which stands beside the given one; 0 without."""
+    if not any(config.of(precision).basis for precision in QUANTIZED):
+        return 0
+    return shape.parameters + (shape.head if shape.tied else 0)
+
+
+def _rewritten_bytes(config: RunConfig, shape: Shape, free: int) -> int:
+    """Bytes of the rewritten model on a GPU that has so many bytes free; a large one leaves its blocks on the CPU."""
+    whole = HALF * rewritten_parameters(config, shape)
+    return whole if whole <= LARGEST_SHARE * free else whole - HALF * shape.quantized
 
 
 def block_bytes(config: PrecisionConfig, shape: Shape) -> float:
@@ -138,10 +152,12 @@ def _block_weights(shape: Shape) -> int:
 
 
 def memory_bytes(config: RunConfig, shape: Shape, gpu: int) -> int:
-    """Memory of the machine: the exact reference, the teacher, a model that is measured or trained, and torch. On a
-    CPU (gpu 0) what distillation adds. Latent weights are files that are mapped, which give way where memory is short.
+    """Memory of the machine: the exact reference, the teacher, both in the basis of an absorbed rotation, a model that
+    is measured or trained, and torch. On a CPU (gpu 0) what distillation adds. Latent weights are files that are
+    mapped, which give way where memory is short.
     """
     held = shape.parameters * (shape.stored_bytes + HALF + HALF)
+    held += rewritten_parameters(config, shape) * (shape.stored_bytes + HALF)
     trained = max(_distill_memory(config.of(precision).distill, shape) for precision in QUANTIZED)
     return held + (0 if gpu else trained) + TORCH_BYTES
 

@@ -15,7 +15,7 @@ import torch
 
 from upq import data
 from upq.artifact import Artifact, assembly
-from upq.config import QUANTIZED, Precision, RunConfig
+from upq.config import QUANTIZED, Precision, RunConfig, derived_seed
 from upq.context import RunContext
 from upq.errors import UserError
 from upq.models import (
@@ -27,8 +27,9 @@ from upq.models import (
     plan_embeddings,
     plan_layers,
 )
+from upq.quantize.absorb import absorbed
 from upq.quantize.measure import Yardstick
-from upq.quantize.stages import Quantized, Work, quantize, round_to_nearest
+from upq.quantize.stages import Quantized, Source, Work, quantize, round_to_nearest
 
 
 def run_quantization(config: RunConfig, context: RunContext) -> None:
@@ -39,19 +40,21 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
     device = prepare(config)
     context.stage("load", 1)
     loaded = loading.load(config.model.source, revision=config.model.revision)
-    layers = plan(loaded.model, config, context)
-    teacher = placed_copy(loaded.model, device)
-    if is_lent(teacher):
+    rewritten = _rewritten(loaded, config, device, context)
+    layers = _plan(loaded, rewritten, config, context)
+    given = Source(loaded, placed_copy(loaded.model, device))
+    if is_lent(given.placed):
         context.log("the 16-bit model stays in CPU memory: it is large for this GPU")
     context.progress(1, detail=loaded.info.name)
-    dataset = data.build(config, replace(loaded, model=teacher), context)
-    work = Work(config, context, loaded, teacher, dataset, layers)
+    dataset = data.build(config, replace(loaded, model=given.placed), context)
+    turned = Source(rewritten, placed_copy(rewritten.model, device)) if rewritten else None
+    work = Work(config, context, given, turned, dataset, layers)
     made: dict[Precision, Artifact] = {}
 
     def finished(precision: Precision, quantized: Quantized) -> None:
         if precision is Precision.INT2:
             context.stage("pack", 0)
-        made[precision] = _built(precision, quantized, work)
+        made[precision] = _built(precision, quantized, work.source(precision), config)
         context.save_artifact(made[precision])
         size, bits = made[precision].size_bytes, made[precision].manifest["bits_per_weight"]
         context.log(f"{precision.name}: {size / 1e6:.1f} MB, {bits:.2f} bits per quantized weight")
@@ -83,16 +86,36 @@ def load_teacher(config: RunConfig) -> tuple[LoadedModel, Any]:
     return loaded, placed_copy(loaded.model, device)
 
 
-def plan(model: Any, config: RunConfig, context: RunContext) -> list[str]:
+def _rewritten(
+    loaded: LoadedModel, config: RunConfig, device: torch.device, context: RunContext
+) -> LoadedModel | None:
+    """The FP16 model in the basis of an absorbed rotation; None where no precision asks for one."""
+    asking = [config.of(precision) for precision in QUANTIZED if config.of(precision).basis]
+    if not asking:
+        return None
+    plan_layers(
+        loaded.model, asking[0].group_size
+    )  # no other rotation would help where this refuses
+    seed = derived_seed(config.seed, "absorbed rotations")
+    model = absorbed(loaded.model, asking[0], seed, device)
+    context.log(f"rotations are absorbed into the weights ({asking[0].absorbed_kind})")
+    return replace(loaded, model=model)
+
+
+def _plan(
+    loaded: LoadedModel, rewritten: LoadedModel | None, config: RunConfig, context: RunContext
+) -> list[str]:
     """Names of the linears to quantize; the others are logged with their reason."""
     chosen: list[set[str]] = []
     for precision in QUANTIZED:
-        planned = plan_layers(model, config.of(precision).group_size, precision.bits)
+        settings = config.of(precision)
+        source = rewritten if rewritten and settings.basis else loaded
+        planned = plan_layers(source.model, settings.group_size, precision.bits)
         chosen.append({layer.name for layer in planned if layer.quantize})
         for layer in planned:
             if not layer.quantize:
                 context.log(f"{precision.name} skips {layer.name} {layer.shape}: {layer.reason}")
-    for layer in plan_embeddings(model, 8) if config.embedding_bits == 8 else []:
+    for layer in plan_embeddings(loaded.model, 8) if config.embedding_bits == 8 else []:
         if not layer.quantize:
             context.log(f"{layer.name} {layer.shape} stays in 16 bits: {layer.reason}")
     both = chosen[0] & chosen[1]
@@ -121,7 +144,7 @@ def _measure(work: Work, made: dict[Precision, Artifact]) -> None:
         measure(precision.name, artifact, answers=True)
     for precision in baselines:
         context.check()
-        baseline = _built(precision, round_to_nearest(work, precision), work)
+        baseline = _built(precision, round_to_nearest(work, precision), work.given, config)
         measure(f"RTN {precision.name}", baseline)
     context.save_measurements(rows)
 
@@ -131,7 +154,7 @@ def _figures(row: dict[str, Any], prefix: str = "") -> str:
     return f"KL {kl:.3f}, top-1 {top1:.1%}, perplexity {ppl:.2f}"
 
 
-def _built(precision: Precision, quantized: Quantized, work: Work) -> Artifact:
-    return assembly.build(
-        precision.name, quantized.packed, work.loaded, work.config, quantized.plain
-    )
+def _built(
+    precision: Precision, quantized: Quantized, source: Source, config: RunConfig
+) -> Artifact:
+    return assembly.build(precision.name, quantized.packed, source.loaded, config, quantized.plain)

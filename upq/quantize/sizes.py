@@ -27,7 +27,7 @@ def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -
         size += groups + 2 * HALF * rows * (columns // nested_block(columns))
     else:
         size += groups * (HALF + 1 if config.grid == "integer_zero" else HALF)
-    size += HALF * {"none": 0, "input": columns, "both": columns + rows}[config.rotation]
+    size += HALF * {"input": columns, "both": columns + rows}.get(config.rotation, 0)
     return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
 
 

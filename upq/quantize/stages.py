@@ -65,23 +65,42 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class Source:
+    """An FP16 model. loaded: the exact one on the CPU. placed: the same in compute dtype on the run's device."""
+
+    loaded: LoadedModel
+    placed: Any
+
+    def weight(self, name: str) -> torch.Tensor:
+        """The weight (out, in) of a layer, in the type that the model is stored in."""
+        return self.loaded.model.get_parameter(f"{name}.weight").detach()
+
+
+@dataclass(frozen=True)
 class Work:
     """What every stage works on.
 
-    loaded: the exact FP16 model on the CPU. teacher: the same model in compute dtype on the run's device. layers: the
-    names of the linears to quantize.
+    given: the FP16 model, which teaches and is measured against. absorbed: the same function in the basis that an
+    absorbed rotation asks for, where one does. layers: the names of the linears to quantize.
     """
 
     config: RunConfig
     context: RunContext
-    loaded: LoadedModel
-    teacher: Any
+    given: Source
+    absorbed: Source | None
     dataset: Dataset
     layers: list[str]
 
-    def weight(self, name: str) -> torch.Tensor:
-        """The FP16 weight (out, in) of a layer, in the type that the model is stored in."""
-        return self.loaded.model.get_parameter(f"{name}.weight").detach()
+    @property
+    def teacher(self) -> Any:
+        """The FP16 model in compute dtype on the run's device."""
+        return self.given.placed
+
+    def source(self, precision: Precision) -> Source:
+        """The FP16 model whose weights a precision is made of."""
+        if self.absorbed is None or self.config.of(precision).basis is None:
+            return self.given
+        return self.absorbed
 
 
 def quantize(work: Work, finished: Callable[[Precision, Quantized], None]) -> None:
@@ -89,14 +108,17 @@ def quantize(work: Work, finished: Callable[[Precision, Quantized], None]) -> No
 
     finished(precision, quantized) is called as soon as a precision is ready, so INT4 chats while INT2 trains.
     """
-    fp16 = {name: work.weight(name) for name in work.layers}
-    int4 = _made(work, Precision.INT4, fp16, {})
+    int4 = _made(work, Precision.INT4, _fp16(work, Precision.INT4), {})
     finished(Precision.INT4, int4)
-    start: Mapping[str, Start] = fp16
+    start: Mapping[str, Start] = _fp16(work, Precision.INT2)
     norms: dict[str, torch.Tensor] = {}
     if work.config.int2.start == "int4":
         start, norms = int4.packed, int4.plain
     finished(Precision.INT2, _made(work, Precision.INT2, start, norms, int4))
+
+
+def _fp16(work: Work, precision: Precision) -> Mapping[str, Start]:
+    return {name: work.source(precision).weight(name) for name in work.layers}
 
 
 def round_to_nearest(work: Work, precision: Precision) -> Quantized:
@@ -106,7 +128,7 @@ def round_to_nearest(work: Work, precision: Precision) -> Quantized:
     packed = {}
     for name in work.layers:
         work.context.check()
-        weight = work.weight(name).to(work.teacher.device).float()
+        weight = work.given.weight(name).to(work.teacher.device).float()
         packed[name] = grid.pack(weight, *grid.fit(weight, group_size)).to("cpu")
     return Quantized(packed, {})
 
@@ -123,7 +145,8 @@ def _made(
     grid = grid_of(config.grid, precision.bits)
     work.context.stage(precision.key, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")
-    task = Reconstruction(work.teacher, precision.key, grid, config, start, seed, norms)
+    model = work.source(precision).placed
+    task = Reconstruction(model, precision.key, grid, config, start, seed, norms)
     result = _reconstructed(work, task)
     if config.distill.tokens:
         result = _distilled(work, precision, grid, result, int4)
@@ -217,7 +240,7 @@ def _trained(
     """Train a student that begins at `start`; what it takes on the device is free again afterwards."""
     config = work.config.of(precision).distill
     folder = work.context.checkpoint_dir / f"{precision.key}-distill"
-    student = _student(work, grid, start, config)
+    student = _student(work.source(precision).placed, grid, start, config)
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
@@ -231,9 +254,9 @@ def _trained(
     return BlockResult(layers, norm_weights(student) if config.norm_lr else start.plain)
 
 
-def _student(work: Work, grid: Grid, start: BlockResult, config: DistillConfig) -> Any:
-    """The model in training form on the run's device; without a learning rate of the weights it holds codes only."""
-    student, device = copy_to_quantize(work.teacher, start.layers), work.teacher.device
+def _student(model: Any, grid: Grid, start: BlockResult, config: DistillConfig) -> Any:
+    """A copy of the model in training form; without a learning rate of the weights it holds codes only."""
+    student, device = copy_to_quantize(model, start.layers), model.device
 
     def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
         layer = FakeQuantLinear(start.layers[name], linear.bias, grid).to(device)
@@ -265,7 +288,7 @@ def _teacher(
             f"{precision.key}.distill.teacher is int4, but there is no INT4 model yet.",
             "Use live or cached.",
         )
-    teacher = packed_teacher(work.teacher, int4.packed, int4.plain)
+    teacher = packed_teacher(work.source(Precision.INT4).placed, int4.packed, int4.plain)
     with blocks_away(work.teacher):
         yield teacher
 

@@ -43,8 +43,8 @@ UNTIL = "UPQ_UNTIL"
 class Distillation:
     """What is distilled. Without a learning rate of the weights their codes stay what they are (EfficientQAT's E2E-QP).
 
-    student: a copy of a model with the same embedding and head as `teacher`; its training-form layers are trained in
-    place, and its norms where they have a learning rate. seed: decides the order of the examples. precision: "int4" or
+    student: a copy of `teacher`, or of the same model in another basis; its training-form layers are trained in place,
+    and its norms where they have a learning rate. seed: decides the order of the examples. precision: "int4" or
     "int2"; the names of INT4's series begin with it.
     """
 
@@ -260,6 +260,7 @@ class _Passes:
     def __init__(self, task: Distillation, context: RunContext, targets: Targets | None) -> None:
         self.task, self.context, self.targets = task, context, targets
         self.student, self.head = task.student, head(task.student)
+        self.teacher_head = head(task.teacher)
 
     def run(self, indices: list[list[int]]) -> tuple[torch.Tensor, int]:
         """Add up the gradients of the batches: (mean loss (), nats per counted token, tokens processed)."""
@@ -288,7 +289,11 @@ class _Passes:
         if self.targets is None:
             return head_cross_entropy(hidden, batch.next_ids, self.head)
         config, wanted = self.task.config, self.targets.of(rows, batch)
-        return head_divergence(hidden, wanted, self.head, config.beta, config.temperature)
+
+        def teacher_logits(part: slice) -> torch.Tensor:
+            return self.teacher_head(wanted[part])
+
+        return head_divergence(hidden, teacher_logits, self.head, config.beta, config.temperature)
 
 
 def _schedule(step: int, steps: int, warmup_share: float) -> float:

@@ -158,12 +158,12 @@ def initial_latents(
         if config.rounding == "ldlq":
             latents = _solved(rotated, inputs, next(iter(transforms.values())), grid, config)
         else:
-            power = inputs.power if config.rotation == "none" else None
+            power = None if config.rotates_activations else inputs.power
             latents = {
                 name: Latent(weight, *grid.fit(weight, config.group_size, config.scale_init, power))
                 for name, weight in rotated.items()
             }
-        plain = config.rotation == "none" and config.codebook == "scalar"
+        plain = not config.rotates_activations and config.codebook == "scalar"
         found |= {
             name: replace(latent, transform=None if plain else transforms[name])
             for name, latent in latents.items()
@@ -180,7 +180,7 @@ def _transform(
 ) -> Transform:
     rows, columns = weight.shape
     transform = Transform()
-    if config.rotation != "none":
+    if config.rotates_activations:
         block = hadamard_block(columns, config.rotation_block)
         transform = replace(transform, block_in=block, scale_in=signs.to(weight.device))
     if config.rotation == "both":

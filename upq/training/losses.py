@@ -111,19 +111,19 @@ class _HeadLoss(torch.autograd.Function):
 
 def head_divergence(
     student_hidden: torch.Tensor,
-    teacher_hidden: torch.Tensor,
+    teacher_logits: Callable[[slice], torch.Tensor],
     head: Any,
     beta: float,
     temperature: float,
 ) -> torch.Tensor:
-    """Sum over rows of the divergence between two (rows, hidden) states read through one frozen head.
+    """Sum over rows of the divergence between a teacher's logits and those that `head` makes of states (rows, hidden).
 
-    `head` maps hidden states to logits and has no trainable parameters. The gradient is made in the forward
-    pass, a few rows at a time (`chunk_rows`), so logits of the whole batch never exist.
+    `head` has no trainable parameters; teacher_logits gives (some rows, vocabulary). The gradient is made in the
+    forward pass, a few rows at a time (`chunk_rows`), so logits of the whole batch never exist.
     """
 
     def compare(rows: slice, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return jsd_and_gradient(head(teacher_hidden[rows]), logits, beta, temperature)
+        return jsd_and_gradient(teacher_logits(rows), logits, beta, temperature)
 
     return _HeadLoss.apply(student_hidden, head, compare)
 

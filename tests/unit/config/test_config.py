@@ -311,3 +311,47 @@ def test_a_precision_knows_its_names_and_bits() -> None:
         RunConfig().int4,
         RunConfig().int2,
     ]
+
+
+ABSORBED = {"int4.rotation": "absorbed", "int2.rotation": "absorbed"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"int2.rotation": "absorbed", "int2.start": "int4"}, "int2.start is int4"),
+        ({"int4.rotation": "absorbed", "int2.start": "int4"}, "int2.start is int4"),
+        (ABSORBED | {"int2.absorbed_kind": "hadamard"}, "only one rewritten model is kept"),
+        (
+            ABSORBED
+            | {"int4.absorbed_kind": "block_hadamard", "int2.absorbed_kind": "block_hadamard"}
+            | {"int4.rotation_block": 32},
+            "block_hadamard in blocks of 32; rotation=absorbed, block_hadamard in blocks of 64",
+        ),
+    ],
+    ids=["only INT2", "only INT4", "two kinds", "two block sizes"],
+)
+def test_absorbed_rotations_that_would_need_two_models_or_a_change_of_basis_are_refused(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        with_settings(RunConfig(), changes)
+    assert caught.value.code == "bad_config"
+    assert words in caught.value.message
+    assert "absorbed_kind" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"int2.rotation": "absorbed", "int2.start": "fp16"},
+        ABSORBED | {"int2.start": "int4"},
+        ABSORBED | {"int4.rotation_block": 32, "int2.start": "int4"},
+        {"int2.absorbed_kind": "hadamard", "int2.start": "int4"},
+    ],
+    ids=["INT2 alone", "both", "blocks that a uniform rotation has not", "a kind without rotation"],
+)
+def test_one_rewritten_model_is_allowed(changes: dict[str, Any]) -> None:
+    config = with_settings(RunConfig(), changes)
+    assert with_settings(RunConfig(), {}) != config
+    assert RunConfig.from_json(config.to_json()) == config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 from typing import Any
 
@@ -134,3 +135,16 @@ def test_a_copy_to_quantize_shares_only_what_does_not_change(tiny: LoadedModel) 
         if parameter is model.get_parameter(path)
     }
     assert shared == {f"{name}.weight", "model.embed_tokens.weight", "lm_head.weight"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_of_16_bits_computes_in_float32_for_a_while(tiny: LoadedModel, fails: bool) -> None:
+    ids, model = torch.arange(8, 20).unsqueeze(0), tiny.model.bfloat16()
+    kept = list(model.parameters())
+    wide = copy.deepcopy(model).float()
+    with suppress(ZeroDivisionError), placement.in_float32(model):
+        assert torch.equal(model(input_ids=ids).logits, wide(input_ids=ids).logits)
+        if fails:
+            raise ZeroDivisionError
+    assert all(now is before for now, before in zip(model.parameters(), kept, strict=True))
+    assert model(input_ids=ids).logits.dtype == torch.bfloat16

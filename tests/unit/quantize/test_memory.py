@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,18 @@ def test_every_stage_of_a_method_has_its_need(tmp_path: Path) -> None:
         f"{one.key}{end}" for one in (Precision.INT4, Precision.INT2) for end in ("", "_distill")
     ]
     assert set(needs) == {"data", "measure", *stages}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_model_in_another_basis_stands_beside_the_given_one(tmp_path: Path, tied: bool) -> None:
+    plain, shape = run_of(tmp_path, "Llama-3.1-8B", "quick", "upq", int2__start="fp16")
+    shape = replace(shape, tied=tied)
+    absorbed = with_settings(plain, {"int4.rotation": "absorbed", "int2.rotation": "absorbed"})
+    values = shape.parameters + tied * shape.head
+    on_cpu = memory_bytes(absorbed, shape, 0) - memory_bytes(plain, shape, 0)
+    assert on_cpu == values * (shape.stored_bytes + 2)
+    for gpu, more in ((80 * GB, 2 * values), (40 * GB, 2 * (values - shape.quantized))):
+        before, after = (gpu_needs(config, shape, gpu) for config in (plain, absorbed))
+        assert after["data"] == before["data"]
+        for stage in ("int4", "int2", "int2_distill", "measure"):
+            assert after[stage] - before[stage] == more, (gpu, stage)
