@@ -49,7 +49,7 @@ async def measure(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], l
             _chat(page, text, until) for page, text in zip(pages[WATCHING:], QUESTIONS, strict=True)
         ]
         polls = [page.poll(until, POLL_S) for page in pages]
-        answers = (await asyncio.gather(*chats, *polls))[: len(chats)]
+        answers, _ = await asyncio.gather(asyncio.gather(*chats), asyncio.gather(*polls))
         cpu_s = app.cpu_s() - cpu_before
         changes = store.latest_revision() - before
         problems = [*_mixed(answers), *await _lost(store, pages)]

@@ -20,7 +20,7 @@ Sums are in float32 and in a fixed order; nothing is atomic, so a product repeat
 
 # Triton compiles this file's functions; their Python types mean nothing.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

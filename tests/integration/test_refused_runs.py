@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from tests.support.large_models import folder_of
 from ui import api
 from ui.quantize import form as run_form
+from ui.requests import StartRun
 from upq.__main__ import main
 from upq.errors import UserError
 from upq.quantize import ready
@@ -64,7 +64,7 @@ def test_the_form_refuses_and_shows_why_before_start(large: str, store: Store) -
 @pytest.mark.usefixtures("small_gpu")
 def test_the_api_refuses(large: str, store: Store) -> None:
     desk: Any = Desk(store)
-    start_run = api._run_endpoints(desk)[0]
-    with pytest.raises(gr.Error, match=r"the GPU has 24\.0 GB"):
-        start_run(large, "rotated_upq", "standard", "{}")
+    asked = StartRun(model=large, method="rotated_upq", preset="standard")
+    with pytest.raises(UserError, match=r"the GPU has 24\.0 GB"):
+        api._start_run(desk, asked)
     assert store.runs() == []

@@ -225,8 +225,8 @@ class Supervisor:
         holder = lock_holder(self._folder, self._device)
         for run in map(self._store.run, lost):
             # Silent but not gone, such as a stopped process: it would keep the device locked.
-            if holder is not None and run.worker == worker_name(self._device, holder):
-                self._killed_for = endings.get(run.worker, SILENT)
+            if holder is not None and run.worker == (name := worker_name(self._device, holder)):
+                self._killed_for = endings.get(name, SILENT)
                 _send(holder, signal.SIGKILL)
         self._store.requeue_interrupted()
 
