@@ -39,7 +39,7 @@ class _FakeQuantize(torch.autograd.Function):
             return quantized
         scale, offset = grid.settled(log_scale.exp(), zero)
         if training.is_usable(weight, log_scale, dtype):
-            quantized = training.forward(weight, scale, offset, grid.levels, dtype)
+            quantized = training.forward(weight, *_dense(scale, offset), grid.levels, dtype)
             context.save_for_backward(weight, log_scale, zero, quantized)
             return quantized
         scale, offset = scale.unsqueeze(-1), unsqueezed(offset)
@@ -60,7 +60,9 @@ class _FakeQuantize(torch.autograd.Function):
         scale, offset = context.grid.settled(log_scale.exp(), zero)
         count = context.grid.levels
         if training.is_usable(weight, log_scale, quantized.dtype):
-            found = training.backward(weight, scale, offset, count, share, quantized, gradient)
+            found = training.backward(
+                weight, *_dense(scale, offset), count, share, quantized, gradient
+            )
             return *found, None, None
         gradient, scale = gradient.contiguous(), scale.unsqueeze(-1)
         middle = None if offset is None else (count - 1) / 2 * scale - offset.unsqueeze(-1)
@@ -104,6 +106,13 @@ def _gpu_levels(
         return None
     levels = gpu.Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
     return levels if levels.fit(weight, dtype) else None
+
+
+def _dense(
+    scale: torch.Tensor, offset: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Both laid out as C reads them, whatever the layout in which a solver left the scales."""
+    return scale.contiguous(), None if offset is None else offset.contiguous()
 
 
 def _part(offset: torch.Tensor | None, rows: slice) -> torch.Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,3 +65,14 @@ def test_not_a_number_stays_one(dtype: torch.dtype) -> None:
 )
 def test_what_c_does_not_take(weight: torch.Tensor, groups: int, dtype: torch.dtype) -> None:
     assert not training.is_usable(weight, torch.zeros(len(weight), groups), dtype)
+
+
+@pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
+def test_scales_in_another_order_in_memory_are_the_same_scales(kind: str) -> None:
+    """Solvers leave scales as they came, group after group."""
+    case = Case.random(grid_of(kind, 4), (7, 192, 64), torch.float32)
+    turned = None if case.zero is None else case.zero.T.contiguous().T
+    other = replace(case, log_scale=case.log_scale.T.contiguous().T, zero=turned)
+    assert not other.log_scale.is_contiguous()
+    for one, two in zip(case.results(), other.results(), strict=True):
+        assert torch.equal(one, two)
