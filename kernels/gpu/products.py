@@ -137,6 +137,53 @@ def nibble(words, FIELD: tl.constexpr, PLACE: tl.constexpr):
     return lifted.to(tl.float32, bitcast=True) - 2.0 ** (23 - place)
 
 
+@triton.jit
+def add_field(
+    tile,
+    fields,  # what `shifted` gave for the field before
+    values,
+    part,
+    FIELD: tl.constexpr,
+    BITS: tl.constexpr,
+    ZERO: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """(fields, part) with the products of one field of the words added to part. An 8-bit code is two of four bits
+    (part_zero), each exact in bfloat16 as well.
+    """
+    PART: tl.constexpr = 4 if BITS == 8 else BITS
+    PARTS: tl.constexpr = BITS // PART
+    SHARED: tl.constexpr = fields_per_shift(PART, DTYPE)
+    for piece in tl.static_range(PARTS):
+        if (FIELD * PARTS + piece) % SHARED == 0:
+            fields = shifted(tile, FIELD * PARTS + piece, PART, DTYPE, ASM)
+        zero: tl.constexpr = part_zero(piece, BITS, ZERO)
+        levels = level(fields, FIELD * PARTS + piece, PART, zero, DTYPE, ASM)
+        if piece == 1:
+            levels = levels * 16
+        part = tl.dot(levels, values, part, input_precision="ieee")
+    return fields, part
+
+
+@triton.jit
+def add_steps(total, part, seen, factor, low, four, FIELD: tl.constexpr):
+    """total with a group's products, whose scale and minimum are steps (four) of a block's (factor, low)."""
+    of_codes = factor.to(tl.float32) * nibble(four, FIELD, 0)
+    of_inputs = low.to(tl.float32) * nibble(four, FIELD, 4)
+    total += part * of_codes[:, :, None]
+    return total - of_inputs[:, :, None] * seen[:, None, :]
+
+
+@triton.jit
+def of_rows(product, seen, scale, zeros, output, ZERO: tl.constexpr):
+    """The products of rows that have one scale, and one zero where they have their own."""
+    if zeros is not None:
+        left = ZERO - tl.load(zeros + output).to(tl.float32)
+        product += left[:, None] * tl.sum(seen, axis=0)[None, :]
+    return product * tl.load(scale + output).to(tl.float32)[:, None]
+
+
 @triton.jit(do_not_specialize=["rows"])  # one compilation for every number of rows
 def matmul_kernel(
     inputs,  # (rows, in) of any float type
@@ -163,11 +210,7 @@ def matmul_kernel(
     STAGES: tl.constexpr,  # turns whose loads are under way
 ):
     """outputs = inputs @ weight.T for a TILE of outputs and all rows."""
-    # An 8-bit code is two of four bits (part_zero), each exact in bfloat16 as well.
-    PART: tl.constexpr = 4 if BITS == 8 else BITS
-    PARTS: tl.constexpr = BITS // PART
     FIELDS: tl.constexpr = 16 // BITS
-    SHARED: tl.constexpr = fields_per_shift(PART, inputs.dtype.element_ty)
     DTYPE: tl.constexpr = inputs.dtype.element_ty
     output = tl.program_id(0) * TILE + tl.arange(0, TILE)
     word = tl.arange(0, 16)
@@ -183,7 +226,7 @@ def matmul_kernel(
             address = (block[:, None, None] * padded_out + output[None, :, None]) * 16 + word
             source = words + address
             tile = tl.load(source) if EVEN else tl.load(source, inside[:, None, None], other=0)
-            part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
+            fields, part = tile, tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
             for field in tl.static_range(FIELDS):
                 index = block[:, None] * (16 * FIELDS) + field * 16 + word[None, :]
                 there = wanted if EVEN else wanted & (index < in_features)[:, :, None]
@@ -192,16 +235,7 @@ def matmul_kernel(
                 values = values if ASM else values.to(tl.float32)
                 if zeros is not None or steps is not None:
                     seen += tl.sum(values.to(tl.float32), axis=1)
-                for piece in tl.static_range(PARTS):
-                    if (field * PARTS + piece) % SHARED == 0:
-                        fields = shifted(tile, field * PARTS + piece, PART, DTYPE, ASM)
-                    levels = level(
-                        *(fields, field * PARTS + piece, PART),
-                        *(part_zero(piece, BITS, ZERO), DTYPE, ASM),
-                    )
-                    if piece == 1:
-                        levels = levels * 16
-                    part = tl.dot(levels, values, part, input_precision="ieee")
+                fields, part = add_field(tile, fields, values, part, field, BITS, ZERO, DTYPE, ASM)
                 start = block * (16 * FIELDS) + field * 16
                 some = start < in_features
                 group = start // max(GROUP, 1)
@@ -211,10 +245,7 @@ def matmul_kernel(
                         low = of_groups(minimum, group, output, padded_out, some, EVEN)
                     if field % 4 == 0:
                         four = of_groups(steps, start // 64, output, padded_out, some, EVEN)
-                    of_codes = factor.to(tl.float32) * nibble(four, field, 0)
-                    of_inputs = low.to(tl.float32) * nibble(four, field, 4)
-                    total += part * of_codes[:, :, None]
-                    total -= of_inputs[:, :, None] * seen[:, None, :]
+                    total = add_steps(total, part, seen, factor, low, four, field)
                     part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
                     seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                 elif GROUP > 0 and (field + 1) % RUN == 0:
@@ -230,10 +261,7 @@ def matmul_kernel(
                 total += part
     product = tl.sum(total, axis=0)
     if GROUP == 0:
-        if zeros is not None:
-            left = ZERO - tl.load(zeros + output).to(tl.float32)
-            product += left[:, None] * tl.sum(seen, axis=0)[None, :]
-        product *= tl.load(scale + output).to(tl.float32)[:, None]
+        product = of_rows(product, seen, scale, zeros, output, ZERO)
     target = outputs + column[None, :] * out_features + output[:, None]
     tl.store(target, product.to(DTYPE), (output < out_features)[:, None] & (column < rows)[None, :])
 

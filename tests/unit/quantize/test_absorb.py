@@ -35,7 +35,17 @@ REFUSED = {
     "stablelm": "input_layernorm computes something else",
     "starcoder2": "input_layernorm computes something else",
 }
-SOUND = [kind for kind, family in FAMILIES.items() if not family.refused and kind not in REFUSED]
+#: Families whose experts are chosen by a router, which reads what a norm gives as well.
+MIXTURES = re.findall(
+    r"^\| `(\w+)` \| supported \| a mixture of experts",
+    PAGE.read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+SOUND = [
+    kind
+    for kind, family in FAMILIES.items()
+    if not family.refused and kind not in REFUSED and kind not in MIXTURES
+]
 KINDS = get_args(RotationKind)
 
 
@@ -87,6 +97,13 @@ def test_a_family_that_a_rotation_would_change_is_refused_with_the_reason(kind: 
         rewritten(uneven(kind), asked(), 0)
     assert caught.value.code == "unsupported_rotation"
     assert "rotation=input" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_a_mixture_of_experts_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match="cannot absorb a rotation") as caught:
+        rewritten(uneven(kind), asked(), 0)
+    assert caught.value.code == "unsupported_rotation"
 
 
 def test_the_page_names_the_families_that_can_and_those_that_cannot() -> None:
