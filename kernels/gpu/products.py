@@ -158,8 +158,9 @@ def add_field(
     for piece in tl.static_range(PARTS):
         if (FIELD * PARTS + piece) % SHARED == 0:
             fields = shifted(tile, FIELD * PARTS + piece, PART, DTYPE, ASM)
-        zero: tl.constexpr = part_zero(piece, BITS, ZERO)
-        levels = level(fields, FIELD * PARTS + piece, PART, zero, DTYPE, ASM)
+        levels = level(
+            fields, FIELD * PARTS + piece, PART, part_zero(piece, BITS, ZERO), DTYPE, ASM
+        )
         if piece == 1:
             levels = levels * 16
         part = tl.dot(levels, values, part, input_precision="ieee")
