@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -23,6 +24,8 @@ class Shared:
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of a key, which `make` gives if nobody asked before; others who ask meanwhile wait for it.
 
+        Each caller has a copy of its own: Gradio takes updates apart when it sends them.
+
         Nothing is kept of a `make` that raises; all who wait for it get the exception.
         """
         with self._lock:
@@ -40,4 +43,4 @@ class Shared:
                 with self._lock:
                     self._made.pop(key, None)
                 value.set_exception(error)
-        return value.result()
+        return copy.deepcopy(value.result())

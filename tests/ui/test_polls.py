@@ -80,11 +80,11 @@ def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path:
 def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:
     shared, made, start = Shared(), [], threading.Barrier(20)
 
-    def make() -> object:
-        made.append(object())
+    def make() -> str:
+        made.append(f"panel {len(made)}")
         return made[-1]
 
-    def ask(_: int) -> object:
+    def ask(_: int) -> str:
         start.wait()
         return shared.get("panel", make)
 
@@ -114,3 +114,11 @@ def test_gradio_makes_no_statistics_of_its_events(monkeypatch: pytest.MonkeyPatc
     queue.events_recorded = 10_000
     assert queue.compute_analytics_summary([{"function": "x"}]) == {"functions": {}}
     assert queue.ANALYTICS_MAX_EVENTS == 1
+
+
+def test_what_one_page_does_with_a_value_no_other_page_sees() -> None:
+    """Gradio takes updates apart when it sends them: the second page would get a download button without a file."""
+    shared = Shared()
+    first, second = (shared.get("results", lambda: [gr.update(value="file.csv")]) for _ in "12")
+    first[0].pop("value")
+    assert second[0]["value"] == shared.get("results", list)[0]["value"] == "file.csv"

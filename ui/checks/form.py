@@ -119,9 +119,10 @@ def wire(
 ) -> None:
     """Let the button queue a check and show the newest, by setting the components `newest`."""
 
-    def queue_check(run_id: int | None, *values: Any) -> Any:
+    def queue_check(run_id: int | None, suite: str, path: str | None, *values: Any) -> Any:
         try:
-            check_id = enqueue(app, RunChecks.at([run_id or 0, *values]))
+            asked = RunChecks.at([run_id or 0, suite, path or "", *values])
+            check_id = enqueue(app, asked)
         except UserError as error:
             return parts.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
         position = app.store.queue_position(check_id)
