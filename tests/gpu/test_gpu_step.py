@@ -37,7 +37,7 @@ def test_replayed_fused_steps_give_the_logits_of_transformers(
     check_step(TransformersEngine(model.to("cuda", dtype).eval()), lengths)
 
 
-@pytest.mark.parametrize("kind", ["none", "input", "both"])
+@pytest.mark.parametrize("kind", ["none", "input", pytest.param("both", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bits", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replayed_steps_over_joined_and_transformed_weights_give_them_too(
     bits: int, kind: str
@@ -61,6 +61,7 @@ def test_replayed_steps_over_joined_and_transformed_weights_give_them_too(
     check_step(engine, [3, 20], turns=3)
 
 
+@pytest.mark.slow
 def test_replayed_steps_over_scales_of_two_levels_give_them_too() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
