@@ -148,7 +148,16 @@ class Grid:
         weighting: torch.Tensor | None,
     ) -> torch.Tensor:
         """The weighted squared error (out, groups) of rounding groups (out, groups, inputs)."""
-        scale, offset = self.settled(scale, zero)
+        return self.settled_error(groups, *self.settled(scale, zero), weighting)
+
+    def settled_error(
+        self,
+        groups: torch.Tensor,
+        scale: torch.Tensor,
+        offset: torch.Tensor | None,
+        weighting: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """As `error`, at scales and offsets (out, groups) that are taken as they are."""
         rounded = self.round(groups, scale.unsqueeze(-1), unsqueezed(offset))
         error = rounded.sub_(groups).square_()
         return (error if weighting is None else error.mul_(weighting)).sum(-1)

@@ -86,22 +86,18 @@ class TwoLevelGrid(Grid):
         """A block, whose groups share their units."""
         return nested_block(columns)
 
-    def ranges(self, groups: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """From the smallest to the largest weight, 0 among them."""
-        return [(groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0))]
-
     def fit_groups(
         self, groups: torch.Tensor, method: str, weighting: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(scales, zeros), (out, groups), settled; of groups (out, groups, NESTED_GROUP), whole blocks."""
-        ((low, high),) = self.ranges(groups)
+        low, high = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
         best = torch.full_like(high, torch.inf)
         scale, offset = torch.ones_like(high), torch.zeros_like(high)
         for share in SEARCH_SHARES if method == "search" else (1.0,):
             tried = (high - low).mul(share / (self.levels - 1)).clamp_min_(SMALLEST), -low * share
             for _ in range(REFITS if method == "search" else 0):
                 tried = self._refitted(groups, *tried, weighting)
-            error = self._error(groups, *tried, weighting)
+            error = self.settled_error(groups, *tried, weighting)
             better = error < best
             best = torch.where(better, error, best)
             scale, offset = (
@@ -141,17 +137,6 @@ class TwoLevelGrid(Grid):
         steps = (groups + offset.unsqueeze(-1)).div_(scale.unsqueeze(-1)).add_(0.5).floor_()
         return steps.clamp_(0, self.levels - 1)
 
-    def _error(
-        self,
-        groups: torch.Tensor,
-        scale: torch.Tensor,
-        offset: torch.Tensor,
-        weighting: torch.Tensor | None,
-    ) -> torch.Tensor:
-        error = self.round(groups, scale.unsqueeze(-1), offset.unsqueeze(-1))
-        error = error.sub_(groups).square_()
-        return (error if weighting is None else error.mul_(weighting)).sum(-1)
-
     def _best_neighbours(
         self, groups: torch.Tensor, steps: Steps, weighting: torch.Tensor | None
     ) -> Steps:
@@ -163,7 +148,7 @@ class TwoLevelGrid(Grid):
                 scale_steps=_moved(steps.scale_steps, up, 1),
                 minimum_steps=_moved(steps.minimum_steps, higher, 0),
             )
-            error = self._error(groups, *tried.settled, weighting)
+            error = self.settled_error(groups, *tried.settled, weighting)
             better = error < best
             best, mask = torch.where(better, error, best), better.view(shape)
             found = found._replace(
