@@ -132,13 +132,8 @@ def test_float_models_of_the_family_have_the_logits_of_transformers(kind: str, n
     assert (found - expected[139:]).abs().max() < 5e-3 * expected[139:].std()
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("kind", MODELS)
-def test_packed_models_have_the_logits_of_torch_on_rounded_activations(
-    kind: str, bits: int
-) -> None:
-    model = quantized(random_model(kind, num_hidden_layers=1), bits, 0)
-    assert native.unsupported(model) == ""
+def check_rounded_logits(model: Any) -> None:
+    """The engine gives what torch gives on activations that are rounded as the engine rounds them."""
     ids = prompt(12)
     engine = native_engine(model)
     expected = logits_of(in_plain_torch(model, engine.span), ids)
@@ -148,6 +143,32 @@ def test_packed_models_have_the_logits_of_torch_on_rounded_activations(
     # An activation just between two of its 255 values may be rounded to the other one; the rest is exact.
     assert error.min() < 1e-5
     assert error.max() < 0.05
+
+
+def check_company(model: Any, name: str) -> None:
+    """A row gets the same bits alone and with three others, on one, two and three threads."""
+    prompts = [prompt(length, seed) for seed, length in enumerate((3, 130, 17, 1))]
+    token = 7
+    alone = []
+    for ids in prompts:
+        session = native_engine(model, name, threads=1).session(1, 160)
+        alone.append((session.prefill(0, ids), session.step([0], [token])[0]))
+    for threads in (2, 3):
+        together = native_engine(model, name, threads).session(len(prompts), 160)
+        for row, ids in enumerate(prompts):
+            assert torch.equal(together.prefill(row, ids), alone[row][0])
+        found = together.step(range(len(prompts)), [token] * len(prompts))
+        assert all(torch.equal(one, two[1]) for one, two in zip(found, alone, strict=True))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("kind", MODELS)
+def test_packed_models_have_the_logits_of_torch_on_rounded_activations(
+    kind: str, bits: int
+) -> None:
+    model = quantized(random_model(kind, num_hidden_layers=1), bits, 0)
+    assert native.unsupported(model) == ""
+    check_rounded_logits(model)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 16])

@@ -11,7 +11,13 @@ import torch
 
 from kernels.packing import PackedWeight
 from tests.support.native_cases import in_plain_torch, repacked, signed, two_levels
-from tests.unit.decode.test_native import logits_of, native_engine, prompt, random_model
+from tests.unit.decode.test_native import (
+    check_company,
+    check_rounded_logits,
+    logits_of,
+    prompt,
+    random_model,
+)
 from tests.unit.kernels.test_cpu_kernels import EXTRA_FLAGS, SETS
 from upq.decode import NativeEngine, native
 
@@ -54,33 +60,13 @@ def test_the_tokens_are_those_of_transformers(kind: str, grid: str) -> None:
 @pytest.mark.parametrize("grid", PACK)
 @pytest.mark.parametrize("kind", MODELS)
 def test_logits_are_those_of_torch_on_rounded_activations(kind: str, grid: str) -> None:
-    model, ids = packed_model(kind, grid), prompt(12)
-    engine = native_engine(model)
-    expected = logits_of(in_plain_torch(model, engine.span), ids)
-    session = engine.session(1, 12)
-    found = [session.prefill(0, ids[:1]), *(session.step([0], [token])[0] for token in ids[1:])]
-    error = (torch.stack(found) - expected).norm(dim=-1) / expected.norm(dim=-1)
-    # An activation just between two of its 255 values may be rounded to the other one; the rest is exact.
-    assert error.min() < 1e-5
-    assert error.max() < 0.05
+    check_rounded_logits(packed_model(kind, grid))
 
 
 @pytest.mark.parametrize("kind", ["Llama", "tied"])
 @pytest.mark.parametrize("name", SETS)
 def test_a_row_gets_the_same_bits_in_any_company_and_on_any_threads(name: str, kind: str) -> None:
-    model = packed_model(kind, "two levels")
-    prompts = [prompt(length, seed) for seed, length in enumerate((3, 130, 17, 1))]
-    token = 7
-    alone = []
-    for ids in prompts:
-        session = native_engine(model, name, threads=1).session(1, 160)
-        alone.append((session.prefill(0, ids), session.step([0], [token])[0]))
-    for threads in (2, 3):
-        together = native_engine(model, name, threads).session(len(prompts), 160)
-        for row, ids in enumerate(prompts):
-            assert torch.equal(together.prefill(row, ids), alone[row][0])
-        found = together.step(range(len(prompts)), [token] * len(prompts))
-        assert all(torch.equal(one, two[1]) for one, two in zip(found, alone, strict=True))
+    check_company(packed_model(kind, "two levels"), name)
 
 
 @pytest.mark.parametrize("exact", [True, False])

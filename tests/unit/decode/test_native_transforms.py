@@ -15,8 +15,8 @@ from kernels.transform import Transform
 from tests.support.kernel_cases import random_inputs, random_packed
 from tests.support.native_cases import around_layer, in_plain_torch, rounded, surrounded
 from tests.unit.decode.test_native import (
+    check_company,
     logits_of,
-    native_engine,
     prompt,
     random_model,
     real_prompts,
@@ -111,21 +111,7 @@ def test_logits_are_those_of_torch_on_rounded_and_on_exact_activations(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SETS)
 def test_a_row_gets_the_same_bits_in_any_company_and_on_any_threads(name: str, kind: str) -> None:
-    model = surrounded(random_model("Llama"), 2, kind, 32)
-    prompts = [prompt(length, seed) for seed, length in enumerate((3, 130, 17, 1))]
-    token = 7
-    alone = []
-    for ids in prompts:
-        session = native_engine(model, name, threads=1).session(1, 160)
-        alone.append((session.prefill(0, ids), session.step([0], [token])[0]))
-    for threads in (2, 3):
-        together = native_engine(model, name, threads).session(len(prompts), 160)
-        for row, ids in enumerate(prompts):
-            assert torch.equal(together.prefill(row, ids), alone[row][0])
-        found = together.step(range(len(prompts)), [token] * len(prompts))
-        assert all(
-            torch.equal(one, expected[1]) for one, expected in zip(found, alone, strict=True)
-        )
+    check_company(surrounded(random_model("Llama"), 2, kind, 32), name)
 
 
 def test_equal_input_transforms_are_in_memory_once() -> None:
