@@ -48,12 +48,13 @@ MAY_IMPORT = {
     "data": "errors files context config models decode",
     "training": "kernels errors context config layers models data",
     "evaluation": "errors files killable config models decode data",
+    "export": "kernels errors files config layers models decode artifact",
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store",
-    "cli": f"{_ALGORITHMS} store jobs",
-    "ui": "config context decode evaluation quantize.estimate quantize.ready jobs store errors files machine",
-    "bench": f"{_ALGORITHMS} store jobs cli",
+    "cli": f"{_ALGORITHMS} store jobs export",
+    "ui": "config context decode evaluation export quantize.estimate quantize.ready jobs store errors files machine",
+    "bench": f"{_ALGORITHMS} store jobs cli export",
     "app": f"{_ALGORITHMS} store jobs ui",
 }
 #: What the package of a tab may import of ui, itself aside; results shows the checks' score table as well.

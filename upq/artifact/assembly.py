@@ -162,6 +162,22 @@ def assemble(
     Raises UserError("artifact_version") for a format this program does not read, UserError("artifact_damaged") for
     an artifact whose parts do not fit together.
     """
+    model, packed = _opened(artifact, dtype)
+    model.generation_config = GenerationConfig.from_dict(
+        _json_file(artifact, "generation_config.json")
+    )
+    _fill(model, artifact.tensors, packed, dtype)
+    place(model, torch.device(device), dtype)
+    return model.eval(), load_tokenizer(artifact.files)
+
+
+def layers_of(artifact: Artifact) -> dict[str, PackedWeight]:
+    """The packed layers of an artifact by name, vetted against its config. Raises what `assemble` does."""
+    return _opened(artifact, torch.float32)[1]
+
+
+def _opened(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, dict[str, PackedWeight]]:
+    """(the model that the config describes, without values; the packed layers)."""
     version = artifact.manifest.get("format_version")
     if version not in FORMAT_VERSIONS:
         raise UserError(
@@ -170,13 +186,7 @@ def assemble(
             "Use the version of UPQ Studio that wrote it.",
         )
     model = _empty_model(_json_file(artifact, "config.json"), dtype)
-    packed = vetted_layers(artifact, model)
-    model.generation_config = GenerationConfig.from_dict(
-        _json_file(artifact, "generation_config.json")
-    )
-    _fill(model, artifact.tensors, packed, dtype)
-    place(model, torch.device(device), dtype)
-    return model.eval(), load_tokenizer(artifact.files)
+    return model, vetted_layers(artifact, model)
 
 
 def _fill(
