@@ -246,15 +246,23 @@ def config_of_run(values: dict[str, Any]) -> RunConfig:
 
 
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
-    """Draw time, memory and sizes of the run that the form describes, or what is wrong with it."""
+    """Draw time, memory and sizes of the run that the form describes, or what is wrong with it.
+
+    Pages whose forms are alike ask at the same moment, when a run begins or ends, and share one answer.
+    """
+    key = ("estimate", tuple(map(repr, values)), app.store.latest_revision())
     try:
-        asked = config_of(form, values)
-        config = ready(asked)
-        runs = app.store.runs(kind="quantize")  # a model of another size would mislead
-        rates = measured_rates(run for run in runs if run.model == config.model.source)
-        return render.estimate_panel(estimate(config, rates), savings(asked))
+        return app.shared.get(key, lambda: _estimated(app, form, values))
     except UserError as error:
         return parts.notice("failed", error.message, error.hint)
+
+
+def _estimated(app: App, form: RunForm, values: Sequence[Any]) -> Html:
+    asked = config_of(form, values)
+    config = ready(asked)
+    runs = app.store.runs(kind="quantize")  # a model of another size would mislead
+    rates = measured_rates(run for run in runs if run.model == config.model.source)
+    return render.estimate_panel(estimate(config, rates), savings(asked))
 
 
 def start(app: App, form: RunForm, values: Sequence[Any]) -> int:
