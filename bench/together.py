@@ -4,7 +4,8 @@ python -m bench.together --json together.json
 
 Where threads wait for one another by spinning, two programs with as many threads as there are cores slow each other by
 far more than twofold. The sum of both shares is 1 where nothing is lost, and at least ALLOWED here. Every program is a
-process of its own with the app's threads; a training has a worker's low priority where the app gives it that.
+process of its own with the app's threads and takes turns as the app's do (upq.jobs.turns); a run has a worker's low
+priority as well. A check writes many answers in the background, a chat one that somebody reads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from upq.context import SilentContext
 from upq.data import Example
 from upq.decode import NativeEngine
 from upq.evaluation import Reference
+from upq.jobs import Turns, answering
 from upq.jobs.worker import give_way
 from upq.layers import INT2, FakeQuantLinear, Latent, PackedLinear, replace_module, swap_linears
 from upq.models import LoadedModel, copy_to_quantize, load, plan_layers
@@ -145,30 +147,37 @@ def _write(rows: int, tick: Tick) -> None:
         replace_module(loaded.model, name, PackedLinear(packed))
     engine = NativeEngine(loaded.model)
     prompt = list(range(100, 100 + TOKENS))
+    turns = Turns()
     while True:
         session = engine.session(rows, TOKENS + ANSWER + 1)
-        tokens = [int(session.prefill(row, prompt).argmax()) for row in range(rows)]
-        for _ in range(ANSWER):
-            tokens = session.step(list(range(rows)), tokens).argmax(-1).tolist()
-            tick()
+        with nullcontext() if rows > 1 else answering():
+            tokens = [int(session.prefill(row, prompt).argmax()) for row in range(rows)]
+            for _ in range(ANSWER):
+                if rows > 1:
+                    turns.wait(_nothing)
+                tokens = session.step(list(range(rows)), tokens).argmax(-1).tolist()
+                tick()
 
 
 def _evaluation(tick: Tick) -> None:
     """KL of a model to itself by torch; a unit is one answer."""
-    loaded = load(BUNDLED)
+    loaded, turns = load(BUNDLED), Turns()
     while True:
-        reference = Reference(loaded.model, _examples(1), lambda: None)
-        reference.measure(loaded.model, lambda: None)
+        turns.wait(_nothing)
+        reference = Reference(loaded.model, _examples(1), _nothing)
+        reference.measure(loaded.model, _nothing)
         tick()
 
 
+def _nothing() -> None: ...
+
+
 def _background_training(tick: Tick) -> None:
-    give_way()
-    _training(tick)
+    _training(tick, begin=give_way)
 
 
-def _training(tick: Tick) -> None:
-    """A distillation; a unit is one step of TOKENS tokens."""
+def _training(tick: Tick, begin: Callable[[], None] = _nothing) -> None:
+    """A distillation; a unit is one step of TOKENS tokens. begin: called when everything is loaded."""
     loaded = load(BUNDLED)
     names = _linears(loaded)
     student = copy_to_quantize(loaded.model, names)
@@ -179,6 +188,7 @@ def _training(tick: Tick) -> None:
 
     swap_linears(student, names, make)
     config = DistillConfig(tokens=TOKENS * 10_000, batch_tokens=TOKENS)
+    begin()
     with tempfile.TemporaryDirectory() as folder:
         distill(
             Distillation(student, loaded.model, _examples(8), config),
@@ -191,7 +201,10 @@ class _Ticking(SilentContext):
 
     def __init__(self, folder: Path, tick: Tick) -> None:
         super().__init__(folder)
-        self.tick = tick
+        self.tick, self.turns = tick, Turns()
+
+    def check(self) -> None:
+        self.turns.wait(_nothing)
 
     def progress(self, step: int, *, tokens_per_s: float | None = None, detail: str = "") -> None:
         self.tick()
@@ -205,7 +218,7 @@ def _rounded(loaded: LoadedModel) -> dict[str, Any]:
     """INT2 weights, rounded to nearest: speed does not depend on how codes were chosen."""
     packed = {}
     for name in _linears(loaded):
-        weight = loaded.model.get_submodule(name).weight.detach()
+        weight = loaded.model.get_parameter(f"{name}.weight").detach()
         packed[name] = INT2.pack(weight, *INT2.fit(weight, GROUP, "absmax"))
     return packed
 

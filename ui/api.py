@@ -20,7 +20,6 @@ from ui.chat import column, conversation_of
 from ui.checks import form
 from ui.requests import OfRun, Request
 from upq.config import preset, with_settings
-from upq.decode import stream
 from upq.errors import UserError
 from upq.quantize.ready import ready
 from upq.store import Run
@@ -126,9 +125,7 @@ def _chat(app: App, asked: requests.Chat) -> Iterator[dict[str, Any]]:
         raise UserError("artifact_not_found", found, "Start a run, or wait until it is packed.")
     served = app.models.get(state.run_id, asked.precision, state.source)
     conversation = conversation_of(asked.system, [{"role": "user", "content": asked.message}])
-    for piece in stream(
-        served.engine, served.tokenizer, conversation, asked.decoding, lambda: False
-    ):
+    for piece in served.answer(conversation, asked.decoding):
         yield dataclasses.asdict(piece)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ui.app_state import App, Badge, Timing, speed_note
 from ui.chat.render import Message
 from ui.html import PRECISIONS, Precision, percent, stage_name
-from upq.decode import Decoding, Piece, stream
+from upq.decode import Decoding, Piece
 from upq.errors import UserError
 from upq.jobs import ModelKey, Served, key_of
 
@@ -232,13 +232,8 @@ def _keep_timing(app: App, key: ModelKey, piece: Piece, fair: bool) -> None:
 def _pieces(
     served: Served, turn: Turn, precision: Precision, asked: list[Message]
 ) -> Iterator[Piece]:
-    return stream(
-        served.engine,
-        served.tokenizer,
-        conversation_of(turn.system, asked),
-        turn.decoding,
-        turn.stop[precision].is_set,
-    )
+    conversation = conversation_of(turn.system, asked)
+    return served.answer(conversation, turn.decoding, turn.stop[precision].is_set)
 
 
 def _reply(piece: Piece) -> Message:

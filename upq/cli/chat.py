@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
-from upq.decode import Decoding, stream
+from upq.decode import Decoding
 from upq.jobs import Models
 from upq.store import Store
 
@@ -23,9 +22,7 @@ def chat(store: Store, run_id: int, precisions: list[str]) -> None:
             history.append({"role": "user", "content": line})
             text = ""
             sys.stdout.write(f"{precision}: ")
-            for piece in stream(
-                one.engine, one.tokenizer, history, Decoding(), threading.Event().is_set
-            ):
+            for piece in one.answer(history, Decoding()):
                 sys.stdout.write(piece.text[len(text) :])
                 sys.stdout.flush()
                 text = piece.text

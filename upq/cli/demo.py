@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.config import PRECISIONS, CheckConfig, preset, with_settings
-from upq.decode import Decoding, stream
+from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs import Models, Show, check, run_and_wait, summary
 from upq.quantize.ready import ready
@@ -57,8 +57,6 @@ def _ask_all(served: Models, run: Run, prompt: str) -> dict[str, str]:
     for precision in PRECISIONS:
         one = served.get(run.id, precision, run.model)
         messages = [{"role": "user", "content": prompt}]
-        for piece in stream(
-            one.engine, one.tokenizer, messages, Decoding(max_new_tokens=64), lambda: False
-        ):
+        for piece in one.answer(messages, Decoding(max_new_tokens=64)):
             answers[precision] = piece.text
     return answers

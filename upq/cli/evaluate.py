@@ -13,7 +13,7 @@ from upq.context import SilentContext
 from upq.errors import UserError
 from upq.evaluation import local_copy, read_chunk, wikitext
 from upq.files import decoded, file_problem
-from upq.jobs import follow
+from upq.jobs import Turns, follow
 from upq.quantize import Yardstick, pipeline
 from upq.store import open_store
 
@@ -62,12 +62,13 @@ def fidelity(folder: Path, run_id: int, text: Path | None, tokens: int) -> list[
     loaded, teacher = pipeline.load_teacher(config)
     silent = SilentContext(folder, store.cached_answers, store.save_answers)
     held_out = data.held_out(config, replace(loaded, model=teacher), silent)
-    yardstick = Yardstick(teacher, held_out, lambda: None)
-    rows, subjects = [yardstick.fp16_row()], [teacher]
-    for kept in store.artifacts(run_id):
-        artifact = store.load_artifact(run_id, kept.precision)
-        subjects.append(yardstick.assembled(artifact))
-        rows.append(yardstick.row(kept.precision, artifact, subjects[-1], answers=True))
+    with Turns() as turns:
+        yardstick = Yardstick(teacher, held_out, lambda: turns.wait(lambda: None))
+        rows, subjects = [yardstick.fp16_row()], [teacher]
+        for kept in store.artifacts(run_id):
+            artifact = store.load_artifact(run_id, kept.precision)
+            subjects.append(yardstick.assembled(artifact))
+            rows.append(yardstick.row(kept.precision, artifact, subjects[-1], answers=True))
     if text is not None:
         ids = _text_ids(loaded.tokenizer, text, tokens)
         for row, subject in zip(rows, subjects, strict=True):

@@ -3,6 +3,7 @@
 from upq.jobs.follow import Show, check, run_and_wait, summary
 from upq.jobs.served import ModelKey, Models, Served, key_of, model_key
 from upq.jobs.supervisor import Supervisor
+from upq.jobs.turns import Turns, answering
 from upq.jobs.worker import leave, worker_main
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Served",
     "Show",
     "Supervisor",
+    "Turns",
+    "answering",
     "check",
     "key_of",
     "leave",

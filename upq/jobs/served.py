@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from upq.artifact import Artifact, assembly
 from upq.config import Precision
-from upq.decode import Engine, engine_for
+from upq.decode import Decoding, Engine, Piece, engine_for, stream
 from upq.errors import UserError
+from upq.jobs.turns import answering
 from upq.models import compute_dtype, keep_freed_memory, loading, place, serving_device
 from upq.store import Run, Store
 
@@ -50,6 +52,16 @@ class Served:
     def device(self) -> str:
         """The device that computes, such as cpu or cuda:0."""
         return str(self.engine.device)
+
+    def answer(
+        self,
+        messages: list[dict[str, str]],
+        decoding: Decoding,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Piece]:
+        """Answer a conversation that somebody reads, piece by piece (upq.decode.stream); background work waits."""
+        with answering():
+            yield from stream(self.engine, self.tokenizer, messages, decoding, should_stop)
 
 
 class ModelKey(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any
 
 from upq.errors import UserError
 from upq.jobs.failures import lost_worker, stopped_worker
-from upq.jobs.worker import is_on_this_machine, lock_holder, worker_name
+from upq.jobs.worker import PARENT, is_on_this_machine, lock_holder, worker_name
 from upq.store import SILENT, Ending, Store
 
 TICK_S = 0.5
@@ -167,6 +167,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, PARENT: str(os.getpid())},
             )
         self._started_at = time.monotonic()
         self._stopped_at = self._finished_at = self._killed_for = None

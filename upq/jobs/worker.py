@@ -32,6 +32,8 @@ from upq.jobs.worker_context import (
 from upq.store import Store, open_store
 
 POLL_S = 0.5
+#: Environment variable: the process that started this one, which may be gone before this one can look.
+PARENT = "UPQ_PARENT"
 #: How far a run steps back for the chat and for other programs: it gets about a tenth of a core that both want.
 NICENESS = 10
 #: Where Linux weighs whole sessions against each other, a process's own niceness does not count between them.
@@ -71,7 +73,7 @@ def worker_main(
     interrupted (a second signal ends the process at once), and when the process that started this
     one is gone and there is nothing to do.
     """
-    parent = os.getppid()
+    parent = int(os.environ.pop(PARENT, os.getppid()))
     terminate = _on_signals()
     give_way()
     store = open_store(folder)

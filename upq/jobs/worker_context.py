@@ -24,6 +24,7 @@ from upq.artifact import Artifact
 from upq.errors import Cancelled, Interrupted, UserError
 from upq.files import sweep
 from upq.jobs.failures import describe_failure
+from upq.jobs.turns import Turns
 from upq.machine import environment
 from upq.store import LostLease, Run, Store, checkpoint_dir
 
@@ -32,6 +33,8 @@ HEARTBEAT_S = 5.0
 FLUSH_S = 0.5
 #: How long the end of a run waits for a renewal that is under way. One that comes later finds that the run has ended.
 LAST_BEAT_S = 0.5
+#: How the name of a worker begins whose runs compute on the processor's cores (upq.jobs.worker.worker_name).
+ON_CORES = "cpu@"
 
 
 def sweep_checkpoints(store: Store, folder: Path) -> None:
@@ -79,12 +82,17 @@ class WorkerContext:
         self._stage_total = 0
         self._stage_start: tuple[int, float] | None = None  # first step seen, and when
         self._flushed_at = -math.inf
+        self._turns: Turns | None = None
 
     def __enter__(self) -> WorkerContext:
+        if (self.run.worker or "").startswith(ON_CORES):
+            self._turns = Turns()
         self._heartbeat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._turns:
+            self._turns.__exit__()
         self._ended.set()
         self._heartbeat.join(LAST_BEAT_S)
 
@@ -106,14 +114,19 @@ class WorkerContext:
         return self.checkpoint_path
 
     def check(self) -> None:
-        """Raise Cancelled, Interrupted or LostLease if the run has to stop."""
+        """Raise Cancelled, Interrupted or LostLease if the run has to stop; wait until the cores are this run's."""
+        self._raise_if_over()
+        if self._turns:
+            self._turns.wait(self._raise_if_over)
+        self._flush_if_due()
+
+    def _raise_if_over(self) -> None:
         if self._lost.is_set():
             raise LostLease(f"run {self.run.id}")
         if self._cancel.is_set():
             raise Cancelled
         if self._terminate.is_set():
             raise Interrupted
-        self._flush_if_due()
 
     def stage(self, name: str, total: int) -> None:
         """Enter a stage of `total` steps (0: unknown)."""

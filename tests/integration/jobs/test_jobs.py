@@ -28,7 +28,7 @@ from tests.support.job_cases import (
 from upq.errors import UserError
 from upq.jobs import Supervisor
 from upq.jobs.failures import lost_worker, stopped_worker
-from upq.jobs.worker import lock_holder, worker_name
+from upq.jobs.worker import PARENT, lock_holder, worker_name
 from upq.store import Store, checkpoint_dir
 
 # Many workers, lost workers
@@ -277,6 +277,14 @@ def test_killing_the_app_leaves_its_worker_finishing_the_run(
     wait_for_state(store, second, "done")
     run = store.run(first)
     assert (run.state, run.attempt) == ("done", 1)
+
+
+def test_a_worker_whose_app_is_gone_before_it_looks_does_not_wait_for_ever(folder: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    environment = {**os.environ, PARENT: str(gone.pid)}
+    worker = subprocess.run(worker_process.worker_command(folder), env=environment, timeout=60)
+    assert worker.returncode == 0
 
 
 def test_stopping_the_supervisor_leaves_the_run_resumable(
