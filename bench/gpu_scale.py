@@ -32,7 +32,17 @@ from bench import gpu_decode, report
 from upq.config import DistillConfig, Precision, preset
 from upq.context import SeriesNames, SilentContext
 from upq.data import Batch, Example
-from upq.layers import INT2, INT4, FakeQuantLinear, FixedCodesLinear, Latent, grid_of, swap_linears
+from upq.layers import (
+    INT2,
+    INT4,
+    FakeQuantLinear,
+    FixedCodesLinear,
+    Form,
+    Forms,
+    Latent,
+    grid_of,
+    swap_linears,
+)
 from upq.models import blocks_away, copy_to_quantize, place, plan_layers
 from upq.training import Reconstruction, packed_teacher, reconstruct
 from upq.training.distill import Distillation, distill
@@ -145,7 +155,7 @@ def stage_row(
         for layer in plan_layers(model, config.group_size)
         if layer.quantize
     }
-    task = Reconstruction(model, precision.key, grid, config, start)
+    task = Reconstruction(model, precision.key, Forms(Form(grid, config.group_size)), config, start)
     few, many = size.batches
     _reconstruct(task, few, rows, size, device)  # compiles and tunes
     (short, _), (long, peak) = (

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.support.helpers import RecordingContext, examples, tiny_config
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import collate
-from upq.layers import INT2
+from upq.layers import INT2, Form, Forms
 from upq.models import LoadedModel, last_hidden, place, placement, plan_layers
 from upq.quantize import pipeline
 from upq.training import BlockResult, Reconstruction, reconstruct
@@ -43,7 +43,9 @@ def reconstructed(blocks: int, home: str, folder: Path) -> tuple[BlockResult, li
     model = model_of(blocks, home)
     names = [layer.name for layer in plan_layers(model, 64)]
     start = {name: model.get_parameter(f"{name}.weight").detach() for name in names}
-    task = Reconstruction(model, "int2", INT2, Int2Config(group_size=64, blockwise=TRAINING), start)
+    task = Reconstruction(
+        model, "int2", Forms(Form(INT2, 64)), Int2Config(group_size=64, blockwise=TRAINING), start
+    )
     context = RecordingContext(folder)
     batches = [collate(examples(8, 128, seed), home) for seed in range(6)]
     torch.cuda.empty_cache()

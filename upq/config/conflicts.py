@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: Inputs of a group of grid q2_k (kernels.packing.NESTED_GROUP, which a config does not import).
 TWO_LEVEL_GROUP = 16
+#: Inputs that GGUF stores together in Q2_K, and the grids that are of INT2 alone.
+GGUF_BLOCK, INT2_GRIDS = 256, ("q2_k", "gguf")
 
 
 def check_precision(name: str, config: PrecisionConfig) -> None:
@@ -31,13 +33,11 @@ def check_precision(name: str, config: PrecisionConfig) -> None:
 
 def _check_two_levels(name: str, config: PrecisionConfig) -> None:
     """Raise UserError("bad_config") where grid q2_k has other groups than its own, or is not of INT2."""
-    if config.grid != "q2_k":
-        return
-    if name != Precision.INT2.key:
+    if config.grid in INT2_GRIDS and name != Precision.INT2.key:
         raise UserError(
-            "bad_config", f"{name}.grid is q2_k, which is a grid of INT2.", "Use signed."
+            "bad_config", f"{name}.grid is {config.grid}, which is a grid of INT2.", "Use signed."
         )
-    if config.group_size != TWO_LEVEL_GROUP:
+    if config.grid == "q2_k" and config.group_size != TWO_LEVEL_GROUP:
         raise UserError(
             "bad_config",
             f"{name}.grid is q2_k, whose groups have {TWO_LEVEL_GROUP} inputs; {name}.group_size is "

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from upq.config.conflicts import check_bases, check_precision
+from upq.config.conflicts import GGUF_BLOCK, TWO_LEVEL_GROUP, check_bases, check_precision
 from upq.config.fields import build, check_fields, nearest, parse, setting, walk
 from upq.config.older import CONFIG_VERSION, upgraded
 from upq.config.precision import QUANTIZED, Precision
@@ -126,10 +126,11 @@ class PrecisionConfig:
     group_size: int = setting(
         64, "inputs that share a scale; 0: one scale per output channel", 0, 65_536
     )
-    grid: Literal["odd", "signed", "q2_k", "integer_zero"] = setting(
+    grid: Literal["odd", "signed", "q2_k", "gguf", "integer_zero"] = setting(
         "odd",
         "odd: levels at odd multiples of half a step, none of them 0 (UPQ); signed: 0 is a level, scales of either "
         "sign (GGUF's Q4_0 and Q2_0); q2_k: of INT2, groups of 16 with scale and minimum in few bits (GGUF's Q2_K); "
+        "gguf: of INT2, q2_k where 256 divides a layer's inputs, as GGUF asks, else signed; "
         "integer_zero: a zero per group (EfficientQAT)",
     )
     scale_init: Literal["search", "absmax"] = setting(
@@ -169,6 +170,13 @@ class PrecisionConfig:
     blockwise: BlockwiseConfig = field(default_factory=BlockwiseConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
+    def form(self, columns: int) -> tuple[str, int]:
+        """(grid, inputs of a group) of a layer with so many inputs."""
+        if self.grid != "gguf":
+            return self.grid, self.group_size
+        is_q2_k = columns % GGUF_BLOCK == 0
+        return ("q2_k", TWO_LEVEL_GROUP) if is_q2_k else ("signed", self.group_size)
+
     @property
     def rotates_activations(self) -> bool:
         """Whether layers have a transform around them; an absorbed rotation leaves plain ones."""
@@ -195,6 +203,13 @@ class Int2Config(PrecisionConfig):
 
     start: Literal["int4", "fp16"] = setting(
         "int4", "weights that INT2 starts from: those of INT4 (UPQ's progressive step), or FP16's"
+    )
+    bits_target: float = setting(
+        0.0,
+        "bits per quantized weight to spend: the layers that hurt most keep INT4's form until that many are used, "
+        "2.6 for instance; 0: no layer does",
+        0.0,
+        8.0,
     )
 
 

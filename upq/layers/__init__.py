@@ -8,6 +8,7 @@ the straight-through gradient, defined once for all of them.
 """
 
 from upq.layers.fixed_codes import FixedCodesLinear, fix_codes
+from upq.layers.form import Form, Forms
 from upq.layers.grid import INT2, INT4, Grid, storable
 from upq.layers.grids import GRIDS, grid_of
 from upq.layers.linear import (
@@ -33,6 +34,8 @@ __all__ = [
     "MOST_STEPS",
     "FakeQuantLinear",
     "FixedCodesLinear",
+    "Form",
+    "Forms",
     "Grid",
     "Latent",
     "PackedEmbedding",

@@ -126,7 +126,7 @@ def estimate(config: RunConfig, rates: dict[str, float], gpu: int | None = None)
         - _saved_bytes(shape.int4, Precision.INT4.bits, config.int4),
         int2_bytes=rest
         + _untied_bytes(config, shape, Precision.INT2)
-        - _saved_bytes(shape.int2, Precision.INT2.bits, config.int2),
+        - _saved_by_int2(config, shape),
         skipped=skipped,
         notes=notes,
     )
@@ -221,6 +221,14 @@ def _saved_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
     """What packed layers take less than their weights in 16 bits."""
     weights = sum(rows * columns for rows, columns in layers.values())
     return weights * HALF - packed_bytes(layers, bits, config)
+
+
+def _saved_by_int2(config: RunConfig, shape: Shape) -> int:
+    """The same of INT2, some of whose layers may keep INT4's form."""
+    saved = _saved_bytes(shape.int2, Precision.INT2.bits, config.int2)
+    weights = sum(rows * columns for rows, columns in shape.int2.values())
+    target = config.int2.bits_target
+    return min(saved, int(weights * (HALF - target / 8))) if target else saved
 
 
 def _untied_bytes(config: RunConfig, shape: Shape, precision: Precision) -> int:

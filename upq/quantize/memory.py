@@ -7,6 +7,8 @@ within 10 % of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from upq.config import (
@@ -118,7 +120,7 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
     are there.
     """
     distill, weights = config.distill, shape.quantized
-    groups = _groups(config, shape)
+    groups = sum(count for _, count in _groups(config, shape))
     learning = groups + (weights if distill.weight_lr else 0)
     gradients = GRADIENT_BYTES[distill.optimizer_bits] * learning
     held = _held_bytes(config, shape) + MOMENT_BYTES[distill.optimizer_bits] * learning
@@ -136,14 +138,18 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
 def _held_bytes(config: PrecisionConfig, shape: Shape) -> float:
     """Bytes of a student before it trains: weights, or one code for each, scales, and zeros."""
     values = FLOAT if config.distill.weight_lr else 1
-    zeros = FLOAT if GRIDS[config.grid].has_zeros else 0
-    return values * shape.quantized + (FLOAT + zeros) * _groups(config, shape)
-
-
-def _groups(config: PrecisionConfig, shape: Shape) -> int:
-    return sum(
-        rows * (columns // (config.group_size or columns)) for rows, columns in shape.int2.values()
+    scales = sum(
+        groups * (2 * FLOAT if GRIDS[grid].has_zeros else FLOAT)
+        for grid, groups in _groups(config, shape)
     )
+    return values * shape.quantized + scales
+
+
+def _groups(config: PrecisionConfig, shape: Shape) -> Iterator[tuple[str, int]]:
+    """(grid, number of groups) of each layer."""
+    for rows, columns in shape.int2.values():
+        grid, group_size = config.form(columns)
+        yield grid, rows * (columns // (group_size or columns))
 
 
 def _block_weights(shape: Shape) -> int:

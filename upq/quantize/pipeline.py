@@ -29,6 +29,7 @@ from upq.models import (
 )
 from upq.quantize.absorb import absorbed
 from upq.quantize.measure import Yardstick
+from upq.quantize.mixed import with_wide_layers
 from upq.quantize.stages import Quantized, Source, Work, quantize, round_to_nearest
 
 
@@ -59,6 +60,7 @@ def run_quantization(config: RunConfig, context: RunContext) -> None:
         size, bits = made[precision].size_bytes, made[precision].manifest["bits_per_weight"]
         context.log(f"{precision.name}: {size / 1e6:.1f} MB, {bits:.2f} bits per quantized weight")
 
+    work = with_wide_layers(work)
     quantize(work, finished)
     _measure(work, made)
 

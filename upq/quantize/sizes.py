@@ -21,12 +21,13 @@ def packed_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
 
 
 def _packed_bytes(rows: int, columns: int, bits: int, config: PrecisionConfig) -> int:
-    groups = rows * (columns // (config.group_size or columns))
+    grid, group_size = config.form(columns)
+    groups = rows * (columns // (group_size or columns))
     size = rows * columns * bits // 8
-    if config.grid == "q2_k":  # scale and minimum of every block, a byte of steps of every group
+    if grid == "q2_k":  # scale and minimum of every block, a byte of steps of every group
         size += groups + 2 * HALF * rows * (columns // nested_block(columns))
     else:
-        size += groups * (HALF + 1 if config.grid == "integer_zero" else HALF)
+        size += groups * (HALF + 1 if grid == "integer_zero" else HALF)
     size += HALF * {"input": columns, "both": columns + rows}.get(config.rotation, 0)
     return size + (FLOAT * LATTICE_ENTRIES if config.codebook == "lattice" else 0)
 

@@ -30,15 +30,15 @@ from upq.evaluation import Reference
 from upq.layers import (
     FakeQuantLinear,
     FixedCodesLinear,
-    Grid,
+    Forms,
     Latent,
     fake_quant_layers,
-    grid_of,
     set_parameters,
     swap_linears,
 )
 from upq.models import LoadedModel, blocks_away, copy_to_quantize, decoder_blocks
 from upq.quantize import checkpoint
+from upq.quantize.forms import forms_of
 from upq.training import (
     BlockResult,
     Reconstruction,
@@ -81,7 +81,8 @@ class Work:
     """What every stage works on.
 
     given: the FP16 model, which teaches and is measured against. absorbed: the same function in the basis that an
-    absorbed rotation asks for, where one does. layers: the names of the linears to quantize.
+    absorbed rotation asks for, where one does. layers: the names of the linears to quantize. wide: those of them that
+    INT2 keeps in INT4's form.
     """
 
     config: RunConfig
@@ -90,6 +91,7 @@ class Work:
     absorbed: Source | None
     dataset: Dataset
     layers: list[str]
+    wide: frozenset[str] = frozenset()
 
     @property
     def teacher(self) -> Any:
@@ -101,6 +103,11 @@ class Work:
         if self.absorbed is None or self.config.of(precision).basis is None:
             return self.given
         return self.absorbed
+
+    def forms(self, precision: Precision) -> Forms:
+        """How the layers of a precision are stored."""
+        widths = {name: self.given.weight(name).shape[1] for name in self.layers}
+        return forms_of(self.config, precision, widths, self.wide)
 
 
 def quantize(work: Work, finished: Callable[[Precision, Quantized], None]) -> None:
@@ -123,13 +130,11 @@ def _fp16(work: Work, precision: Precision) -> Mapping[str, Start]:
 
 def round_to_nearest(work: Work, precision: Precision) -> Quantized:
     """The baseline: every layer rounded to its nearest levels, on the config's grid, at its group size."""
-    config = work.config.of(precision)
-    grid, group_size = grid_of(config.grid, precision.bits), config.group_size
-    packed = {}
+    forms, packed = work.forms(precision), {}
     for name in work.layers:
         work.context.check()
-        weight = work.given.weight(name).to(work.teacher.device).float()
-        packed[name] = grid.pack(weight, *grid.fit(weight, group_size)).to("cpu")
+        form, weight = forms.of(name), work.given.weight(name).to(work.teacher.device).float()
+        packed[name] = form.grid.pack(weight, *form.grid.fit(weight, form.group_size)).to("cpu")
     return Quantized(packed, {})
 
 
@@ -142,17 +147,18 @@ def _made(
 ) -> Quantized:
     """Make one precision from the weights and norms that it starts from. int4: the INT4 model, which may teach INT2."""
     config = work.config.of(precision)
-    grid = grid_of(config.grid, precision.bits)
+    forms = work.forms(precision)
     work.context.stage(precision.key, len(decoder_blocks(work.teacher)[1]))
     seed = derived_seed(work.config.seed, "rotations")
     model = work.source(precision).placed
-    task = Reconstruction(model, precision.key, grid, config, start, seed, norms)
+    task = Reconstruction(model, precision.key, forms, config, start, seed, norms)
     result = _reconstructed(work, task)
     if config.distill.tokens:
-        result = _distilled(work, precision, grid, result, int4)
+        result = _distilled(work, precision, forms, result, int4)
     device = work.teacher.device
     packed = {
-        layer: latent.to(device).pack(grid).to("cpu") for layer, latent in result.layers.items()
+        layer: latent.to(device).pack(forms.of(layer).grid).to("cpu")
+        for layer, latent in result.layers.items()
     }
     return Quantized(packed, result.plain)
 
@@ -213,7 +219,7 @@ def _calibration(work: Work, config: BlockwiseConfig) -> list[Batch]:
 def _distilled(
     work: Work,
     precision: Precision,
-    grid: Grid,
+    forms: Forms,
     start: BlockResult,
     int4: Quantized | None,
 ) -> BlockResult:
@@ -223,7 +229,7 @@ def _distilled(
         return _unflattened(kept[0])
     reference = Reference(work.teacher, work.dataset.held_out[:PROBE_EXAMPLES], work.context.check)
     with _teacher(work, precision, config, int4) as teacher:
-        result = _trained(work, precision, grid, start, teacher, reference)
+        result = _trained(work, precision, forms, start, teacher, reference)
     checkpoint.save(folder / "done", _flat(result), {})
     checkpoint.Steps(folder).forget()
     return result
@@ -232,7 +238,7 @@ def _distilled(
 def _trained(
     work: Work,
     precision: Precision,
-    grid: Grid,
+    forms: Forms,
     start: BlockResult,
     teacher: Any,
     reference: Reference,
@@ -240,7 +246,7 @@ def _trained(
     """Train a student that begins at `start`; what it takes on the device is free again afterwards."""
     config = work.config.of(precision).distill
     folder = work.context.checkpoint_dir / f"{precision.key}-distill"
-    student = _student(work.source(precision).placed, grid, start, config)
+    student = _student(work.source(precision).placed, forms, start, config)
 
     def probe(step: int) -> None:
         kl = reference.measure(student, work.context.check).kl
@@ -254,12 +260,12 @@ def _trained(
     return BlockResult(layers, norm_weights(student) if config.norm_lr else start.plain)
 
 
-def _student(model: Any, grid: Grid, start: BlockResult, config: DistillConfig) -> Any:
+def _student(model: Any, forms: Forms, start: BlockResult, config: DistillConfig) -> Any:
     """A copy of the model in training form; without a learning rate of the weights it holds codes only."""
     student, device = copy_to_quantize(model, start.layers), model.device
 
     def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
-        layer = FakeQuantLinear(start.layers[name], linear.bias, grid).to(device)
+        layer = FakeQuantLinear(start.layers[name], linear.bias, forms.of(name).grid).to(device)
         return layer if config.weight_lr else FixedCodesLinear(layer)
 
     swap_linears(student, list(start.layers), make)

@@ -24,7 +24,7 @@ from upq.data import Batch
 from upq.errors import UserError
 from upq.layers import (
     FakeQuantLinear,
-    Grid,
+    Forms,
     Latent,
     fake_quant_layers,
     set_parameters,
@@ -66,18 +66,23 @@ class BlockResult:
 class Reconstruction:
     """What is reconstructed: all blocks of `model`, which stays as it is.
 
-    name: "int4" or "int2", with which the names of the metrics begin. start: full layer name -> (out, in) weight to
-    start from, of any type or packed; its keys are the layers to quantize. seed: decides the signs of rotations.
-    norms: full parameter name -> weight that a norm starts from, where it is not the model's.
+    name: "int4" or "int2", with which the names of the metrics begin. forms: how the layers are stored. start: full
+    layer name -> (out, in) weight to start from, of any type or packed; its keys are the layers to quantize. seed:
+    decides the signs of rotations. norms: full parameter name -> weight that a norm starts from, where it is not the
+    model's.
     """
 
     model: Any
     name: str
-    grid: Grid
+    forms: Forms
     config: PrecisionConfig
     start: Mapping[str, Start]
     seed: int = 0
     norms: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def forms_of(self, index: int) -> Forms:
+        """The forms of the layers of a block, by their names in it."""
+        return self.forms.below(f"{decoder_blocks(self.model)[0]}.{index}.")
 
 
 class BlockCheckpoints(Protocol):
@@ -187,11 +192,13 @@ def _prepare(
         for name, weight in start.items()
     }
     seed = derived_seed(task.seed, f"block {index}")
-    latents = initial_latents(weights, statistics, task.grid, task.config, seed)
-    names = list(start)
-    swap_linears(
-        student, names, lambda name, linear: FakeQuantLinear(latents[name], linear.bias, task.grid)
-    )
+    forms = task.forms_of(index)
+    latents = initial_latents(weights, statistics, forms, task.config, seed)
+
+    def make(name: str, linear: nn.Linear) -> FakeQuantLinear:
+        return FakeQuantLinear(latents[name], linear.bias, forms.of(name).grid)
+
+    swap_linears(student, list(start), make)
 
 
 @torch.no_grad()
@@ -283,10 +290,10 @@ def _advance(
         for stream in streams:
             stream.inputs = stream.reference
         return
-    quantized = copy.deepcopy(block)
+    quantized, forms = copy.deepcopy(block), task.forms_of(index)
     for name, latent in result.layers.items():
         stored = quantized.get_parameter(f"{name}.weight")
-        stored.copy_(weight_of(latent.to(stored.device).pack(task.grid)))
+        stored.copy_(weight_of(latent.to(stored.device).pack(forms.of(name).grid)))
     set_parameters(quantized, result.plain)
     for stream in streams:
         stream.inputs = stream.calls[index].run(quantized, stream.inputs)

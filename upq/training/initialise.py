@@ -19,7 +19,7 @@ from torch import nn
 from kernels.transform import LATTICE, Transform, hadamard, hadamard_block
 from upq.config import PrecisionConfig, derived_seed
 from upq.errors import UserError
-from upq.layers import Grid, Latent
+from upq.layers import Form, Forms, Latent
 from upq.models import Expert, expert_of
 from upq.training.ldlq import ldlq
 from upq.training.streams import Stream
@@ -139,7 +139,7 @@ def input_statistics(
 def initial_latents(
     weights: dict[str, torch.Tensor],
     statistics: list[InputStatistics],
-    grid: Grid,
+    forms: Forms,
     config: PrecisionConfig,
     seed: int,
 ) -> dict[str, Latent]:
@@ -156,11 +156,14 @@ def initial_latents(
         }
         rotated = {name: transform.rotate(weights[name]) for name, transform in transforms.items()}
         if config.rounding == "ldlq":
-            latents = _solved(rotated, inputs, next(iter(transforms.values())), grid, config)
+            transform = next(iter(transforms.values()))
+            latents = {}
+            for form, alike in _by_form(rotated, forms).items():
+                latents |= _solved(alike, inputs, transform, form, config)
         else:
             power = None if config.rotates_activations else inputs.power
             latents = {
-                name: Latent(weight, *grid.fit(weight, config.group_size, config.scale_init, power))
+                name: Latent(weight, *_fitted(weight, forms.of(name), config, power))
                 for name, weight in rotated.items()
             }
         plain = not config.rotates_activations and config.codebook == "scalar"
@@ -169,6 +172,21 @@ def initial_latents(
             for name, latent in latents.items()
         }
     return found
+
+
+def _by_form(weights: dict[str, torch.Tensor], forms: Forms) -> dict[Form, dict[str, torch.Tensor]]:
+    """The weights of each form, by name, in their order."""
+    found: dict[Form, dict[str, torch.Tensor]] = {}
+    for name, weight in weights.items():
+        found.setdefault(forms.of(name), {})[name] = weight
+    return found
+
+
+def _fitted(
+    weight: torch.Tensor, form: Form, config: PrecisionConfig, power: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales, and zeros where there are any, of a weight (out, in)."""
+    return form.grid.fit(weight, form.group_size, config.scale_init, power)
 
 
 def _signs(count: int, source: torch.Generator) -> torch.Tensor:
@@ -206,10 +224,10 @@ def _solved(
     rotated: dict[str, torch.Tensor],
     inputs: InputStatistics,
     transform: Transform,
-    grid: Grid,
+    form: Form,
     config: PrecisionConfig,
 ) -> dict[str, Latent]:
-    """The latents of all layers that share their inputs, solved by LDLQ as one matrix.
+    """The latents of layers of one form that share their inputs, solved by LDLQ as one matrix.
 
     Inputs of which nothing is known are taken to have nothing in common: each weight goes to its nearest level.
     """
@@ -222,8 +240,8 @@ def _solved(
         joint = ldlq(
             weight,
             hessian,
-            grid,
-            config.group_size,
+            form.grid,
+            form.group_size,
             config.scale_init,
             config.descent_passes,
             transform.affine,

@@ -15,7 +15,7 @@ from tests.support.helpers import RecordingContext, Stop, examples
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
 from upq.errors import UserError
-from upq.layers import INT2, INT4, FakeQuantLinear, Grid, Latent, swap_linears
+from upq.layers import INT2, INT4, FakeQuantLinear, Form, Forms, Grid, Latent, swap_linears
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
 from upq.training import BlockResult, Reconstruction, reconstruct
@@ -63,7 +63,9 @@ def run(
 ) -> tuple[dict[str, Latent], RecordingContext]:
     context = RecordingContext(folder)
     config = Int2Config(group_size=16, scale_init=scale_init, blockwise=training)  # type: ignore[arg-type]
-    task = Reconstruction(model, "int2", grid, config, weights(model))
+    task = Reconstruction(
+        model, "int2", Forms(Form(grid, config.group_size)), config, weights(model)
+    )
     result = reconstruct(task, data, context, Kept({} if saved is None else saved, save))
     return result.layers, context
 

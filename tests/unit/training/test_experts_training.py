@@ -12,7 +12,7 @@ from tests.unit.training.test_blockwise import batches, weights
 from tests.unit.training.test_distill import config, same, student_of, train
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import Batch
-from upq.layers import INT4, fake_quant_layers
+from upq.layers import INT4, Form, Forms, fake_quant_layers
 from upq.models import decoder_blocks, unstack_experts
 from upq.models.experts import RoutedExperts, mixtures
 from upq.training import Reconstruction, initialise, reconstruct
@@ -68,7 +68,7 @@ def test_each_expert_has_statistics_of_the_real_tokens_routed_to_it(
 
 def reconstructed(model: Any, data: list[Batch], folder: Path) -> tuple[Any, RecordingContext]:
     context = RecordingContext(folder)
-    task = Reconstruction(model, "int2", INT4, LDLQ, weights(model))
+    task = Reconstruction(model, "int2", Forms(Form(INT4, LDLQ.group_size)), LDLQ, weights(model))
     return reconstruct(task, data, context).layers, context
 
 

@@ -11,7 +11,7 @@ from tests.support.families import family_model
 from tests.support.helpers import examples
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import Batch, collate
-from upq.layers import INT2, INT4
+from upq.layers import INT2, INT4, Form, Forms
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
 from upq.training.initialise import (
@@ -121,7 +121,7 @@ def test_before_rounding_a_surrounded_layer_gives_its_own_outputs(
     shared = [
         InputStatistics(names, hessian=torch.eye(weights[names[0]].shape[1])) for names in READERS
     ]
-    latents = initial_latents(weights, shared, INT4, config, seed=3)
+    latents = initial_latents(weights, shared, Forms(Form(INT4, config.group_size)), config, seed=3)
     for name, latent in latents.items():
         inputs = torch.randn(5, weights[name].shape[1])
         assert latent.transform is not None
@@ -138,7 +138,7 @@ def test_layers_that_read_one_tensor_share_its_signs_and_others_do_not(
     weights = {name: linear.weight.detach() for name, linear in block_linears(block).items()}
     shared = [InputStatistics(names) for names in READERS]
     config = Int2Config(group_size=16, rotation="both", blockwise=BlockwiseConfig(tokens=0))
-    latents = initial_latents(weights, shared, INT2, config, seed=0)
+    latents = initial_latents(weights, shared, Forms(Form(INT2, config.group_size)), config, seed=0)
     signs = {
         name: latent.transform.scale_in for name, latent in latents.items() if latent.transform
     }
@@ -147,8 +147,8 @@ def test_layers_that_read_one_tensor_share_its_signs_and_others_do_not(
         assert all(torch.equal(signs[name], signs[names[0]]) for name in names)  # type: ignore[arg-type]
     assert not torch.equal(signs["self_attn.q_proj"], signs["mlp.up_proj"])  # type: ignore[arg-type]
     assert not torch.equal(signs["self_attn.q_proj"], signs["self_attn.o_proj"])  # type: ignore[arg-type]
-    again = initial_latents(weights, shared, INT2, config, seed=0)
-    other = initial_latents(weights, shared, INT2, config, seed=1)
+    again = initial_latents(weights, shared, Forms(Form(INT2, config.group_size)), config, seed=0)
+    other = initial_latents(weights, shared, Forms(Form(INT2, config.group_size)), config, seed=1)
     for name, one in latents.items():
         assert torch.equal(one.weight, again[name].weight)
         assert not torch.equal(one.weight, other[name].weight), "another block, other signs"
@@ -162,7 +162,9 @@ def test_without_data_each_layer_is_on_its_own_and_scales_come_from_the_weights(
     shared = input_statistics(block, list(weights), [], 0, None)
     assert shared == [InputStatistics([name]) for name in weights]
     config = Int2Config(group_size=16, blockwise=BlockwiseConfig(tokens=0))
-    for name, latent in initial_latents(weights, shared, INT4, config, seed=0).items():
+    for name, latent in initial_latents(
+        weights, shared, Forms(Form(INT4, config.group_size)), config, seed=0
+    ).items():
         assert torch.equal(latent.weight, weights[name])
         assert torch.equal(latent.scale, INT4.fit(weights[name], 16)[0])
         assert latent.transform is None

@@ -9,7 +9,7 @@ import torch
 from tests.support.helpers import RecordingContext, examples
 from upq.config import BlockwiseConfig, Int2Config
 from upq.data import collate
-from upq.layers import INT2, grid_of
+from upq.layers import INT2, Form, Forms, grid_of
 from upq.models import LoadedModel, decoder_blocks
 from upq.models.structure import block_linears
 from upq.training import BlockResult, Reconstruction, reconstruct
@@ -32,7 +32,7 @@ def reconstructed(
         for name, linear in block_linears(block).items()
     }
     grid = grid_of(config.grid, 2)
-    task = Reconstruction(model, "int2", grid, config, start)
+    task = Reconstruction(model, "int2", Forms(Form(grid, config.group_size)), config, start)
     made, context = examples(8), RecordingContext(folder)
     data = [collate(made[:4]), collate(made[4:])]
     return reconstruct(task, data, context), context
