@@ -20,15 +20,17 @@ from upq.quantize import checkpoint
 from upq.quantize.pipeline import prepare, run_quantization
 
 methods = pytest.mark.parametrize("method", METHODS)
-#: What lies around the packed codes of each method's layers.
+#: What lies around the packed codes of each method's layers; of INT2 alone what its own grid adds.
 SURROUNDINGS: dict[str, set[str]] = {
     "rotated_upq": {"scale_in"},
+    "portable_upq": set(),
     "upq": set(),
     "efficientqat": {"zero"},
     "unisvq": {"scale_in", "scale_out"},
     "gptq": set(),
     "rtn": set(),
 }
+OF_INT2 = {"rotated_upq": {"minimum", "steps"}}
 
 
 def config_of(model: Path, method: str) -> RunConfig:
@@ -74,7 +76,8 @@ def test_both_artifacts_hold_every_layer_in_its_bits_and_compute_from_packed_cod
         assert len(layers) == 2 * 7
         assert {layer.bits for layer in layers.values()} == {bits}
         parts = {name.rpartition(".")[2] for name in artifact.tensors if ".layers." in name}
-        assert parts - {"codes", "scale", "weight"} == SURROUNDINGS[method]
+        own = OF_INT2.get(method, set()) if bits == 2 else set()
+        assert parts - {"codes", "scale", "weight"} == SURROUNDINGS[method] | own
         assert artifact.manifest["method"] == method
         assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
 

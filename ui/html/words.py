@@ -21,6 +21,7 @@ STAGE_NAMES = {
 }
 METHOD_NAMES = {
     "rotated_upq": "Rotated UPQ",
+    "portable_upq": "Portable UPQ",
     "upq": "UPQ",
     "efficientqat": "EfficientQAT",
     "unisvq": "UniSVQ",

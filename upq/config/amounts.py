@@ -196,7 +196,7 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     )
     | for_int2(
         _blockwise(tokens=12_000, epochs=1, batch_tokens=256, **_ROTATED_TRAINING)
-        | _distill(tokens=40_000, batch_tokens=512, weight_lr=1e-3, scale_lr=3e-3)
+        | _distill(tokens=40_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3)
     ),
     ("overnight", "gptq"): for_both({"blockwise.tokens": 65_536}),
     ("overnight", "efficientqat"): for_both(
@@ -214,7 +214,7 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         _blockwise(tokens=24_000, epochs=2, batch_tokens=256, **_ROTATED_TRAINING)
     )
     | for_int4({"descent_passes": 2})
-    | for_int2(_distill(tokens=480_000, batch_tokens=512, weight_lr=1e-3, scale_lr=3e-3)),
+    | for_int2(_distill(tokens=480_000, batch_tokens=512, weight_lr=3e-4, scale_lr=1e-3)),
     ("lease", "gptq"): for_both({"blockwise.tokens": 65_536}),
     ("lease", "efficientqat"): for_both({"blockwise.zero_lr": 0.01, "blockwise.norm_lr": 0.001})
     | for_int4(_distill(weight_lr=0.0, scale_lr=1e-3, **_LEASE_INT4))
@@ -317,4 +317,10 @@ AMOUNT: dict[tuple[str, str], Settings] = {
         | _blockwise(tokens=2_000_000, epochs=2, batch_tokens=2048, **_ROTATED_TRAINING)
     )
     | {"int2.distill.norm_lr": 1e-3},
+}
+#: Our methods differ in where their models run, not in what their making takes.
+AMOUNT |= {
+    (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"]
+    for preset, method in list(AMOUNT)
+    if method == "rotated_upq"
 }

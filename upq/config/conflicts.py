@@ -18,7 +18,10 @@ GGUF_BLOCK, INT2_GRIDS = 256, ("q2_k", "gguf")
 
 def check_precision(name: str, config: PrecisionConfig) -> None:
     """Raise UserError("bad_config") for settings that exclude each other."""
-    _check_two_levels(name, config)
+    if config.grid in INT2_GRIDS and name != Precision.INT2.key:
+        raise UserError(
+            "bad_config", f"{name}.grid is {config.grid}, which is a grid of INT2.", "Use signed."
+        )
     if config.rounding == "ldlq" and not config.blockwise.tokens:
         raise UserError(
             "bad_config",
@@ -28,21 +31,6 @@ def check_precision(name: str, config: PrecisionConfig) -> None:
         raise UserError(
             "bad_config",
             f"{name}.codebook is lattice; expected {name}.rounding=ldlq and {name}.grid=odd with it.",
-        )
-
-
-def _check_two_levels(name: str, config: PrecisionConfig) -> None:
-    """Raise UserError("bad_config") where grid q2_k has other groups than its own, or is not of INT2."""
-    if config.grid in INT2_GRIDS and name != Precision.INT2.key:
-        raise UserError(
-            "bad_config", f"{name}.grid is {config.grid}, which is a grid of INT2.", "Use signed."
-        )
-    if config.grid == "q2_k" and config.group_size != TWO_LEVEL_GROUP:
-        raise UserError(
-            "bad_config",
-            f"{name}.grid is q2_k, whose groups have {TWO_LEVEL_GROUP} inputs; {name}.group_size is "
-            f"{config.group_size}.",
-            f"Set {name}.group_size to {TWO_LEVEL_GROUP}.",
         )
 
 

@@ -77,6 +77,13 @@ def command(config: RunConfig) -> str:
 _NO_TRAINING: Settings = {"blockwise.epochs": 0, "distill.tokens": 0}
 _LDLQ: Settings = {"rounding": "ldlq", "blockwise.batch_tokens": 2048}
 
+#: Of both our methods: INT4 as GGUF's Q4_0 has it, INT2 from FP16.
+_OURS: Settings = for_both({"rounding": "ldlq", "descent_passes": 1}) | {
+    "int4.grid": "signed",
+    "int4.group_size": 32,
+    "int2.start": "fp16",
+    "int2.hessian": "normalized",
+}
 #: What a method does, whatever the budget.
 HOW: dict[str, Settings] = {
     "rtn": for_both({"blockwise.tokens": 0, "distill.tokens": 0}) | {"int2.start": "fp16"},
@@ -104,6 +111,6 @@ HOW: dict[str, Settings] = {
         }
     )
     | {"int2.start": "fp16"},
-    "rotated_upq": for_both({"rotation": "input", "rounding": "ldlq", "descent_passes": 1})
-    | {"int2.start": "fp16", "int2.hessian": "normalized"},
+    "rotated_upq": _OURS | for_both({"rotation": "input"}) | {"int2.grid": "q2_k"},
+    "portable_upq": _OURS | {"int4.hessian": "normalized", "int2.grid": "gguf"},
 }

@@ -15,7 +15,7 @@ from upq.config.older import CONFIG_VERSION, upgraded
 from upq.config.precision import QUANTIZED, Precision
 from upq.errors import UserError, shown
 
-Method = Literal["rotated_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
+Method = Literal["rotated_upq", "portable_upq", "upq", "efficientqat", "unisvq", "gptq", "rtn"]
 METHODS: tuple[Method, ...] = get_args(Method)
 #: The method of a run for which nobody chooses one.
 DEFAULT_METHOD: Method = "rotated_upq"
@@ -124,7 +124,7 @@ class PrecisionConfig:
     """How one precision is made: grid, rotation, rounding, block-wise training, end-to-end training."""
 
     group_size: int = setting(
-        64, "inputs that share a scale; 0: one scale per output channel", 0, 65_536
+        64, "inputs that share a scale; 0: one scale per output channel; q2_k has 16", 0, 65_536
     )
     grid: Literal["odd", "signed", "q2_k", "gguf", "integer_zero"] = setting(
         "odd",
@@ -172,10 +172,14 @@ class PrecisionConfig:
 
     def form(self, columns: int) -> tuple[str, int]:
         """(grid, inputs of a group) of a layer with so many inputs."""
-        if self.grid != "gguf":
-            return self.grid, self.group_size
-        is_q2_k = columns % GGUF_BLOCK == 0
-        return ("q2_k", TWO_LEVEL_GROUP) if is_q2_k else ("signed", self.group_size)
+        if self.grid == "q2_k" or (self.grid == "gguf" and columns % GGUF_BLOCK == 0):
+            return "q2_k", TWO_LEVEL_GROUP
+        return "signed" if self.grid == "gguf" else self.grid, self.group_size
+
+    @property
+    def dividing_group(self) -> int:
+        """Inputs that have to divide the width of every layer."""
+        return TWO_LEVEL_GROUP if self.grid == "q2_k" else self.group_size
 
     @property
     def rotates_activations(self) -> bool:

@@ -50,7 +50,7 @@ STARTING_BYTES = 2 * HALF + 2 * FLOAT
 
 def shape_of(config: RunConfig) -> Shape:
     """The shape of a config's model. Raises the UserErrors of upq.models.inspect."""
-    groups = config.int4.group_size, config.int2.group_size
+    groups = config.int4.dividing_group, config.int2.dividing_group
     return inspect(config.model.source, config.model.revision, *groups)
 
 

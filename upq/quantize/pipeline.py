@@ -96,7 +96,7 @@ def _rewritten(
     if not asking:
         return None
     plan_layers(
-        loaded.model, asking[0].group_size
+        loaded.model, asking[0].dividing_group
     )  # no other rotation would help where this refuses
     seed = derived_seed(config.seed, "absorbed rotations")
     model = absorbed(loaded.model, asking[0], seed, device)
@@ -112,7 +112,7 @@ def _plan(
     for precision in QUANTIZED:
         settings = config.of(precision)
         source = rewritten if rewritten and settings.basis else loaded
-        planned = plan_layers(source.model, settings.group_size, precision.bits)
+        planned = plan_layers(source.model, settings.dividing_group, precision.bits)
         chosen.append({layer.name for layer in planned if layer.quantize})
         for layer in planned:
             if not layer.quantize:

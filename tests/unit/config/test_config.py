@@ -71,7 +71,7 @@ def test_both_ends_of_a_range_are_allowed(path: str) -> None:
         ({"measure.baselines": "maybe"}, "measure.baselines is 'maybe'; expected bool."),
         (
             {"method": "magic"},
-            "method is 'magic'; expected one of rotated_upq, upq, efficientqat, unisvq, gptq, rtn.",
+            "method is 'magic'; expected one of rotated_upq, portable_upq, upq, efficientqat, unisvq, gptq, rtn.",
         ),
         ({"embedding_bits": "12"}, "embedding_bits is '12'; expected one of 16, 8."),
         ({"device": "abacus"}, "device is 'abacus'; expected one of auto, cpu, cuda."),
@@ -222,7 +222,9 @@ def test_an_unknown_preset_or_method_is_refused() -> None:
         UserError, match="expected one of smoke, quick, overnight, lease, standard, paper"
     ):
         preset("fast")
-    with pytest.raises(UserError, match="method is 'magic'; expected one of rotated_upq, upq"):
+    with pytest.raises(
+        UserError, match="method is 'magic'; expected one of rotated_upq, portable_upq, upq"
+    ):
         preset("smoke", "magic")
 
 
