@@ -27,7 +27,7 @@ from upq.artifact.vet import damaged, require_known_version, vetted_layers
 from upq.errors import UserError
 from upq.files import sha256_file
 from upq.layers import PackedEmbedding, replace_module
-from upq.models import parameter_names, unstack_experts
+from upq.models import RoutedExperts, parameter_names, unstack_experts
 
 #: The name of the quantization in a config.json.
 METHOD = "upq"
@@ -83,6 +83,9 @@ class PackedQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Replace the layers that are packed. Raises UserError: artifact_version, artifact_damaged."""
         unstack_experts(model)
+        for module in model.modules():
+            if isinstance(module, RoutedExperts):
+                module.shell._is_hf_initialized = True  # it has no parameters left to be drawn
         for target, source in model.all_tied_weights_keys.items():
             _set_parameter(model, target, model.get_parameter(source))
         with torch.device(
