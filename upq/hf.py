@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from upq.artifact import Artifact
@@ -50,10 +51,6 @@ class PackedConfig(PreTrainedConfig):
         return CONFIG_MAPPING[real].from_dict({**config_dict, "model_type": real}, **kwargs)
 
 
-AutoConfig.register(MODEL_TYPE, PackedConfig)
-
-
-@register_quantization_config(METHOD)
 class PackedQuantization(QuantizationConfigMixin):
     """quantization_config of a packed folder.
 
@@ -73,12 +70,10 @@ class PackedQuantization(QuantizationConfigMixin):
         self.layers, self.sha256 = layers, sha256
 
 
-@register_quantizer(METHOD)
 class PackedQuantizer(HfQuantizer):
     """Gives a model without values packed layers, which transformers then fills by their names."""
 
     requires_calibration = True
-    quantization_config: PackedQuantization
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Replace the layers that are packed. Raises UserError: artifact_version, artifact_damaged."""
@@ -107,7 +102,7 @@ class PackedQuantizer(HfQuantizer):
 
     def _artifact(self, files: Sequence[str] | None) -> Artifact:
         """What the files hold, as an artifact has it: the zeros of groups have another name there."""
-        settings = self.quantization_config
+        settings = cast(PackedQuantization, self.quantization_config)
         require_known_version(settings.format_version)
         tensors = _read(files, settings.sha256)
         for name in settings.layers if isinstance(settings.layers, Mapping) else ():
@@ -165,3 +160,8 @@ def _expect(model: Any, name: str, others: Sequence[str]) -> None:
 def _set_parameter(model: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     parent, _, leaf = name.rpartition(".")
     model.get_submodule(parent).register_parameter(leaf, parameter)
+
+
+AutoConfig.register(MODEL_TYPE, PackedConfig)
+register_quantization_config(METHOD)(PackedQuantization)
+register_quantizer(METHOD)(PackedQuantizer)

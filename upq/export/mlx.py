@@ -37,7 +37,7 @@ WORD_BITS = 32
 HALF_STEP = 2.0**-11
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mlx:
     """upq.export.formats.Format in one of two types: scales and offsets in float16, or in float32, which is exact."""
 
