@@ -83,9 +83,8 @@ class PackedQuantizer(HfQuantizer):
                 module.shell._is_hf_initialized = True  # it has no parameters left to be drawn
         for target, source in model.all_tied_weights_keys.items():
             _set_parameter(model, target, model.get_parameter(source))
-        with torch.device(
-            "cpu"
-        ):  # transformers builds models on no device, and so would be what is read here
+        # transformers builds models on no device, and what is read here would be there as well.
+        with torch.device("cpu"):
             packed = vetted_layers(self._artifact(kwargs.get("checkpoint_files")), model)
         users = {names[0]: names for names in parameter_names(model)}
         #: A module that holds the same weight as another one -> that one.
