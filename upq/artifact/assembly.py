@@ -14,11 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kernels.packing import PackedWeight
 from upq import machine
-from upq.artifact.format import FORMAT_VERSIONS, Artifact
+from upq.artifact.format import Artifact
 from upq.artifact.parts import OPTIONAL_PARTS, as_stored, parts_of
-from upq.artifact.vet import damaged, vetted_layers
+from upq.artifact.vet import damaged, require_known_version, vetted_layers
 from upq.config import RunConfig
-from upq.errors import UserError
 from upq.layers import INT8, Grid, PackedEmbedding, PackedLinear, replace_module
 from upq.models import (
     BUILDING,
@@ -178,14 +177,8 @@ def layers_of(artifact: Artifact) -> dict[str, PackedWeight]:
 
 def _opened(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, dict[str, PackedWeight]]:
     """(the model that the config describes, without values; the packed layers)."""
-    version = artifact.manifest.get("format_version")
-    if version not in FORMAT_VERSIONS:
-        raise UserError(
-            "artifact_version",
-            f"The artifact has format {version}; this program reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}.",
-            "Use the version of UPQ Studio that wrote it.",
-        )
-    model = _empty_model(_json_file(artifact, "config.json"), dtype)
+    require_known_version(artifact.manifest.get("format_version"))
+    model = empty_model(_json_file(artifact, "config.json"), dtype)
     return model, vetted_layers(artifact, model)
 
 
@@ -207,10 +200,11 @@ def _fill(
             users[sharing[0]] = sharing
     for layer, weight in packed.items():
         for name in users[layer]:
-            replace_module(model, name, _packed_form(model.get_submodule(name), weight, dtype))
+            replace_module(model, name, packed_form(model.get_submodule(name), weight, dtype))
 
 
-def _packed_form(module: Any, packed: PackedWeight, dtype: torch.dtype) -> nn.Module:
+def packed_form(module: Any, packed: PackedWeight, dtype: torch.dtype) -> nn.Module:
+    """What takes the place of a linear layer or an embedding whose weight is packed, its bias kept."""
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(packed, dtype)
     return PackedLinear(packed, module.bias)
@@ -226,7 +220,7 @@ def _json_file(artifact: Artifact, name: str) -> dict[str, Any]:
     return values
 
 
-def _empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
+def empty_model(values: dict[str, Any], dtype: torch.dtype) -> Any:
     """A model whose parameters hold no memory; its computed buffers (rotary frequencies) are real.
 
     Raises UserError("artifact_damaged") for a config that describes no model.

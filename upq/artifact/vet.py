@@ -12,7 +12,7 @@ from torch import nn
 
 from kernels.packing import NESTED_GROUP, PackedWeight, nested_block
 from kernels.transform import LATTICE, Transform, part_shapes
-from upq.artifact.format import Artifact
+from upq.artifact.format import FORMAT_VERSIONS, Artifact
 from upq.artifact.parts import OPTIONAL_PARTS, parts_of
 from upq.errors import UserError
 from upq.models import parameter_names
@@ -28,6 +28,16 @@ def damaged(message: str) -> UserError:
     return UserError(
         "artifact_damaged", message, "Delete the run and quantize again, or restore a backup."
     )
+
+
+def require_known_version(version: object) -> None:
+    """Raise UserError("artifact_version") for a format that this program does not read."""
+    if version not in FORMAT_VERSIONS:
+        raise UserError(
+            "artifact_version",
+            f"The artifact has format {version}; this program reads {FORMAT_VERSIONS[0]} to {FORMAT_VERSIONS[-1]}.",
+            "Use the version of UPQ Studio that wrote it.",
+        )
 
 
 def vetted_layers(artifact: Artifact, model: nn.Module) -> dict[str, PackedWeight]:

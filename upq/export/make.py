@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+
 from upq.errors import UserError, shown
+from upq.export.compressed import CompressedTensors
 from upq.export.dense import Dense
 from upq.export.formats import Format, Progress, Use
+from upq.export.mlx import Mlx
 from upq.export.model import PackedModel
+from upq.export.packed import Packed
 from upq.files import MANIFEST, commit_dir
 
 #: Every format, in the order in which they are offered.
-FORMATS: Sequence[Format] = (Dense(),)
+FORMATS: Sequence[Format] = (
+    Mlx("mlx", "MLX", torch.float16),
+    Mlx("mlx-fp32", "MLX, scales in 32 bits", torch.float32),
+    CompressedTensors(),
+    Packed(),
+    Dense(),
+)
 #: How much of the work the writing is; the rest is the reading back.
 WRITING = 0.6
 
@@ -63,10 +75,10 @@ def export(
 
     try:
         commit_dir(folder, write)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
             "cannot_write",
-            f"The files could not be written: {error.strerror or error}.",
+            f"The files could not be written: {getattr(error, 'strerror', None) or error}.",
             "Free some space, or choose another folder.",
         ) from error
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)

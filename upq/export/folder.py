@@ -1,0 +1,91 @@
+"""A folder as transformers has them: what formats share that write one and read it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from upq.export.formats import cannot_export, export_differs
+from upq.export.model import PackedModel
+
+#: The largest finite float16.
+LARGEST = torch.finfo(torch.float16).max
+
+
+def require_plain_names(model: PackedModel) -> None:
+    """Raise UserError("cannot_export") for a model whose experts we took apart: no program knows their names."""
+    if apart := [name for name in model.layers if ".experts." in name]:
+        raise cannot_export(
+            f"{apart[0]} is one expert of many, which transformers keeps in one tensor.",
+            "Mixtures of experts cannot leave yet; chat with them here.",
+        )
+
+
+def require_no_rotation(model: PackedModel, program: str) -> None:
+    """Raise UserError("cannot_export") for a layer whose activations have to be transformed while it runs."""
+    if rotated := [name for name, weight in model.layers.items() if weight.transform]:
+        raise cannot_export(
+            f"{rotated[0]} is rotated while it runs, which {program} cannot do.",
+            "Quantize with rotation=absorbed or rotation=none, or take the packed or the 16-bit format.",
+        )
+
+
+def write_files(model: PackedModel, folder: Path, changes: dict[str, object]) -> None:
+    """Write the files of a transformers folder, config.json with changes to it.
+
+    Raises UserError("cannot_export") for a name that leads out of the folder.
+    """
+    for name, content in model.artifact.files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise cannot_export(f"The tokenizer has a file with the unsafe name {name!r}.")
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    config = model.config | changes
+    for name in ("torch_dtype", "_name_or_path"):  # an old name, and a path of this machine
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], folder: Path, framework: str = "pt") -> None:
+    """Write tensors in files of at most 5 GB, with an index where they are several. framework: what the files say that
+    they are for.
+    """
+    split = split_torch_state_dict_into_shards(tensors)
+    for file, names in split.filename_to_tensors.items():
+        shard = {name: tensors[name].contiguous() for name in names}
+        save_file(shard, folder / file, metadata={"format": framework})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of everything in the safetensors files of a folder, one after the other."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                yield name, file.get_tensor(name)
+
+
+def require_names(found: set[str], expected: set[str]) -> None:
+    """Raise UserError("export_differs") unless a folder has the tensors that it should have, and no others."""
+    for name in sorted(expected - found):
+        raise export_differs(f"{name} is missing.")
+    for name in sorted(found - expected):
+        raise export_differs(f"{name} should not be there.")
+
+
+def in_float16(name: str, values: torch.Tensor) -> torch.Tensor:
+    """Values rounded to float16. Raises UserError("cannot_export") where one is beyond it."""
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if largest > LARGEST:
+        raise cannot_export(f"{name} holds a number beyond float16, {largest:g}.")
+    return values.to(torch.float16).contiguous()
