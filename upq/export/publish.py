@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import (
@@ -20,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 from upq.errors import UserError, shown
 from upq.files import MANIFEST
 
+_Error = TypeVar("_Error", bound=BaseException)
 LOG_IN = "Run `hf auth login` with a token that may write, or set HF_TOKEN."
 #: What the hub answers where it does not know who asks, or does not let them.
 UNKNOWN, PAYMENT, FORBIDDEN, NOT_FOUND = 401, 402, 403, 404
@@ -97,9 +99,9 @@ def _words(what: str, hint: str) -> Iterator[None]:
             "offline", "HF_HUB_OFFLINE is set, so nothing is sent.", "Unset it."
         ) from error
     except Exception as error:  # hf_xet and threads of the upload raise errors of their own
-        refusal = _refusal(error)
+        refusal = _cause(error, HfHubHTTPError)
         if refusal is None:
-            raise _unreachable(error) from error
+            raise _unanswered(error) from error
         status, said = refusal.response.status_code, _said(refusal)
         if status in (UNKNOWN, PAYMENT, FORBIDDEN, NOT_FOUND):
             raise UserError(
@@ -112,9 +114,9 @@ def _words(what: str, hint: str) -> Iterator[None]:
         ) from error
 
 
-def _refusal(error: BaseException | None) -> HfHubHTTPError | None:
-    """The hub's own answer among the causes of an error."""
-    while error is not None and not isinstance(error, HfHubHTTPError):
+def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """An error of this kind among an error and its causes."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
 
@@ -125,9 +127,9 @@ def _said(refusal: HfHubHTTPError) -> str:
     return " ".join(words.split())[:LONGEST_WORDS].rstrip(".")
 
 
-def _unreachable(error: Exception) -> UserError:
+def _unanswered(error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:LONGEST_WORDS].rstrip(".") or type(error).__name__
-    if isinstance(error, HTTPError):
+    if _cause(error, HTTPError):
         return UserError(
             "offline", f"The hub could not be reached: {reason}.", "Check the connection."
         )

@@ -109,10 +109,14 @@ def _vet_values(table: str, row: Row) -> None:
         is_bad = (
             (isinstance(value, str) and clean_text(value) != value)
             or (isinstance(value, float) and not math.isfinite(value))
-            or (name in TIMES and value is not None and not 0 <= value <= LAST_SECOND)
+            or (name in TIMES and value is not None and not _is_time(value))
         )
         if is_bad:
             raise ValueError(f"{name} of {table} is {shown(value)}")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= LAST_SECOND
 
 
 def _vet_precision(precision: str) -> None:
