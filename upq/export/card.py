@@ -19,7 +19,7 @@ from upq.export.formats import Format
 from upq.export.model import PackedModel
 from upq.export.origin import Origin, origin
 
-#: Key of a format -> the library that the hub shows; transformers for all others.
+#: Beginning of a format's key -> the library that the hub shows; transformers for all others.
 LIBRARIES = {"gguf": "gguf", "mlx": "mlx"}
 #: What a program that needs our own classes has in its lines.
 OWN_IMPORT = "import upq.hf"
@@ -72,7 +72,7 @@ def _header(model: PackedModel, form: Format, base: Origin) -> dict[str, Any]:
     return {
         **(made_of if base.hub_id else {}),
         **base.license,
-        "library_name": LIBRARIES.get(form.key, "transformers"),
+        "library_name": LIBRARIES.get(form.key.partition("-")[0], "transformers"),
         "pipeline_tag": "text-generation",
         "tags": ["quantized", bits, model.precision.lower(), form.key, "upq-studio"],
     }
@@ -177,8 +177,8 @@ def _used(model: PackedModel, form: Format) -> list[str]:
     parts = ["In the folder of these files:"]
     if any(OWN_IMPORT in use.command for use in uses):
         parts.append(
-            f"**These files need UPQ Studio:** without `{OWN_IMPORT}` transformers does not know their weights,"
-            " warns, and answers with random ones."
+            f"**These files need UPQ Studio** on the path of Python: `{OWN_IMPORT}` comes before anything else, and"
+            " without it they cannot be loaded."
         )
     for use in uses:
         parts += [f"{plain(use.program)}:", _code(use.command, "")]

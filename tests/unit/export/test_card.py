@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.export_cases import HOSTILE, checked, exportable_run
+from tests.support.exported_runs import HOSTILE, checked, exportable_run
 from upq.artifact import Artifact
 from upq.export import CARD, FORMATS, PackedModel, Results, Use, export, file_name, opened
 from upq.export.card import card, plain
