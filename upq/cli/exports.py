@@ -35,7 +35,7 @@ def export(options: Any) -> None:
     print(f"{made.folder}: {precision} of run {options.run}, {made.size_bytes / MB:,.1f} MB")
     print(f"  {made.found}")
     for path in made.files:
-        print(f"  {path.relative_to(made.folder)}  {path.stat().st_size / MB:,.1f} MB")
+        print(f"  {path.relative_to(made.folder)}  {path.stat().st_size:,} bytes")
     for use in made.uses:
         print(f"\n{use.program}:\n{_indented(use.command)}")
     write_json(options.json, _as_json(options, precision, made))

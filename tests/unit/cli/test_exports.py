@@ -54,7 +54,7 @@ def test_export_writes_the_files_and_says_how_they_are_used(
     made = tmp_path / "tiny-llama-INT2-safetensors"
     assert (made / CARD).is_file()
     assert "model.embed_tokens.weight" in load_file(made / "model.safetensors")
-    for words in (made.name, "read back: every tensor", "model.safetensors  0.", "vllm serve ."):
+    for words in (made.name, "read back: every tensor", "model.safetensors  1", "vllm serve ."):
         assert words in out
     assert err.splitlines()[-1] == "safetensors: 100 %"
     told = json.loads((tmp_path / "made.json").read_text())

@@ -417,33 +417,90 @@ def test_what_is_no_packed_run_is_told_from_a_damaged_one(
         assert (error.code, word in error.message) == (code, True), (name, error.message)
 
 
+#: Depth and width of a tree of pages in which a walk would never end: 100^16 leaves, all of them the same page.
+LEVELS, POINTERS = 16, 100
+
+
+def inner_page(size: int, children: list[int]) -> bytearray:
+    """An inner page of a table in SQLite's format, with these children and rising keys."""
+    page, start = bytearray(size), size
+    for place, child in enumerate(children[:-1]):
+        start -= 5
+        page[start : start + 5] = child.to_bytes(4, "big") + bytes([place + 1])
+        page[12 + 2 * place : 14 + 2 * place] = start.to_bytes(2, "big")
+    count = len(children) - 1
+    page[:12] = b"".join(
+        [b"\5\0\0", count.to_bytes(2, "big"), start.to_bytes(2, "big"), b"\0"]
+    ) + children[-1].to_bytes(4, "big")
+    return page
+
+
 def test_pages_that_refer_to_each_other_without_end_are_refused(
     packed: Path, store: Store, tmp_path: Path
 ) -> None:
-    """The list of tables becomes a tree in which each page has many times the same child."""
+    """The list of tables gets, behind its own entries, a row that is allowed to repeat, and does so without end."""
+    raw = sqlite3.connect(packed)
+    (root,) = raw.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_blobs_1'"
+    ).fetchone()
+    raw.close()
     content = bytearray(packed.read_bytes())
     size = int.from_bytes(content[16:18], "big")
-    child = len(content) // size  # the last page, which becomes an inner one that refers to itself
-    page = bytearray(size)
-    cells, at = 60, size
-    for cell in range(cells):
-        at -= 5
-        page[at : at + 5] = child.to_bytes(4, "big") + bytes([cell])
-        page[12 + 2 * cell : 14 + 2 * cell] = at.to_bytes(2, "big")
-    page[:12] = (
-        bytes([5, 0, 0])
-        + cells.to_bytes(2, "big")
-        + at.to_bytes(2, "big")
+    first = content[100:size]
+    header = 12 if first[0] == 5 else 8
+    cells = int.from_bytes(first[3:5], "big")
+    whole = bytearray(size)  # the list of tables as it is, on a page of its own
+    whole[: header + 2 * cells] = first[: header + 2 * cells]
+    top = int.from_bytes(first[5:7], "big")
+    whole[top:] = content[top:size]
+    names = b"index", b"sqlite_autoindex_blobs_1", b"blobs"
+    kinds = bytes([6, *(13 + 2 * len(name) for name in names), 1, 0])
+    payload = kinds + b"".join(names) + bytes([root])
+    row = bytes([len(payload), 127]) + payload
+    leaf = bytearray(size)
+    leaf[size - len(row) :] = row
+    leaf[:10] = (
+        b"\x0d\0\0\0\1"
+        + (size - len(row)).to_bytes(2, "big")
         + b"\0"
-        + child.to_bytes(4, "big")
+        + (size - len(row)).to_bytes(2, "big")
     )
-    content[-size:] = page
-    head = bytearray(page)
-    content[100:112] = head[:12]
-    content[112 : 112 + 2 * cells] = head[12 : 12 + 2 * cells]
-    content[at:size] = page[at:]
+    next_page = len(content) // size + 1
+    tree = [leaf]
+    tree += [inner_page(size, [next_page + level] * POINTERS) for level in range(LEVELS)]
+    last = next_page + len(tree)
+    start = inner_page(size - 100, [last, last - 1])
+    content[100:size] = start
+    for place in (
+        5,
+        12,
+    ):  # offsets count from the beginning of the page, before the header of the file
+        offset = int.from_bytes(start[place : place + 2], "big") + 100
+        content[100 + place : 102 + place] = offset.to_bytes(2, "big")
+    content += b"".join(tree) + whole
+    content[28:32] = (len(content) // size).to_bytes(4, "big")
     (tmp_path / "endless.upq").write_bytes(content)
-    assert refused(store, tmp_path / "endless.upq").code == "pack_damaged"
+    error = refused(store, tmp_path / "endless.upq")
+    assert (error.code, "interrupted" in error.message) == ("pack_damaged", True)
+
+
+def test_rows_that_repeat_without_end_are_refused(
+    packed: Path, store: Store, tmp_path: Path
+) -> None:
+    raw = sqlite3.connect(packed)
+    (root,) = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'log'").fetchone()
+    raw.close()
+    content = bytearray(packed.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    place = slice((root - 1) * size, root * size)
+    first = len(content) // size + 1
+    tree = [content[place]]
+    tree += [inner_page(size, [first + level] * POINTERS) for level in range(LEVELS)]
+    content[place] = inner_page(size, [first + LEVELS] * POINTERS)
+    content += b"".join(tree)
+    content[28:32] = (len(content) // size).to_bytes(4, "big")
+    (tmp_path / "endless.upq").write_bytes(content)
+    assert "in database main" in refused(store, tmp_path / "endless.upq").message
 
 
 @settings(max_examples=120)
