@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "export": "kernels errors files config layers models decode artifact hf",
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
-    "jobs": f"{_ALGORITHMS} store",
+    "jobs": f"{_ALGORITHMS} store export",
     "cli": f"{_ALGORITHMS} store jobs export",
     "ui": "config context decode evaluation export quantize.estimate quantize.ready jobs store errors files machine",
     "bench": f"{_ALGORITHMS} store jobs cli export",

@@ -73,19 +73,25 @@ def remove_dir(path: Path) -> None:
         _retire(path)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is complete or unchanged, flushed to the disk, and as readable as any that the user makes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
+def commit_file(final: Path, write: Callable[[Path], object]) -> None:
+    """Make the file `final` with what `write(staging)` puts there, all of it or nothing, durably.
+
+    It is as readable as any that the user makes. What `write` raises passes through, and no staging file stays behind.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = final.parent / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
     try:
-        with staging.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-        _flush(path.parent)
+        write(staging)
+        _flush(staging)
+        staging.replace(final)
+        _flush(final.parent)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is complete or unchanged, as `commit_file` does."""
+    commit_file(path, lambda staging: staging.write_bytes(data))
 
 
 def sha256_file(path: Path) -> str:

@@ -39,11 +39,11 @@ def run(options: Any) -> int | None:
     from upq.quantize.ready import ready
 
     config = ready(config, _changes(options))
-    folder = _folder(options)
+    folder = data_folder(options)
     run = follow.run_and_wait(folder, lambda store: store.enqueue(config), print, options.processes)
-    result = follow.summary(_store(options), run.id)
+    result = follow.summary(store_of(options), run.id)
     _print_table(result["artifacts"] + result["baselines"])
-    _write(options.json, result)
+    write_json(options.json, result)
     return 0 if run.state == "done" else 1
 
 
@@ -65,7 +65,7 @@ def demo(options: Any) -> int | None:
     """The whole way of a run in the terminal: quantize, chat, checks."""
     from upq.cli.demo import demo as whole_way
 
-    result = whole_way(_folder(options), options.model, options.preset, print)
+    result = whole_way(data_folder(options), options.model, options.preset, print)
     print(f"\n{result['model']}. {result['reference_note']}")
     _print_table(result["artifacts"] + result["baselines"])
     for one in result["chat"]:
@@ -74,7 +74,7 @@ def demo(options: Any) -> int | None:
             print(f"  {precision}: {one[precision]}")
     _print_scores("builtin", result["checks"])
     print(f"\n{result['seconds']:.0f} s in all")
-    _write(options.json, result)
+    write_json(options.json, result)
     return None
 
 
@@ -91,7 +91,7 @@ def list_runs(options: Any) -> None:
             run.stage,
             run.error_message,
         )
-        for run in _store(options).runs()
+        for run in store_of(options).runs()
     ]
     headers = ["run", "kind", "method", "preset", "model", "state", "stage", "error"]
     print(
@@ -103,7 +103,7 @@ def list_runs(options: Any) -> None:
 
 def show(options: Any) -> None:
     """What is known of a run: measurements and log."""
-    store = _store(options)
+    store = store_of(options)
     run = store.run(options.run)
     print(
         f"run {run.id}: {run.kind} {run.method} {run.preset} on {run.model}, {run.state} {run.error_message}"
@@ -117,17 +117,17 @@ def show(options: Any) -> None:
     _print_table(result["artifacts"] + result["baselines"])
     for _, line in store.log_lines(run.id):
         print(f"  {line}")
-    _write(options.json, result)
+    write_json(options.json, result)
 
 
 def cancel(options: Any) -> None:
     """Ask a run to stop."""
-    print(_store(options).request_cancel(options.run))
+    print(store_of(options).request_cancel(options.run))
 
 
 def resume(options: Any) -> int:
     """Let a run go on and wait for it."""
-    _store(options).run(options.run)  # before anything heavy is imported
+    store_of(options).run(options.run)  # before anything heavy is imported
 
     from upq.jobs import follow
 
@@ -135,12 +135,12 @@ def resume(options: Any) -> int:
         print(store.resume(options.run))
         return options.run
 
-    return 0 if follow.run_and_wait(_folder(options), go_on, print).state == "done" else 1
+    return 0 if follow.run_and_wait(data_folder(options), go_on, print).state == "done" else 1
 
 
 def chat(options: Any) -> None:
     """A chat in the terminal with several precisions at once."""
-    store, precisions = _store(options), _precisions(options.precision)
+    store, precisions = store_of(options), _precisions(options.precision)
     store.run(options.run)
 
     from upq.cli import chat as terminal
@@ -155,7 +155,7 @@ def check(options: Any) -> int:
         suite=options.suite,
         precisions=tuple(precisions),
         run_id=options.run,
-        model=_store(options).run(options.run).model,
+        model=store_of(options).run(options.run).model,
         path=str(Path(options.path).absolute()) if options.path else None,
         max_tokens=options.max_tokens,
         **_suite_options(options),
@@ -163,20 +163,20 @@ def check(options: Any) -> int:
 
     from upq.jobs import follow
 
-    run, rows = follow.check(_folder(options), config, print)
+    run, rows = follow.check(data_folder(options), config, print)
     _print_scores(options.suite, rows)
-    _write(options.json, {"run": options.run, "checks": rows})
+    write_json(options.json, {"run": options.run, "checks": rows})
     return 0 if run.state == "done" else 1
 
 
 def evaluate(options: Any) -> None:
     """Measure the artifacts of a run, task by task."""
     tasks, precisions = _tasks(options.tasks), _precisions(options.precision)
-    _store(options).run(options.run)
+    store_of(options).run(options.run)
 
     from upq.cli import evaluate as evaluation
 
-    folder = _folder(options)
+    folder = data_folder(options)
     text = Path(options.text) if options.text else None
     result: dict[str, Any] = {"run": options.run}
     for task in tasks:
@@ -189,7 +189,7 @@ def evaluate(options: Any) -> None:
                 folder, options.run, task, precisions, options.data, values, print
             )
             _print_scores(task, result[task])
-        _write(options.json, result)
+        write_json(options.json, result)
 
 
 def _suite_options(options: Any) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _suite_options(options: Any) -> dict[str, Any]:
 
 def doctor(options: Any) -> int:
     """Say what is wrong with the data folder; 1 if anything is."""
-    problems = _store(options).doctor()
+    problems = store_of(options).doctor()
     print("\n".join(problems) or "The data folder is in order.")
     return 1 if problems else 0
 
@@ -207,22 +207,22 @@ def worker(options: Any) -> NoReturn:
     """Execute queued runs until told to stop, then end the process."""
     from upq.jobs import leave, worker_main
 
-    worker_main(_folder(options), options.device, once=options.once)
+    worker_main(data_folder(options), options.device, once=options.once)
     leave()
 
 
-def _folder(options: Any) -> Path:
+def data_folder(options: Any) -> Path:
     """The data folder that the flags name. Raises UserError("not_writable")."""
     from upq.store import data_dir
 
     return data_dir(options.data_dir)
 
 
-def _store(options: Any) -> Store:
+def store_of(options: Any) -> Store:
     """The store of the data folder that the flags name."""
     from upq.store import open_store
 
-    return open_store(_folder(options))
+    return open_store(data_folder(options))
 
 
 def count(text: str) -> int:
@@ -290,7 +290,7 @@ def _cell(name: str, value: Any) -> Any:
     return round(value / 1e6, 1) if name == "size_bytes" and value else value
 
 
-def _write(path: str | None, result: dict[str, Any]) -> None:
+def write_json(path: str | None, result: dict[str, Any]) -> None:
     if path:
         try:
             Path(path).write_text(json.dumps(result, indent=1), encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import upq
-from upq.cli import commands
+from upq.cli import commands, exports
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 
@@ -49,6 +49,15 @@ def parser() -> argparse.ArgumentParser:
     _add_check_flags(of_a_run("check", commands.check, words))
     words = "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval"
     _add_eval_flags(of_a_run("eval", commands.evaluate, words))
+    words = "write a model of a run for other programs, or list the formats"
+    _add_export_flags(of_a_run("export", exports.export, words))
+    words = "export a model of a run and send it to the Hugging Face Hub"
+    _add_push_flags(of_a_run("push", exports.push, words))
+    words = "write a finished run with its models and checks as one file"
+    packing = of_a_run("pack", exports.pack, words)
+    packing.add_argument("file", metavar="FILE", help="the file to write, such as out.upq")
+    unpacking = command("unpack", exports.unpack, "take in a run that was packed elsewhere")
+    unpacking.add_argument("file", metavar="FILE", help="what `pack` wrote")
     command("doctor", commands.doctor, "check the data folder and say what is wrong")
     words = "execute queued runs (the app starts this by itself)"
     worker = command("worker", commands.worker, words)
@@ -69,6 +78,32 @@ def _add_model(subparser: argparse.ArgumentParser) -> None:
 def _add_precision(subparser: argparse.ArgumentParser) -> None:
     every = ",".join(PRECISIONS)
     subparser.add_argument("--precision", default=every, help="comma-separated list")
+
+
+def _add_form(subparser: argparse.ArgumentParser, *, required: bool) -> None:
+    words = "INT4 or INT2; may be left out where the run has one of them"
+    subparser.add_argument("--precision", metavar="P", help=words)
+    words = "key of a format, as `export RUN --list` shows them"
+    subparser.add_argument("--format", metavar="F", required=required, help=words)
+
+
+def _add_export_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_form(subparser, required=False)
+    words = "folder to write, absent or empty (default: ./NAME-PRECISION-FORMAT)"
+    subparser.add_argument("--out", metavar="DIR", help=words)
+    words = "show what each format would make of the run, and write nothing"
+    subparser.add_argument("--list", action="store_true", help=words)
+    _add_json(subparser)
+
+
+def _add_push_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_form(subparser, required=True)
+    words = "the model on the hub; it is made where there is none"
+    subparser.add_argument("--repo", required=True, metavar="OWNER/NAME", help=words)
+    words = "a model that is made now is private"
+    subparser.add_argument("--private", action="store_true", help=words)
+    words = "write what would be sent into a folder, and send nothing"
+    subparser.add_argument("--dry-run", metavar="DIR", help=words)
 
 
 def _add_run_flags(subparser: argparse.ArgumentParser) -> None:

@@ -10,11 +10,13 @@ import torch
 from safetensors import SafetensorError
 
 from upq.errors import UserError, shown
+from upq.export.card import Results, card
 from upq.export.compressed import CompressedTensors
 from upq.export.dense import Dense
 from upq.export.formats import Format, Progress, Use
 from upq.export.mlx import Mlx
 from upq.export.model import PackedModel
+from upq.export.origin import CARD
 from upq.export.packed import Packed
 from upq.files import MANIFEST, commit_dir
 
@@ -32,7 +34,7 @@ WRITING = 0.6
 
 @dataclass(frozen=True)
 class Exported:
-    """Files that hold what they should. found: one line of the comparison."""
+    """Files that hold what they should, and beside them their model card. found: one line of the comparison."""
 
     folder: Path
     files: list[Path]
@@ -51,12 +53,16 @@ def format_named(key: str) -> Format:
 
 
 def export(
-    model: PackedModel, key: str, folder: Path, progress: Progress = lambda _: None
+    model: PackedModel,
+    key: str,
+    folder: Path,
+    progress: Progress = lambda _: None,
+    results: Results | None = None,
 ) -> Exported:
     """Write a model in a format into a folder that is absent or empty; it appears when its files have been read back.
 
-    Raises UserError: bad_argument, cannot_export, export_differs, cannot_write; and what `progress` raises to stop. In
-    all these cases nothing is left behind.
+    results: what its card tells of the run. Raises UserError: bad_argument, cannot_export, export_differs,
+    cannot_write; and what `progress` raises to stop. In all these cases nothing is left behind.
     """
     one = format_named(key)
     one.offer(model)
@@ -72,6 +78,8 @@ def export(
         nonlocal found
         one.write(model, staging, lambda share: progress(WRITING * share))
         found = one.check(model, staging, lambda share: progress(WRITING + (1 - WRITING) * share))
+        text = card(model, one, found, _size(_files(staging)), results or Results())
+        (staging / CARD).write_text(text, encoding="utf-8")
 
     try:
         commit_dir(folder, write)
@@ -81,6 +89,15 @@ def export(
             f"The files could not be written: {getattr(error, 'strerror', None) or error}.",
             "Free some space, or choose another folder.",
         ) from error
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    size = sum(path.stat().st_size for path in files)
-    return Exported(folder, files, size, found, one.uses(model))
+    files = _files(folder)
+    return Exported(folder, files, _size(files), found, one.uses(model))
+
+
+def _files(folder: Path) -> list[Path]:
+    """What the format wrote."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path.name not in (MANIFEST, CARD))
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files)

@@ -4,12 +4,14 @@ from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
 from upq.store.folder import checkpoint_dir, data_dir, open_store
 from upq.store.lease import LostLease
+from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
 
 __all__ = [
     "SILENT",
     "Ending",
     "LostLease",
+    "Moved",
     "Prepared",
     "Run",
     "Store",

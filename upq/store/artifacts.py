@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -224,20 +225,38 @@ def _read_named(db: Database, kind: str, item: dict[str, Any]) -> bytearray:
 
 def read_blob(db: Database, digest: str) -> bytearray:
     """The bytes of a blob, each part checked. Raises DamagedBlob."""
-    found = list(db.query("SELECT size_bytes FROM blobs WHERE digest = ?", [digest]))
-    if not found:
-        raise DamagedBlob(f"blob {digest} is missing")
-    data = bytearray(found[0]["size_bytes"])
-    count = -(-len(data) // PART_BYTES)
-    digests = tuple(_read_part(db, digest, position, count, data) for position in range(count))
-    if root_digest(digests) != digest:
-        raise DamagedBlob(f"the parts of blob {digest} are not the ones that it was stored with")
+    data, start = bytearray(_blob_size(db, digest)), 0
+    for _, part in read_parts(db, digest):
+        data[start : start + len(part)] = part
+        start += len(part)
     return data
 
 
-def _read_part(db: Database, digest: str, position: int, count: int, data: bytearray) -> str:
-    """Put a part in its place in `data` and return its sha256."""
-    where = f"part {position + 1} of {count} of blob {digest}"
+def read_parts(db: Database, digest: str) -> Iterator[tuple[str, bytes]]:
+    """(sha256, bytes) of a blob's parts in order, each checked, and in the end all together. Raises DamagedBlob."""
+    size = _blob_size(db, digest)
+    count = -(-size // PART_BYTES)
+    digests = []
+    for position in range(count):
+        where = f"part {position + 1} of {count} of blob {digest}"
+        sha256, data = _read_part(db, digest, position, where)
+        if len(data) != min(PART_BYTES, size - position * PART_BYTES):
+            raise DamagedBlob(f"{where} has {len(data)} bytes")
+        digests.append(sha256)
+        yield sha256, data
+    if root_digest(tuple(digests)) != digest:
+        raise DamagedBlob(f"the parts of blob {digest} are not the ones that it was stored with")
+
+
+def _blob_size(db: Database, digest: str) -> int:
+    found = list(db.query("SELECT size_bytes FROM blobs WHERE digest = ?", [digest]))
+    if not found:
+        raise DamagedBlob(f"blob {digest} is missing")
+    return found[0]["size_bytes"]
+
+
+def _read_part(db: Database, digest: str, position: int, where: str) -> tuple[str, bytes]:
+    """(sha256, bytes) of a part. where: it, in words."""
     found = list(
         db.query(
             "SELECT sha256, data FROM parts WHERE blob_digest = ? AND position = ?",
@@ -246,13 +265,11 @@ def _read_part(db: Database, digest: str, position: int, count: int, data: bytea
     )
     if not found:
         raise DamagedBlob(f"{where} is missing")
-    part, expected = found[0]["data"], found[0]["sha256"]
-    sha256 = _sha256(part)
-    start = position * PART_BYTES
-    if sha256 != expected or len(part) != min(PART_BYTES, len(data) - start):
+    data, expected = found[0]["data"], found[0]["sha256"]
+    sha256 = _sha256(data)
+    if sha256 != expected:
         raise DamagedBlob(f"{where} is damaged: its sha256 is {sha256}, expected {expected}")
-    data[start : start + len(part)] = part
-    return sha256
+    return sha256, data
 
 
 def remove_unused_blobs(db: Database) -> None:

@@ -25,7 +25,7 @@ class Connections:
     """Connections to one database file, lent to one thread at a time and kept for the next."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._idle: list[Database] = []
 
     @contextmanager
@@ -54,11 +54,21 @@ class Connections:
             finally:
                 db.rollback()  # does nothing after a commit
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """A connection that reads one state of the database; writers wait meanwhile where there is no WAL."""
+        with self.read() as db:
+            db.conn.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                db.rollback()
+
     def _take(self) -> Database:
         try:
             return self._idle.pop()
         except IndexError:
-            return connect(self._path)
+            return connect(self.path)
 
     def close(self) -> None:
         """Close the connections that nobody is using."""
@@ -109,13 +119,17 @@ def _version(connections: Connections) -> int:
     with connections.read() as db:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
-        raise UserError(
-            "newer_database",
-            f"The database has schema version {version}; this program knows up to "
-            f"{len(MIGRATIONS)}.",
-            "Use the newer version of UPQ Studio that wrote it, or another data folder.",
-        )
+        raise newer_database("The database", version)
     return version
+
+
+def newer_database(what: str, version: int) -> UserError:
+    """The error of tables that a later version of this program made. what: the file, as a sentence begins with it."""
+    return UserError(
+        "newer_database",
+        f"{what} has schema version {version}; this program knows up to {len(MIGRATIONS)}.",
+        "Use the newer version of UPQ Studio that wrote it, or another data folder.",
+    )
 
 
 def _wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -22,9 +22,12 @@ from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
+from upq.store import pack as store_pack
+from upq.store import unpack as store_unpack
 from upq.store.artifacts import ArtifactRow, Prepared
 from upq.store.connections import Connections, migrate, next_revision
 from upq.store.lease import Lease, add_log
+from upq.store.pack import Moved
 from upq.store.run import (
     GONE,
     SILENT,
@@ -200,6 +203,14 @@ class Store:
                 return None
             set_note(db, note, True)
             return store_adopt.insert(db, run, artifacts, line, self._clock())
+
+    def pack(self, run_id: int, path: Path) -> Moved:
+        """Write a finished run as a file of its own. Raises UserError as upq.store.pack says."""
+        return store_pack.pack(self._connections, run_id, path)
+
+    def unpack(self, path: Path) -> Moved:
+        """Take in the run of such a file, once. Raises UserError as upq.store.unpack says."""
+        return store_unpack.unpack(self._connections, path, self._clock)
 
     # The queue, as workers and their supervisor see it
 

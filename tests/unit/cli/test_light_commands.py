@@ -53,6 +53,10 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["check", "7", "--precision", "int3"], 2),
         (["check", "7", "--suite", "arc"], 2),
         (["eval", "7", "--tasks", "arc"], 2),
+        (["export", "7", "--format", "gguf"], 2),
+        (["push", "7", "--format", "gguf", "--repo", "a/b"], 2),
+        (["pack", "7", "out.upq"], 2),
+        (["unpack", "nowhere.upq"], 2),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else None,
 )

@@ -1,0 +1,540 @@
+"""A run goes from one data folder to another as one file, whole or not at all; no file from elsewhere does harm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.store_cases import Clock, a_check, claimed
+from upq import machine
+from upq.artifact import Artifact
+from upq.config import RunConfig
+from upq.errors import UserError
+from upq.store import Store, connections, packed_file, tables
+from upq.store.artifacts import PART_BYTES
+
+VERDICT = {"instruction_id": "a", "strict": True, "loose": None, "reason": "because"}
+OUTCOME = {"key": 1, "response": "Hello", "verdicts": [VERDICT]}
+#: A little more than one part.
+LARGE = torch.arange(PART_BYTES // 4 + 100, dtype=torch.int32)
+
+
+def an_artifact(precision: str, value: int, weight: torch.Tensor) -> Artifact:
+    base = {"name": "tiny", "source": "bundled", "reference_note": "", "revision": None}
+    manifest = {
+        "format_version": 1,
+        "bits_per_weight": 4.25,
+        "config": {},
+        "layers": {"a": {"bits": value}},
+        "base_model": base,
+    }
+    tensors = {"shared": torch.arange(10), "w": weight + value, "empty": torch.empty(0, 4)}
+    return Artifact(precision, manifest, tensors, {"config.json": b"{}", "sub/empty": b""})
+
+
+def finished(store: Store, weight: torch.Tensor = LARGE[:50], checks: int = 1) -> int:
+    """A done run with everything that a run can leave."""
+    run_id = store.enqueue(RunConfig(), name="a name")
+    lease = store.lease(claimed(store))
+    lease.environment(machine.environment())
+    lease.stage("int4", 5)
+    lease.progress(1, 2.0, 3.0, "block 1", 4, None)
+    lease.metrics([("jsd", step, 0.5 / step, 0.0) for step in range(1, 9)])
+    lease.log([(1.0, "line one"), (2.0, "line two")])
+    for value, precision in enumerate(("INT4", "INT2")):
+        lease.save_artifact(an_artifact(precision, value, weight))
+    lease.save_measurements([{"label": "INT4", "precision": "INT4", "kl": 0.1, "kl_low": 0.05}])
+    lease.finish("done")
+    for _ in range(checks):
+        checked(store, run_id)
+    return run_id
+
+
+def checked(store: Store, run_id: int) -> int:
+    check_id = store.enqueue_check(a_check(run_id))
+    lease = store.lease(claimed(store))
+    lease.save_check_result("INT4", 0, OUTCOME)
+    lease.finish("done")
+    return check_id
+
+
+def kept(store: Store, run_id: int) -> dict[str, Any]:
+    """What pages and commands read of a run and its checks, without the numbers that the database gave."""
+
+    def rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**row, "run_id": 0} for row in found]
+
+    run = store.run(run_id)
+    same = (
+        "kind state name model method preset config created_at started_at ended_at stages worked_s"
+    )
+    loaded = [store.load_artifact(run_id, row.precision) for row in store.artifacts(run_id)]
+    return {
+        **{name: getattr(run, name) for name in (*same.split(), "peak_bytes", "environments")},
+        "metrics": store.metrics(run_id),
+        "log": [line for line in store.log_lines(run_id) if not line[1].startswith("Unpacked")],
+        "measurements": rows(store.measurements(run_id)),
+        "artifacts": [
+            (
+                one.manifest,
+                one.files,
+                {name: t.numpy().tobytes() for name, t in one.tensors.items()},
+            )
+            for one in loaded
+        ],
+        "checks": [
+            (one.config | {"run_id": 0}, one.created_at, store.check_results(one.id))
+            for one in store.runs(kind="check")
+            if one.parent_id == run_id
+        ],
+    }
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    (tmp_path / "other").mkdir()
+    opened = Store(tmp_path / "other" / "upq.db")
+    opened.enqueue(RunConfig())
+    opened.request_cancel(1)  # so that numbers differ
+    yield opened
+    assert opened.doctor() == []
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed run; damage a copy."""
+    folder = tmp_path_factory.mktemp("packed")
+    store = Store(folder / "upq.db")
+    store.pack(finished(store), folder / "run.upq")
+    store.close()
+    return folder / "run.upq"
+
+
+def refused(store: Store, path: Path) -> UserError:
+    """The error of unpacking, which leaves nothing behind."""
+    runs, before = store.runs(), sorted(os.listdir(path.parent))
+    with pytest.raises(UserError) as caught:
+        store.unpack(path)
+    assert "\n" not in caught.value.message
+    assert store.runs() == runs
+    assert store.doctor() == []
+    assert sorted(os.listdir(path.parent)) == before
+    return caught.value
+
+
+def test_all_of_a_run_arrives_under_new_numbers(store: Store, other: Store, tmp_path: Path) -> None:
+    run_id = finished(store, LARGE, checks=2)
+    waiting = store.enqueue_check(a_check(run_id))
+    moved = store.pack(run_id, tmp_path / "run.upq")
+    store.request_cancel(waiting)
+    assert (moved.run_id, moved.precisions, moved.checks) == (run_id, ["INT4", "INT2"], 2)
+    arrived = other.unpack(tmp_path / "run.upq")
+    assert (arrived.run_id, arrived.precisions, arrived.checks) == (2, ["INT4", "INT2"], 2)
+    assert arrived.is_new
+    before = kept(store, run_id)
+    before["checks"] = [one for one in before["checks"] if one[2]]
+    assert kept(other, 2) == before
+    run = other.run(2)
+    assert (run.attempt, run.worker, run.lease_until) == (0, None, None)
+    assert {one.config["run_id"] for one in other.runs(kind="check")} == {2}
+    assert other.log_lines(2)[-1][1] == "Unpacked from run.upq."
+
+
+def test_a_packed_file_names_no_worker_and_holds_no_other_run(store: Store, tmp_path: Path) -> None:
+    run_id = finished(store)
+    store.enqueue(RunConfig(), name="of somebody else")
+    store.save_answers("key", {"prompt": [1]})
+    store.set_note("speed", 5)
+    store.pack(run_id, tmp_path / "run.upq")
+    raw = sqlite3.connect(tmp_path / "run.upq")
+    sql = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM answers), count(*) FROM notes"
+    counts = raw.execute(sql).fetchone()
+    workers = raw.execute("SELECT DISTINCT worker, pid FROM runs").fetchall()
+    raw.close()
+    assert (counts, workers) == ((2, 0, 0), [(None, None)])
+    assert b"of somebody else" not in (tmp_path / "run.upq").read_bytes()
+
+
+def test_a_run_is_taken_in_once_and_new_checks_of_it_later(
+    store: Store, other: Store, clock: Clock, tmp_path: Path
+) -> None:
+    run_id = finished(store)
+    first, second = tmp_path / "first.upq", tmp_path / "second.upq"
+    store.pack(run_id, first)
+    other.unpack(first)
+    before = kept(other, 2)
+    again = other.unpack(first)
+    assert (again.run_id, again.checks, again.is_new) == (2, 0, False)
+    assert kept(other, 2) == before
+    assert not store.unpack(first).is_new, "where it was made it is there as well"
+    clock.now += 1
+    checked(store, run_id)
+    store.pack(run_id, second)
+    later = other.unpack(second)
+    assert (later.run_id, later.checks, later.is_new) == (2, 1, False)
+    assert len(other.runs()) == 4
+    other.delete(2)
+    assert other.unpack(first).is_new, "a deleted one may come back"
+
+
+def test_only_a_finished_run_is_packed_and_only_into_a_new_file(
+    store: Store, tmp_path: Path
+) -> None:
+    run_id = finished(store)
+    waiting = store.enqueue(RunConfig())
+    (tmp_path / "there").write_text("mine")
+    for number, path, code in (
+        (waiting, "new", "run_not_done"),
+        (run_id + 1, "new", "run_not_done"),
+        (99, "new", "run_not_found"),
+        (run_id, "there", "cannot_write"),
+        (run_id, "there/below", "cannot_write"),
+    ):
+        before = sorted(os.listdir(tmp_path))
+        with pytest.raises(UserError) as caught:
+            store.pack(number, tmp_path / path)
+        assert caught.value.code == code
+        assert sorted(os.listdir(tmp_path)) == before
+    assert (tmp_path / "there").read_text() == "mine"
+
+
+def test_a_damaged_artifact_is_not_packed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "upq.db")
+    run_id = finished(store)
+    raw = sqlite3.connect(tmp_path / "upq.db", isolation_level=None)
+    raw.execute("UPDATE parts SET data = zeroblob(length(data)) WHERE length(data) = 200")
+    raw.close()
+    with pytest.raises(UserError) as caught:
+        store.pack(run_id, tmp_path / "run.upq")
+    store.close()
+    assert caught.value.code == "artifact_damaged"
+    assert not (tmp_path / "run.upq").exists()
+
+
+def test_a_full_disk_leaves_no_file_and_no_run(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = finished(store, torch.arange(20_000))
+    path = tmp_path / "packed" / "run.upq"
+    monkeypatch.setattr(packed_file, "_make_tables", full_after_making_tables)
+    with pytest.raises(UserError, match="full") as caught:
+        store.pack(run_id, path)
+    assert caught.value.code == "cannot_write"
+    assert list(path.parent.iterdir()) == []
+    monkeypatch.undo()
+    store.pack(run_id, path)
+    other = Store(tmp_path / "small.db")
+    with other._connections.read() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    assert refused(other, path).code == "disk_full"
+    other.close()
+
+
+def full_after_making_tables(db: Any, version: int) -> None:
+    for script in tables.MIGRATIONS[:version]:
+        db.executescript(script)
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages + 2}")
+
+
+def test_a_file_of_an_older_version_is_brought_up_to_date_and_not_touched(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = len(tables.MIGRATIONS)
+    run_id = finished(store)
+    store.pack(run_id, tmp_path / "old.upq")
+    content = (tmp_path / "old.upq").read_bytes()
+    script = "CREATE TABLE later (x INTEGER) STRICT;"
+    for module in (connections, packed_file):
+        monkeypatch.setattr(module, "MIGRATIONS", (*tables.MIGRATIONS, script))
+    (tmp_path / "new").mkdir()
+    newer = Store(tmp_path / "new" / "upq.db")
+    moved = newer.unpack(tmp_path / "old.upq")
+    assert (moved.precisions, moved.checks) == (["INT4", "INT2"], 1)
+    assert torch.equal(newer.load_artifact(moved.run_id, "INT2").tensors["w"], LARGE[:50] + 1)
+    assert all(name.startswith("upq.db") for name in os.listdir(tmp_path / "new"))
+    assert (tmp_path / "old.upq").read_bytes() == content
+    newer.pack(moved.run_id, tmp_path / "new.upq")
+    newer.close()
+    monkeypatch.undo()
+    error = refused(store, tmp_path / "new.upq")
+    assert error.code == "newer_database"
+    assert f"version {old + 1}; this program knows up to {old}" in error.message
+
+
+def changed(packed: Path, path: Path, *statements: str) -> Path:
+    """A copy in which SQL changed something, checks of the schema aside."""
+    shutil.copyfile(packed, path)
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("PRAGMA writable_schema = ON")
+    raw.execute("PRAGMA ignore_check_constraints = ON")
+    for statement in statements:
+        raw.execute(statement)
+    raw.close()
+    return path
+
+
+#: What is wrong -> statements that make it so, and a word of the refusal.
+DAMAGE: dict[str, tuple[list[str], str]] = {
+    "a trigger": (
+        ["CREATE TRIGGER evil AFTER INSERT ON runs BEGIN DELETE FROM runs; END"],
+        "tables are not those",
+    ),
+    "a view in the place of a table": (
+        [
+            "DROP TABLE log",
+            "CREATE VIEW log AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+            " SELECT i AS id, 1 AS run_id, 0.0 AS at, 'x' AS line FROM n",
+        ],
+        "tables are not those",
+    ),
+    "a missing table": (["DROP TABLE metrics"], "tables are not those"),
+    "a table too many": (["CREATE TABLE extra (x)"], "tables are not those"),
+    "a virtual table": (["CREATE VIRTUAL TABLE words USING fts5(x)"], "tables are not those"),
+    "a column with a rule": (
+        ["ALTER TABLE log ADD COLUMN more TEXT GENERATED ALWAYS AS (hex(line)) VIRTUAL"],
+        "tables are not those",
+    ),
+    "no run": (["DELETE FROM runs"], "one run with its checks"),
+    "two runs": (["UPDATE runs SET kind = 'quantize'"], "one run with its checks"),
+    "a run that goes on": (
+        ["UPDATE runs SET state = 'queued' WHERE kind = 'quantize'"],
+        "not finished",
+    ),
+    "a run without an end": (["UPDATE runs SET ended_at = NULL"], "not finished"),
+    "a date beyond calendars": (["UPDATE runs SET created_at = 1e300"], "created_at of runs"),
+    "a number without end": (["UPDATE metrics SET value = 9e999"], "value of metrics is inf"),
+    "text that is none": (["UPDATE runs SET name = CAST(x'ff' AS TEXT)"], "decode"),
+    "text with controls": (["UPDATE log SET line = 'a' || char(27)"], "line of log"),
+    "a config of something else": (["UPDATE runs SET config = '[]'"], "config of runs"),
+    "a config without end": (
+        ["UPDATE runs SET config = replace(hex(zeroblob(50000)), '0', '[')"],
+        "config of runs cannot be read",
+    ),
+    "a setting out of range": (
+        ["""UPDATE runs SET config = '{"seed": -1}' WHERE kind = 'quantize'"""],
+        "config of runs cannot be read",
+    ),
+    "stages of something else": (["""UPDATE runs SET stages = '{"a": 1}'"""], "stages of runs"),
+    "half a character": (
+        [r"""UPDATE measurements SET extra = '{"a": "\ud800"}'"""],
+        "extra of measurements",
+    ),
+    "no number": (["""UPDATE measurements SET extra = '{"a": NaN}'"""], "it has NaN"),
+    "an unknown precision": (["UPDATE check_results SET precision = 'INT3'"], "INT3"),
+    "an outcome of something else": (
+        ["""UPDATE check_results SET result = '{"key": 1}'"""],
+        "result of check_results",
+    ),
+    "a type that torch has not": (["UPDATE artifact_tensors SET dtype = 'load'"], "'load'"),
+    "a shape of something else": (["UPDATE artifact_tensors SET shape = '[9]'"], "expected 72"),
+    "a shape below zero": (["UPDATE artifact_tensors SET shape = '[-1]'"], "[-1]"),
+    "a file elsewhere": (
+        ["UPDATE artifact_files SET name = '../../evil' WHERE name = 'config.json'"],
+        "unsafe name",
+    ),
+    "a hidden file": (
+        ["UPDATE artifact_files SET name = '.git' WHERE name = 'config.json'"],
+        "unsafe name",
+    ),
+    "a manifest of something else": (
+        ["UPDATE artifacts SET manifest = '{}'"],
+        "manifest of artifacts",
+    ),
+    "a format of the future": (
+        ["""UPDATE artifacts SET manifest = json_set(manifest, '$.format_version', 99)"""],
+        "format 99",
+    ),
+    "an absurd size": (["UPDATE blobs SET size_bytes = 1 << 60"], "expected"),
+    "an absurd file": (
+        [
+            "UPDATE blobs SET size_bytes = 1 << 60 WHERE digest IN"
+            " (SELECT blob_digest FROM artifact_files WHERE name = 'config.json')"
+        ],
+        "part 1 of 68719476736",
+    ),
+    "a flipped bit": (["UPDATE parts SET data = zeroblob(length(data))"], "is damaged"),
+    "a missing part": (["DELETE FROM parts"], "is missing"),
+    "a missing blob": (["DELETE FROM blobs"], "has None bytes"),
+    "exchanged parts": (
+        ["UPDATE parts SET data = x'00', sha256 = '" + "0" * 64 + "' WHERE length(data) = 200"],
+        "is damaged",
+    ),
+    "an artifact of 16 bits": (
+        ["UPDATE artifacts SET precision = 'FP16' WHERE precision = 'INT4'"],
+        "FP16",
+    ),
+    "a version below all": (["PRAGMA user_version = 0"], "version 0"),
+    "an older version than its tables": (["PRAGMA user_version = 2"], "tables are not those"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_file_that_no_run_leaves_is_refused_in_one_sentence(
+    what: str, packed: Path, store: Store, tmp_path: Path
+) -> None:
+    statements, word = DAMAGE[what]
+    error = refused(store, changed(packed, tmp_path / "changed.upq", *statements))
+    assert error.code == "pack_damaged"
+    assert word in error.message
+
+
+def test_what_is_no_packed_run_is_told_from_a_damaged_one(
+    packed: Path, store: Store, tmp_path: Path
+) -> None:
+    content = packed.read_bytes()
+    cases: dict[str, tuple[Callable[[Path], object], str, str]] = {
+        "gone": (lambda path: None, "not_a_pack", "does not exist"),
+        "folder": (lambda path: path.mkdir(), "not_a_pack", "is a folder"),
+        "pipe": (lambda path: os.mkfifo(path), "not_a_pack", "a pipe"),
+        "empty": (lambda path: path.touch(), "not_a_pack", "is empty"),
+        "text": (lambda path: path.write_text("hello" * 99), "not_a_pack", "another kind"),
+        "short": (lambda path: path.write_bytes(content[:50]), "not_a_pack", "another kind"),
+        "cut": (lambda path: path.write_bytes(content[: len(content) // 2]), "pack_damaged", ""),
+        "database": (
+            lambda path: shutil.copyfile(tmp_path / "upq.db", path),
+            "not_a_pack",
+            "another kind",
+        ),
+    }
+    store.enqueue(RunConfig())
+    for name, (make, code, word) in cases.items():
+        path = tmp_path / "files" / name
+        path.parent.mkdir(exist_ok=True)
+        make(path)
+        error = refused(store, path)
+        assert (error.code, word in error.message) == (code, True), (name, error.message)
+
+
+#: Depth and width of a tree of pages in which a walk would never end: 100^16 leaves, all of them the same page.
+LEVELS, POINTERS = 16, 100
+
+
+def inner_page(size: int, children: list[int]) -> bytearray:
+    """An inner page of a table in SQLite's format, with these children and rising keys."""
+    page, start = bytearray(size), size
+    for place, child in enumerate(children[:-1]):
+        start -= 5
+        page[start : start + 5] = child.to_bytes(4, "big") + bytes([place + 1])
+        page[12 + 2 * place : 14 + 2 * place] = start.to_bytes(2, "big")
+    count = len(children) - 1
+    page[:12] = b"".join(
+        [b"\5\0\0", count.to_bytes(2, "big"), start.to_bytes(2, "big"), b"\0"]
+    ) + children[-1].to_bytes(4, "big")
+    return page
+
+
+def test_pages_that_refer_to_each_other_without_end_are_refused(
+    packed: Path, store: Store, tmp_path: Path
+) -> None:
+    """The list of tables gets, behind its own entries, a row that is allowed to repeat, and does so without end."""
+    raw = sqlite3.connect(packed)
+    (root,) = raw.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_blobs_1'"
+    ).fetchone()
+    raw.close()
+    content = bytearray(packed.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    first = content[100:size]
+    header = 12 if first[0] == 5 else 8
+    cells = int.from_bytes(first[3:5], "big")
+    whole = bytearray(size)  # the list of tables as it is, on a page of its own
+    whole[: header + 2 * cells] = first[: header + 2 * cells]
+    top = int.from_bytes(first[5:7], "big")
+    whole[top:] = content[top:size]
+    names = b"index", b"sqlite_autoindex_blobs_1", b"blobs"
+    kinds = bytes([6, *(13 + 2 * len(name) for name in names), 1, 0])
+    payload = kinds + b"".join(names) + bytes([root])
+    row = bytes([len(payload), 127]) + payload
+    leaf = bytearray(size)
+    leaf[size - len(row) :] = row
+    leaf[:10] = (
+        b"\x0d\0\0\0\1"
+        + (size - len(row)).to_bytes(2, "big")
+        + b"\0"
+        + (size - len(row)).to_bytes(2, "big")
+    )
+    next_page = len(content) // size + 1
+    tree = [leaf]
+    tree += [inner_page(size, [next_page + level] * POINTERS) for level in range(LEVELS)]
+    last = next_page + len(tree)
+    start = inner_page(size - 100, [last, last - 1])
+    content[100:size] = start
+    for place in (
+        5,
+        12,
+    ):  # offsets count from the beginning of the page, before the header of the file
+        offset = int.from_bytes(start[place : place + 2], "big") + 100
+        content[100 + place : 102 + place] = offset.to_bytes(2, "big")
+    content += b"".join(tree) + whole
+    content[28:32] = (len(content) // size).to_bytes(4, "big")
+    (tmp_path / "endless.upq").write_bytes(content)
+    error = refused(store, tmp_path / "endless.upq")
+    assert (error.code, "interrupted" in error.message) == ("pack_damaged", True)
+
+
+def test_rows_that_repeat_without_end_are_refused(
+    packed: Path, store: Store, tmp_path: Path
+) -> None:
+    raw = sqlite3.connect(packed)
+    (root,) = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'log'").fetchone()
+    raw.close()
+    content = bytearray(packed.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    place = slice((root - 1) * size, root * size)
+    first = len(content) // size + 1
+    tree = [content[place]]
+    tree += [inner_page(size, [first + level] * POINTERS) for level in range(LEVELS)]
+    content[place] = inner_page(size, [first + LEVELS] * POINTERS)
+    content += b"".join(tree)
+    content[28:32] = (len(content) // size).to_bytes(4, "big")
+    (tmp_path / "endless.upq").write_bytes(content)
+    assert "in database main" in refused(store, tmp_path / "endless.upq").message
+
+
+@settings(max_examples=120)
+@given(
+    place=st.integers(0, 2**31),
+    flips=st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.one_of(st.none(), st.integers(0, 2**31)),
+)
+@example(place=0, flips=[(18, 2), (19, 2)], cut=None)  # a journal that it has not
+def test_no_damaged_byte_does_more_than_a_sentence(
+    packed: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    place: int,
+    flips: list[tuple[int, int]],
+    cut: int | None,
+) -> None:
+    folder = tmp_path_factory.mktemp("flipped")
+    content = bytearray(packed.read_bytes())
+    for offset, value in flips:
+        content[(place + offset % 4096) % len(content)] = value
+    if cut is not None:
+        del content[cut % len(content) :]
+    (folder / "run.upq").write_bytes(content)
+    store = Store(folder / "upq.db")
+    codes = []
+    try:
+        moved = store.unpack(folder / "run.upq")
+        for precision in moved.precisions:
+            store.load_artifact(moved.run_id, precision)
+    except UserError as error:
+        codes.append(error.code)
+    assert set(codes) <= {"not_a_pack", "pack_damaged", "newer_database"}
+    assert len(store.runs()) == (0 if codes else 2)
+    assert store.doctor() == []
+    assert {name for name in os.listdir(folder) if "upq.db" not in name} == {"run.upq"}
+    store.close()
+    shutil.rmtree(folder)
