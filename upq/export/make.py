@@ -9,11 +9,12 @@ from pathlib import Path
 from upq.errors import UserError, shown
 from upq.export.dense import Dense
 from upq.export.formats import Format, Progress, Use
+from upq.export.gguf_format import Gguf
 from upq.export.model import PackedModel
 from upq.files import MANIFEST, commit_dir
 
 #: Every format, in the order in which they are offered.
-FORMATS: Sequence[Format] = (Dense(),)
+FORMATS: Sequence[Format] = (Gguf(), Dense())
 #: How much of the work the writing is; the rest is the reading back.
 WRITING = 0.6
 

@@ -11,6 +11,7 @@ import torch
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq.artifact import Artifact, assembly
+from upq.artifact.parts import parts_of
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class PackedModel:
 
     @property
     def plain(self) -> dict[str, torch.Tensor]:
-        """The parameters that are not packed."""
-        packed = tuple(f"{name}." for name in self.layers)
+        """The parameters that are not packed, biases of packed layers among them."""
+        packed = {
+            f"{name}.{part}" for name, weight in self.layers.items() for part in parts_of(weight)
+        }
         tensors = self.artifact.tensors.items()
-        return {name: tensor for name, tensor in tensors if not name.startswith(packed)}
+        return {name: tensor for name, tensor in tensors if name not in packed}
 
     @property
     def linears(self) -> dict[str, PackedWeight]:
