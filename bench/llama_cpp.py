@@ -1,0 +1,59 @@
+"""llama.cpp itself, for comparing files with each other and with our engines.
+
+The optional extra in requirements-export.txt; only this module imports it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: What a token has that llama.cpp does not list: nothing, for all purposes.
+UNLISTED = -math.inf
+
+
+class LlamaCpp:
+    """A GGUF loaded by llama.cpp on the CPU. threads: how many it computes with; context: tokens it makes room for."""
+
+    def __init__(self, path: Path, threads: int = 1, context: int = 512) -> None:
+        import xllamacpp  # noqa: PLC0415 - most people do not have it
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.warmup = params.endpoint_metrics = False
+        params.verbosity = -1
+        self._server: Any = xllamacpp.Server(params)
+
+    def chat(self, message: str, tokens: int) -> str:
+        """The most likely answer to a message, cut after so many tokens."""
+        messages = [{"role": "user", "content": message}]
+        request = {"messages": messages, "max_tokens": tokens, "temperature": 0.0}
+        return self._answer(self._server.handle_chat_completions(request))["message"]["content"]
+
+    def log_probabilities(self, prompt: str | Sequence[int], vocabulary: int) -> torch.Tensor:
+        """(vocabulary,) float32 of the token after a prompt, a text or token ids."""
+        request = {
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "n_probs": vocabulary,
+            "logprobs": vocabulary,
+            "cache_prompt": False,
+        }
+        [place] = self._answer(self._server.handle_completions(request))["logprobs"]["content"]
+        found = torch.full((vocabulary,), UNLISTED)
+        for one in place["top_logprobs"]:
+            found[one["id"]] = one["logprob"]
+        return found
+
+    @staticmethod
+    def _answer(reply: Any) -> dict[str, Any]:
+        if "choices" not in reply:
+            raise RuntimeError(f"llama.cpp refused a request: {reply}")
+        return reply["choices"][0]
