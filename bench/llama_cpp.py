@@ -5,6 +5,7 @@ The optional extra in requirements-export.txt; only this module imports it.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,22 @@ import torch
 UNLISTED = -math.inf
 
 
+def library() -> ctypes.CDLL:
+    """The compiled llama.cpp, whose C functions can be called."""
+    return ctypes.CDLL(_module().xllamacpp.__file__)
+
+
+def _module() -> Any:
+    import xllamacpp  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - most people lack it
+
+    return xllamacpp
+
+
 class LlamaCpp:
     """A GGUF loaded by llama.cpp on the CPU. threads: how many it computes with; context: tokens it makes room for."""
 
     def __init__(self, path: Path, threads: int = 1, context: int = 512) -> None:
-        import xllamacpp  # noqa: PLC0415 - most people do not have it
-
+        xllamacpp = _module()
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
@@ -44,13 +55,25 @@ class LlamaCpp:
             "temperature": 0.0,
             "n_probs": vocabulary,
             "logprobs": vocabulary,
-            "cache_prompt": False,
+            "cache_prompt": False,  # the same prompt gives the same numbers
         }
         [place] = self._answer(self._server.handle_completions(request))["logprobs"]["content"]
         found = torch.full((vocabulary,), UNLISTED)
         for one in place["top_logprobs"]:
             found[one["id"]] = one["logprob"]
         return found
+
+    def answer_places(self, prompt: Sequence[int], tokens: int) -> list[list[int]]:
+        """The prompt, and the prompt with every beginning of the most likely answer, without its last token."""
+        request = {"prompt": list(prompt), "max_tokens": tokens, "temperature": 0.0, "logprobs": 1}
+        content = self._answer(self._server.handle_completions(request))["logprobs"]["content"]
+        answer = [one["id"] for one in content]
+        return [[*prompt, *answer[:length]] for length in range(max(1, len(answer)))]
+
+    def tokens_per_s(self, prompt: Sequence[int], tokens: int = 32) -> float:
+        """Tokens of an answer written in a second, by llama.cpp's own clock."""
+        request = {"prompt": list(prompt), "max_tokens": tokens, "ignore_eos": True}
+        return self._server.handle_completions(request)["timings"]["predicted_per_second"]
 
     @staticmethod
     def _answer(reply: Any) -> dict[str, Any]:

@@ -16,12 +16,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.llama_cpp import LlamaCpp
+from bench.llama_cpp import LlamaCpp, library
 from kernels.packing import PackedWeight
 from kernels.reference import dequantize
 from tests.support.gguf_export_cases import decoded_model, packed_model, small_model
 from tests.unit.export.test_gguf_blocks import PLAIN_GRIDS, plain_grid, two_levels
 from tests.unit.export.test_gguf_export import LLAMA3
+from tests.unit.export.test_gguf_vocabulary import sentencepiece
 from upq.artifact import assembly
 from upq.decode.native import NativeEngine
 from upq.export import PackedModel, export
@@ -29,9 +30,9 @@ from upq.export.gguf_blocks import encoded
 from upq.export.gguf_kinds import kind_of_packed
 from upq.files import RESOURCES
 from upq.layers import grid_of
-from upq.models import LoadedModel, chat_ids
+from upq.models import LoadedModel, chat_ids, load
 
-xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
@@ -87,8 +88,7 @@ def test_the_code_of_llama_cpp_decodes_our_blocks_exactly(case: str) -> None:
     kind, _ = kind_of_packed(packed)
     data = encoded(packed, kind)
     values = numpy.empty(packed.shape, numpy.float32)
-    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
-    decode = library[f"dequantize_row_{kind.name.replace('Q', 'q')}"]
+    decode = library()[f"dequantize_row_{kind.name.replace('Q', 'q')}"]
     decode(
         data.ctypes.data_as(ctypes.c_void_p),
         values.ctypes.data_as(ctypes.c_void_p),
@@ -168,3 +168,17 @@ def test_llama_cpp_cuts_a_text_as_our_tokenizer_does(real: PackedModel, loaded: 
     ids, vocabulary = tokenizer.encode(text), real.config["vocab_size"]
     found = loaded.log_probabilities(text, vocabulary)
     torch.testing.assert_close(found, loaded.log_probabilities(ids, vocabulary), rtol=0, atol=1e-6)
+
+
+def test_llama_cpp_cuts_a_text_of_sentencepiece_alike(tmp_path: Path) -> None:
+    tokenizer, text = sentencepiece(), "hello hell  lol é ohello"
+    small_model(tmp_path / "small", vocab_size=300)
+    tokenizer.save_pretrained(tmp_path / "small")
+    again = load(str(tmp_path / "small"))
+    model = unpacked(packed_model(again, grid_of("signed", 4), 32))
+    found = LlamaCpp(written(model, tmp_path / "out"))
+    ids = tokenizer.encode(text)
+    assert len(ids) > 8
+    torch.testing.assert_close(
+        found.log_probabilities(text, 300), found.log_probabilities(ids, 300), rtol=0, atol=1e-6
+    )

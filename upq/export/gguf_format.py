@@ -120,7 +120,7 @@ class Gguf:
         uses = [Use("llama.cpp", f"llama-server -m {file}")]
         if plan.runs_in_ollama:
             uses.append(Use("Ollama", f"ollama create {name} -f Modelfile && ollama run {name}"))
-        place = shlex.quote(f"upq/{model.name}")
+        place = shlex.quote(f"upq-studio/{model.name}")
         uses.append(Use("LM Studio", f"lms import {file} --user-repo {place} -y -c"))
         return uses
 

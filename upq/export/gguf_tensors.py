@@ -49,10 +49,9 @@ class Entry:
 
     def wanted(self, model: PackedModel) -> torch.Tensor:
         """What the tensor has to decode to, in float32, by the artifact's own decoding."""
-        assert isinstance(self.weight, torch.Tensor) or self.module
-        weight = model.weight(self.module) if self.module else self.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight.float() if self.order is None else weight.float()[self.order]
+        plain = self.weight.float() if isinstance(self.weight, torch.Tensor) else None
+        weight = model.weight(self.module) if plain is None else plain
+        return weight if self.order is None else weight[self.order]
 
 
 def entries_of(model: PackedModel, config: Any) -> list[Entry]:
