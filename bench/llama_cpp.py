@@ -55,6 +55,9 @@ class LlamaCpp:
             "temperature": 0.0,
             "n_probs": vocabulary,
             "logprobs": vocabulary,
+            # A token that ends the answer, or half a character, would be kept back with its numbers. The numbers are
+            # of before this bias.
+            "logit_bias": [["a", 1000.0]],
             "cache_prompt": False,  # the same prompt gives the same numbers
         }
         [place] = self._answer(self._server.handle_completions(request))["logprobs"]["content"]
@@ -66,8 +69,8 @@ class LlamaCpp:
     def answer_places(self, prompt: Sequence[int], tokens: int) -> list[list[int]]:
         """The prompt, and the prompt with every beginning of the most likely answer, without its last token."""
         request = {"prompt": list(prompt), "max_tokens": tokens, "temperature": 0.0, "logprobs": 1}
-        content = self._answer(self._server.handle_completions(request))["logprobs"]["content"]
-        answer = [one["id"] for one in content]
+        listed = self._answer(self._server.handle_completions(request))["logprobs"]
+        answer = [one["id"] for one in listed["content"]] if listed else []
         return [[*prompt, *answer[:length]] for length in range(max(1, len(answer)))]
 
     def tokens_per_s(self, prompt: Sequence[int], tokens: int = 32) -> float:

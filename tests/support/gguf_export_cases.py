@@ -72,6 +72,12 @@ def small_model(folder: Path, family: str = "llama", **changes: Any) -> LoadedMo
     return load(str(folder))
 
 
+def rounded(loaded: LoadedModel, name: str, grid: Grid, group: int) -> PackedWeight:
+    """One layer rounded to the nearest codes."""
+    weight = loaded.model.get_parameter(f"{name}.weight")
+    return grid.pack(weight, *grid.fit(weight, group, "absmax"))
+
+
 def packed_model(
     loaded: LoadedModel,
     grid: Grid,
@@ -80,10 +86,10 @@ def packed_model(
     embedding_grid: Grid = INT8,
 ) -> PackedModel:
     """A model rounded to the nearest codes and opened for exporters."""
-    packed: dict[str, PackedWeight] = {}
-    for layer in plan_layers(loaded.model, 0):
-        weight = loaded.model.get_parameter(f"{layer.name}.weight")
-        packed[layer.name] = grid.pack(weight, *grid.fit(weight, group, "absmax"))
+    packed = {
+        layer.name: rounded(loaded, layer.name, grid, group)
+        for layer in plan_layers(loaded.model, 0)
+    }
     config = RunConfig(embedding_bits=embedding_bits)
     artifact = assembly.build(
         f"INT{grid.bits}", packed, loaded, config, embedding_grid=embedding_grid

@@ -173,6 +173,20 @@ def test_a_chat_in_chatml_is_translated_for_ollama() -> None:
     )
 
 
+def test_a_chat_of_llama_3_is_translated_for_ollama() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+        "{{ m['content'] }}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    )
+    assert (
+        'TEMPLATE """{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n'
+        "{{ .Content }}<|eot_id|>{{ end }}<|start_header_id|>assistant<|end_header_id|>\n\n"
+        '"""\n'
+    ) in modelfile("a.gguf", tokenizer, [], 512)
+
+
 def test_words_that_a_template_says_by_itself_are_the_system_of_ollama() -> None:
     tokenizer = make_tokenizer()
     start = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
