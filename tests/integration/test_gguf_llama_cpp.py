@@ -131,7 +131,11 @@ def test_a_small_model_in_llama_cpp_gives_the_logits_of_transformers(
 def test_a_small_model_of_each_type_multiplies_alike_in_llama_cpp(
     kind: str, bits: int, group: int, width: int, tmp_path: Path
 ) -> None:
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "head_dim": width // 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "head_dim": width // 4,
+    }
     model = packed_model(small_model(tmp_path / "small", **sizes), grid_of(kind, bits), group)
     with torch.inference_mode():
         logits = decoded_model(unpacked(model))(input_ids=torch.tensor([IDS])).logits[0, -1]
