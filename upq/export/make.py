@@ -14,6 +14,7 @@ from upq.export.card import Results, card
 from upq.export.compressed import CompressedTensors
 from upq.export.dense import Dense
 from upq.export.formats import Format, Progress, Use
+from upq.export.gguf_format import Gguf
 from upq.export.mlx import Mlx
 from upq.export.model import PackedModel
 from upq.export.origin import CARD
@@ -22,6 +23,7 @@ from upq.files import MANIFEST, commit_dir
 
 #: Every format, in the order in which they are offered.
 FORMATS: Sequence[Format] = (
+    Gguf(),
     Mlx("mlx", "MLX", torch.float16),
     Mlx("mlx-fp32", "MLX, scales in 32 bits", torch.float32),
     CompressedTensors(),

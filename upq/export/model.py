@@ -39,7 +39,7 @@ class PackedModel:
 
     @property
     def plain(self) -> dict[str, torch.Tensor]:
-        """The parameters that are not packed."""
+        """The parameters that are not packed, biases of packed layers among them."""
         layers = self.layers.items()
         packed = {f"{name}.{part}" for name, weight in layers for part in parts_of(weight)}
         tensors = self.artifact.tensors.items()
