@@ -88,11 +88,18 @@ def export(
     except (OSError, SafetensorError) as error:
         raise UserError(
             "cannot_write",
-            f"The files could not be written: {getattr(error, 'strerror', None) or error}.",
+            f"The files could not be written: {_reason(error)}.",
             "Free some space, or choose another folder.",
         ) from error
     files = _files(folder)
     return Exported(folder, files, _size(files), found, one.uses(model))
+
+
+def _reason(error: Exception) -> str:
+    """What the system says; numpy says only how many numbers it did not get rid of."""
+    if isinstance(error, OSError):
+        return error.strerror or "only a part of them fitted"
+    return str(error)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -166,7 +166,11 @@ def test_the_metadata_says_what_llama_cpp_needs(llama: PackedModel, tmp_path: Pa
 
 
 def test_a_model_of_the_hub_names_its_page(llama: PackedModel, tmp_path: Path) -> None:
-    base = {"source": "somebody/A-Model", "name": "A-Model", "revision": "abc"}
+    base = llama.artifact.manifest["base_model"] | {
+        "source": "somebody/A-Model",
+        "name": "A-Model",
+        "revision": "abc",
+    }
     manifest = {**llama.artifact.manifest, "base_model": base}
     artifact = dataclasses.replace(llama.artifact, manifest=manifest)
     export(dataclasses.replace(llama, artifact=artifact), "gguf", tmp_path / "out")
