@@ -318,9 +318,11 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     )
     | {"int2.distill.norm_lr": 1e-3},
 }
-#: Our methods differ in where their models run, not in what their making takes.
+#: Without a rotation steps differ so much within a layer that training its weights end to end by one rate costs more
+#: than it gives (docs/results.md): scales alone learn there.
+_PORTABLE_DISTILL = for_int2({"distill.weight_lr": 0.0, "distill.scale_lr": 1e-3})
 AMOUNT |= {
-    (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"]
+    (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"] | _PORTABLE_DISTILL
     for preset, method in list(AMOUNT)
     if method == "rotated_upq"
 }

@@ -11,6 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from upq.export.formats import cannot_export
 from upq.export.model import PackedModel
+from upq.export.origin import origin
 
 #: transformers' model_type -> the architecture: the families that the C engine decodes as well.
 ARCHITECTURES = {
@@ -75,8 +76,8 @@ def rope_factors(config: Any) -> torch.Tensor | None:
 
 
 def add_general(writer: gguf.GGUFWriter, model: PackedModel, file_type: int) -> None:
-    """What the model is called, of what it was made, and by whom. The license is not among what an artifact keeps."""
-    base = model.artifact.manifest["base_model"]
+    """What the model is called, of what it was made, by whom, and its license where files on this machine say it."""
+    base, found = model.artifact.manifest["base_model"], origin(model.artifact)
     writer.add_type("model")
     writer.add_name(model.name)
     writer.add_quantized_by(QUANTIZED_BY)
@@ -84,10 +85,13 @@ def add_general(writer: gguf.GGUFWriter, model: PackedModel, file_type: int) -> 
     writer.add_file_type(file_type)
     writer.add_base_model_count(1)
     writer.add_base_model_name(0, base["name"])
-    if base.get("revision"):  # of the hub
-        writer.add_base_model_organization(0, base["source"].partition("/")[0])
+    if found.hub_id:
+        writer.add_base_model_organization(0, found.hub_id.partition("/")[0])
+        writer.add_base_model_repo_url(0, f"{HUB}/{found.hub_id}")
+    if base.get("revision"):
         writer.add_base_model_version(0, base["revision"])
-        writer.add_base_model_repo_url(0, f"{HUB}/{base['source']}")
+    if found.license:
+        writer.add_license(found.license["license"])
 
 
 def add_architecture(writer: gguf.GGUFWriter, config: Any, vocabulary: int) -> None:
