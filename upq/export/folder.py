@@ -32,7 +32,7 @@ def require_no_rotation(model: PackedModel, program: str) -> None:
     if rotated := [name for name, weight in model.layers.items() if weight.transform]:
         raise cannot_export(
             f"{rotated[0]} is rotated while it runs, which {program} cannot do.",
-            "Quantize with rotation=absorbed or rotation=none, or take the packed or the 16-bit format.",
+            "Quantize again with the method portable_upq, or take the packed or the 16-bit format.",
         )
 
 

@@ -77,7 +77,7 @@ def _require_no_rotation(model: PackedModel) -> None:
         raise cannot_export(
             f"{len(rotated)} layers are computed in a rotated space ({rotated[0]} is the first), and no type of GGUF"
             " holds a rotation.",
-            "Quantize again with the rotation none or absorbed, or take the safetensors format.",
+            "Quantize again with the method portable_upq, or take the safetensors format.",
         )
 
 
