@@ -70,8 +70,8 @@ def rounded(values, dtype: tl.constexpr, PLAIN: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    log_scale,  # (groups,) float32
-    zero,  # (groups,) float32, or None
+    log_scale,  # (groups,) float32; where SETTLED the scales themselves
+    zero,  # (groups,) float32, or None; where SETTLED the offsets
     groups,
     smallest,
     weight,  # (groups, GROUP) float32
@@ -80,14 +80,19 @@ def forward_kernel(
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     MANY: tl.constexpr,
+    SETTLED: tl.constexpr,
     PLAIN: tl.constexpr,  # for Triton's interpreter
 ):
     """quantized = the nearest level of every weight."""
     group = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
     there = group < groups
-    scale = _scales(log_scale, group, there, smallest, PLAIN)[:, None]
-    if zero is not None:
-        offset = scale * _whole_zeros(zero, group, there, LEVELS)[:, None]
+    if SETTLED:
+        scale = tl.load(log_scale + group, mask=there, other=1.0)[:, None]
+        offset = tl.load(zero + group, mask=there, other=0.0)[:, None]
+    else:
+        scale = _scales(log_scale, group, there, smallest, PLAIN)[:, None]
+        if zero is not None:
+            offset = scale * _whole_zeros(zero, group, there, LEVELS)[:, None]
     for start in range(0, GROUP, BLOCK):
         column = start + tl.arange(0, BLOCK)
         place = group[:, None] * GROUP + column[None, :]
@@ -105,8 +110,8 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    log_scale,  # (groups,) float32
-    zero,  # (groups,) float32, or None
+    log_scale,  # (groups,) float32; where SETTLED the scales themselves
+    zero,  # (groups,) float32, or None; where SETTLED the offsets
     groups,
     smallest,
     weight,  # (groups, GROUP) float32
@@ -120,15 +125,22 @@ def backward_kernel(
     GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     MANY: tl.constexpr,
+    SETTLED: tl.constexpr,
     PLAIN: tl.constexpr,
 ):
     """The three gradients, as upq.layers.fake derives them."""
     group = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
     there = group < groups
-    scale = _scales(log_scale, group, there, smallest, PLAIN)
+    if SETTLED:
+        scale = tl.load(log_scale + group, mask=there, other=1.0)
+    else:
+        scale = _scales(log_scale, group, there, smallest, PLAIN)
     limit = (scale * reach)[:, None]
     if zero is not None:
-        offset = scale * _whole_zeros(zero, group, there, LEVELS)
+        if SETTLED:
+            offset = tl.load(zero + group, mask=there, other=0.0)
+        else:
+            offset = scale * _whole_zeros(zero, group, there, LEVELS)
         middle = ((LEVELS - 1) / 2 * scale - offset)[:, None]
     by_scale = tl.zeros((MANY, BLOCK), tl.float32)
     clipped = tl.zeros((MANY, BLOCK), tl.float32)
@@ -154,13 +166,15 @@ class Levels(NamedTuple):
     """What a weight (out, in) is rounded to, and the two passes over it.
 
     log_scale: (out, groups) float32; zero: (out, groups) float32, not yet rounded, or None for the middle of the codes;
-    count: how many levels there are; smallest: scales below it are raised to it.
+    count: how many levels there are; smallest: scales below it are raised to it. is_settled: log_scale and zero hold
+    scales and offsets as weights are rounded at them, of a grid that the kernels do not know.
     """
 
     log_scale: torch.Tensor
     zero: torch.Tensor | None
     count: int
     smallest: float
+    is_settled: bool = False
 
     def fit(self, weight: torch.Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernels take this weight with results in dtype, wherever it lies."""
@@ -216,6 +230,7 @@ class Levels(NamedTuple):
                 GROUP=group,
                 BLOCK=block,
                 MANY=many,
+                SETTLED=self.is_settled,
                 PLAIN=knobs.runtime.interpret,
                 enable_fp_fusion=False,
             )

@@ -44,3 +44,15 @@ def test_triton_computes_what_torch_defines(
     assert all(map(torch.equal, found, case.results())), "training repeats to the last bit"
     monkeypatch.setattr(fake, "_gpu_levels", lambda *_: None)
     check_same(found, case.results())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 48, 16), (64, 576, 16)])
+def test_a_grid_of_two_levels_is_settled_by_torch_and_rounded_in_triton(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
+    case = Case.random(grid_of("q2_k", 2), shape, dtype, "cuda")
+    case = interpretable(case) if IS_SIMULATED else case
+    found = case.results()
+    monkeypatch.setattr(fake, "_gpu_levels", lambda *_: None)
+    check_same(found, case.results())

@@ -73,11 +73,17 @@ for block in (1, 64, 256):
             },
         ),
     ]
-#: What is compiled of triton_training: columns that share a scale, and whether groups have zeros.
+#: What is compiled of triton_training: columns that share a scale, whether groups have zeros, and
+#: whether scales are settled before.
 TRAINING_CASES = [
-    (name, group, zeros)
+    (name, group, zeros, settled)
     for name in ("forward_kernel", "backward_kernel")
-    for group, zeros in ((64, False), (576, False), (8192, True))
+    for group, zeros, settled in (
+        (64, False, False),
+        (576, False, False),
+        (8192, True, False),
+        (16, True, True),
+    )
 ]
 #: What is compiled of triton_norm: size of a row, and whether gains are trained.
 NORM_CASES = [
@@ -177,12 +183,13 @@ def step_facts(kernel: Any, given: dict[str, Any]) -> dict[str, float]:
     return {"shared_bytes": made.metadata.shared, "spilled_bytes": _spilled(made)}
 
 
-def training_facts(name: str, group: int, zeros: bool) -> dict[str, float]:
-    """Of a kernel of triton_training for one group size, with zeros or without."""
+def training_facts(name: str, group: int, zeros: bool, settled: bool) -> dict[str, float]:
+    """Of a kernel of triton_training for one group size, with zeros or without, settled before or not."""
     block = min(triton.next_power_of_2(group), triton_training.TILE)
     constants = {
         **{"LEVELS": 4, "GROUP": group, "BLOCK": block, "MANY": triton_training.TILE // block},
-        **{"PLAIN": False, **({} if zeros else {"zero": None, "zero_gradient": None})},
+        **{"SETTLED": settled, "PLAIN": False},
+        **({} if zeros else {"zero": None, "zero_gradient": None}),
     }
     types = {
         **dict.fromkeys(("quantized", "gradient"), "*bf16"),

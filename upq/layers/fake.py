@@ -2,7 +2,8 @@
 
 The scale is trained as its logarithm: it stays positive, and one learning rate fits every layer because a step
 is relative. The backward pass recomputes from the weight instead of saving intermediates, so that the op keeps
-nothing alive but its inputs and its output, which the linear layer needs anyway. On a CPU it runs in C
+nothing alive but its inputs and its output, which the linear layer needs anyway (and on a GPU the settled scales and
+offsets of a grid of two levels). On a CPU it runs in C
 (kernels.cpu.training), on a GPU in Triton (kernels.gpu.training); what stands here is the definition, and what runs
 elsewhere.
 """
@@ -33,7 +34,8 @@ class _FakeQuantize(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         context.grid = grid
-        if (levels := _gpu_levels(weight, log_scale, zero, grid, dtype)) is not None:
+        context.levels = levels = _gpu_levels(weight, log_scale, zero, grid, dtype)
+        if levels is not None:
             quantized = levels.nearest(weight, dtype)
             context.save_for_backward(weight, log_scale, zero, quantized)
             return quantized
@@ -54,9 +56,8 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, log_scale, zero, quantized = context.saved_tensors
         share = CLIP_SHARE if zero is None else 1.0
-        levels = _gpu_levels(weight, log_scale, zero, context.grid, quantized.dtype)
-        if levels is not None:
-            return *levels.gradients(weight, quantized, gradient, share), None, None
+        if context.levels is not None:
+            return *context.levels.gradients(weight, quantized, gradient, share), None, None
         scale, offset = context.grid.settled(log_scale.exp(), zero)
         count = context.grid.levels
         if training.is_usable(weight, log_scale, quantized.dtype):
@@ -102,9 +103,13 @@ def _gpu_levels(
     dtype: torch.dtype,
 ) -> Any | None:
     """The kernels.gpu.training.Levels of a weight on a GPU; None where it has to do without."""
-    if not weight.is_cuda or isinstance(grid, TwoLevelGrid) or (gpu := _gpu_kernels()) is None:
+    if not weight.is_cuda or (gpu := _gpu_kernels()) is None:
         return None
-    levels = gpu.Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
+    settled = (log_scale, zero)
+    is_settled = isinstance(grid, TwoLevelGrid)  # the kernels know no steps
+    if is_settled:
+        settled = grid.settled(log_scale.exp(), zero)
+    levels = gpu.Levels(*settled, grid.levels, SMALLEST_SCALE, is_settled)
     return levels if levels.fit(weight, dtype) else None
 
 

@@ -74,16 +74,17 @@ def forward_kernel(
     quantized: torch.Tensor,
     LEVELS: int,
     GROUP: int,
+    SETTLED: bool,
     **_: Any,
 ) -> None:
     """As kernels.gpu.training.forward_kernel."""
-    scale = _scales(log_scale, smallest)
+    scale = log_scale.reshape(-1, 1) if SETTLED else _scales(log_scale, smallest)
     groups = weight.view(-1, GROUP)
     if zero is None:
         level = (groups / scale).floor().clamp(-(LEVELS // 2), LEVELS // 2 - 1) + 0.5
         quantized.view(-1, GROUP).copy_(level * scale)
     else:
-        offset = _offset(zero, scale, LEVELS)
+        offset = zero.reshape(-1, 1) if SETTLED else _offset(zero, scale, LEVELS)
         code = ((groups + offset) / scale + 0.5).floor().clamp(0, LEVELS - 1)
         quantized.view(-1, GROUP).copy_(code * scale - offset)
 
@@ -101,14 +102,16 @@ def backward_kernel(
     reach: float,
     LEVELS: int,
     GROUP: int,
+    SETTLED: bool,
     **_: Any,
 ) -> None:
     """As kernels.gpu.training.backward_kernel."""
-    scale = _scales(log_scale, smallest)
+    scale = log_scale.reshape(-1, 1) if SETTLED else _scales(log_scale, smallest)
     value, arriving = weight.view(-1, GROUP), gradient.view(-1, GROUP).float()
     centred = value
     if zero is not None:
-        centred = value - ((LEVELS - 1) / 2 * scale - _offset(zero, scale, LEVELS))
+        offset = zero.reshape(-1, 1) if SETTLED else _offset(zero, scale, LEVELS)
+        centred = value - ((LEVELS - 1) / 2 * scale - offset)
     flowing = arriving * (centred.abs() <= scale * reach)
     weight_gradient.view(-1, GROUP).copy_(flowing)
     by_scale = arriving * quantized.view(-1, GROUP).float() - flowing * value

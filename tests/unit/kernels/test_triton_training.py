@@ -10,7 +10,7 @@ import torch
 from kernels.cpu import training
 from kernels.gpu.training import DTYPES, TILE, Levels
 from tests.support.training_cases import Case, check_same, interpretable
-from upq.layers import Grid, fake, grid_of
+from upq.layers import Grid, TwoLevelGrid, fake, grid_of
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import SMALLEST_SCALE
 
@@ -26,6 +26,9 @@ def levels_of(
     grid: Grid,
     _dtype: torch.dtype,
 ) -> Levels:
+    if isinstance(grid, TwoLevelGrid):
+        settled = grid.settled(log_scale.exp(), zero)
+        return Levels(*settled, grid.levels, SMALLEST_SCALE, is_settled=True)
     return Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
 
 
@@ -50,6 +53,14 @@ def test_triton_computes_what_torch_defines(
 ) -> None:
     case = Case.random(grid_of(kind, bits), shape, dtype)
     both(interpretable(case), monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 192, 16), (3, 48, 16), (2, TILE, 16)])
+def test_a_grid_of_two_levels_is_settled_by_torch_and_rounded_in_triton(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, int, int]
+) -> None:
+    both(interpretable(Case.random(grid_of("q2_k", 2), shape, dtype)), monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])
