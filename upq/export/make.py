@@ -51,7 +51,8 @@ def format_named(key: str) -> Format:
         if one.key == key:
             return one
     known = ", ".join(one.key for one in FORMATS)
-    raise UserError("bad_argument", f"format is {shown(key)}; expected one of {known}.")
+    found = f"format is {shown(key)}" if key else "No format is named"
+    raise UserError("bad_argument", f"{found}; expected one of {known}.")
 
 
 def export(

@@ -191,7 +191,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a precision that none has": (["export", "1", "--precision", "FP16"], "expected INT4 or INT2"),
     "a precision that the run lacks": (["export", "3", "--precision", "int2"], "Run 3 has no INT2 model."),
     "a check": (["export", "2", "--format", "safetensors"], "Run 2 has no INT4 or INT2 model."),
-    "no format": (["export", "3"], "expected one of safetensors"),
+    "no format": (["export", "3"], "No format is named; expected one of gguf, "),
     "no such format": (["export", "3", "--format", "zip"], "format is 'zip'; expected one of"),
     "a folder with files": (["export", "3", "--format", "safetensors", "--out", "{here}"], "is not an empty folder"),
     "a folder in a file": (["export", "3", "--format", "safetensors", "--out", "{file}/out"], "could not be written"),
