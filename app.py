@@ -67,9 +67,9 @@ def serve(options: argparse.Namespace) -> None:
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
-    from upq.jobs import served, shipped, supervisor  # noqa: PLC0415
+    from upq.jobs import export_folder, served, shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled  # noqa: PLC0415
-    from upq.store import data_dir, open_store  # noqa: PLC0415
+    from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
     bundled.provide(folder)
@@ -81,8 +81,9 @@ def serve(options: argparse.Namespace) -> None:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with tempfile.TemporaryDirectory(prefix="upq-studio-") as exports:
-        page = build(App(store, models, worker, Path(exports)))
+    exports = export_folder.Exports(store, exports_dir(folder))
+    with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
+        page = build(App(store, models, worker, Path(downloads), exports))
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)
@@ -91,6 +92,7 @@ def serve(options: argparse.Namespace) -> None:
             print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
         stopped.wait()
         page.close(verbose=False)
+        exports.stop()
         worker.stop()
         if adding:
             adding.kill()

@@ -64,6 +64,7 @@ TABS_MAY_IMPORT = {
     "quantize": _SHARED_BY_TABS,
     "chat": _SHARED_BY_TABS,
     "checks": _SHARED_BY_TABS,
+    "export": _SHARED_BY_TABS,
     "results": _SHARED_BY_TABS | {"ui.checks"},
 }
 #: The modules that may speak SQL, those that may contain HTML, and those that may know the interface.

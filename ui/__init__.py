@@ -1,4 +1,4 @@
-"""The app's page: header, four tabs and the named endpoints, in this order, wired to one App."""
+"""The app's page: header, five tabs and the named endpoints, in this order, wired to one App."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ui import api, header, theme
 from ui.app_state import App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
+from ui.export import tab as export_tab
 from ui.gate import Gate, Page
 from ui.quantize import tab as quantize_tab
 from ui.results import tab
+from upq.store import exports_dir
 
 __all__ = ["App", "build", "launch"]
 
@@ -41,6 +43,8 @@ def build(app: App) -> gr.Blocks:
                 checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
                 tab.build(app, top)
+            with gr.Tab("Export", id="export") as export:
+                export_tab.build(app, top, export)
         api.build(app)
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
@@ -64,13 +68,14 @@ def launch(
 ) -> str:
     """Serve the page from a background thread and return its URL; page.close() ends it.
 
-    Nothing is shared beyond `host`, no file of the data folder is ever served, and none is taken from outside.
+    Nothing is shared beyond `host`, and no file is taken from outside. Of the data folder only exports are served:
+    Gradio serves what lies in `allowed_paths` or was made for a download, and nothing else.
     """
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         auth=auth,
-        blocked_paths=[str(data_dir)],
+        allowed_paths=[str(exports_dir(data_dir))],
         app_kwargs={"middleware": [Middleware(theme.SecurityHeaders), Middleware(Gate)]},
         theme=theme.theme(),
         head=theme.head(),

@@ -1,7 +1,7 @@
 """The named endpoints for programs: each takes a request of ui.requests, typed and documented, and answers it.
 
-An error is one sentence. No endpoint returns a file, and the only paths taken are those of a model,
-a data set and a suite.
+An error is one sentence. No endpoint returns a file, and the only paths taken are those of a model, a data set and a
+suite.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from ui import requests
 from ui.app_state import App, plain_errors
 from ui.chat import column, conversation_of
 from ui.checks import form
+from ui.export import made, offers_of, told
 from ui.requests import OfRun, Request
 from upq.config import preset, with_settings
 from upq.errors import UserError
+from upq.jobs.export_folder import Wanted
 from upq.quantize.ready import ready
 from upq.store import Run
 
@@ -129,6 +131,14 @@ def _chat(app: App, asked: requests.Chat) -> Iterator[dict[str, Any]]:
         yield dataclasses.asdict(piece)
 
 
+def _list_exports(app: App, asked: requests.ListExports) -> list[dict[str, Any]]:
+    return offers_of(app, asked.run_id, asked.precision)
+
+
+def _make_export(app: App, asked: requests.MakeExport) -> dict[str, Any]:
+    return told(made(app, Wanted(asked.run_id, asked.precision, asked.format)))
+
+
 def _run_checks(app: App, asked: requests.RunChecks) -> dict[str, Any]:
     check_id = form.enqueue(app, asked)
     return {"run_id": check_id, "queue_position": app.store.queue_position(check_id)}
@@ -142,6 +152,8 @@ ENDPOINTS = {
     "list_runs": Endpoint(requests.ListRuns, _list_runs, list),
     "chat": Endpoint(requests.Chat, _chat, dict),
     "run_checks": Endpoint(requests.RunChecks, _run_checks, dict),
+    "list_exports": Endpoint(requests.ListExports, _list_exports, list),
+    "make_export": Endpoint(requests.MakeExport, _make_export, dict),
 }
 
 

@@ -19,6 +19,7 @@ from ui.shared import Shared
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
+from upq.jobs.export_folder import Exports
 from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -51,14 +52,16 @@ class Badge(TypedDict, total=False):
 class App:
     """One running app.
 
-    export_dir is a private folder for the files that the app offers for download; badges holds the measured numbers of
-    each model that has been loaded; shared holds what is drawn once for all pages.
+    export_dir is a private folder for the tables and reports that the app offers for download; exports keeps the models
+    that were made for other programs; badges holds the measured numbers of each model that has been loaded; shared
+    holds what is drawn once for all pages.
     """
 
     store: Store
     models: Models
     supervisor: Supervisor
     export_dir: Path
+    exports: Exports
     badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
     shared: Shared = field(default_factory=Shared)

@@ -18,17 +18,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.api import ENDPOINTS, request_of
 from ui.app_state import plain_errors
 from upq.errors import UserError, shown
-from upq.files import clean_text
+from upq.files import STAGING_PREFIX, clean_text
 
-#: The routes that are open. Of files, those that Gradio serves from this machine; an address is never fetched.
+#: The routes that are open. Of files, those that Gradio serves from this machine, but none that is still being written;
+#: an address is never fetched.
 OPEN = re.compile(
     r"/|/(static|assets|svelte)/.+|/(favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?)"
     r"|/(config|login|logout|theme\.css)/?"
     r"|/gradio_api/(user|login_check|token|app_id|info|openapi\.json|startup-events|theme\.css|cancel|reset)/?"
     r"|/gradio_api/(queue|call|run|heartbeat)/.+"
-    r"|/gradio_api/file=(?!https?:).+",
+    rf"|/gradio_api/file=(?!https?:)(?!.*/{re.escape(STAGING_PREFIX)}).+",
     re.IGNORECASE,
 )
+#: A file is kept, never opened in the page: an export holds files of a stranger's model.
+FILE, KEPT, OPENED = "/gradio_api/file=", b"attachment", b"inline"
 #: A call of an endpoint: with its arguments by name (v2), or by place.
 CALL = re.compile(r"/gradio_api/call/(?P<v2>v2/)?(?P<name>[^/]*)/?")
 #: Bytes of a request. The longest message, system prompt or settings fit in, however they are escaped.
@@ -62,6 +65,8 @@ class Gate:
         async def send_noticed(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
+            if scope["path"].startswith(FILE) and message["type"] == "http.response.start":
+                message["headers"] = [_to_be_kept(*header) for header in message["headers"]]
             await send(message)
 
         try:
@@ -85,6 +90,13 @@ def _check_route(path: str) -> None:
     if not OPEN.fullmatch(path):
         sentence = f"The route {shown(path)} is closed; neither the page nor an endpoint needs it."
         raise _Refused(404, sentence)
+
+
+def _to_be_kept(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A header of a file's answer, such that a browser keeps the file."""
+    if name.lower() != b"content-disposition":
+        return name, value
+    return name, KEPT + value.removeprefix(OPENED).removeprefix(KEPT)
 
 
 async def _whole_body(receive: Receive) -> bytes:

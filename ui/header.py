@@ -68,7 +68,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
         selector = gr.Dropdown(
             [(f"{model_name('bundled')} · no run yet", NO_RUN)],
             value=NO_RUN,
-            label="Run for Chat and Checks",
+            label="Run for Chat, Checks and Export",
             show_label=False,
             container=False,
             min_width=250,

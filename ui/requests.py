@@ -7,7 +7,7 @@ The page asks in the same words where it does the same, so a chat and a check ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,8 +21,10 @@ from upq.config import (
 )
 from upq.decode import DECODING_RANGES, Decoding
 from upq.errors import UserError, shown
+from upq.export import FORMATS
 
 R = TypeVar("R", bound="Request")
+QuantizedName = Literal["INT4", "INT2"]
 #: The largest whole number that SQLite and a seed take.
 LARGEST = 2**63 - 1
 #: The longest message or system prompt, the longest settings, and the longest path that Linux takes. Characters.
@@ -187,6 +189,21 @@ class OfModel(OfRun):
 
 class Chat(Question, OfModel):
     """Stream the answer of one precision of a run (0: the bundled model) to one message."""
+
+
+class ListExports(OfRun):
+    """The formats in which a model of a run can leave: what each would make of it, or why it cannot hold it."""
+
+    precision: Annotated[QuantizedName, Field(description="which model of the run")]
+
+
+class MakeExport(ListExports):
+    """Make the files of a model in a format, if they are not there yet, and tell where they are and how to use them."""
+
+    format: Annotated[
+        str,
+        _one_of([form.key for form in FORMATS], "its key in `list_exports`"),
+    ]
 
 
 class RunChecks(OfRun):

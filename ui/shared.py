@@ -21,6 +21,12 @@ class Shared:
         self._made: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def has(self, key: Hashable) -> bool:
+        """Whether the value of a key is made, so that `get` gives it at once."""
+        with self._lock:
+            value = self._made.get(key)
+        return value is not None and value.done()
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of a key, which `make` gives if nobody asked before; others who ask meanwhile wait for it.
 

@@ -18,8 +18,9 @@ from tests.ui.studio import Studio, start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
 from ui import App, build, launch
 from upq.jobs import Supervisor
+from upq.jobs.export_folder import Exports
 from upq.models import load
-from upq.store import open_store
+from upq.store import exports_dir, open_store
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,8 @@ def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
         patch.delenv("GRADIO_TEMP_DIR", raising=False)
         run_id = stored_run(store, load(str(tiny_model_dir)), tiny_model_dir)
         models = TinyModels(store, tiny_model_dir)
-        page = build(App(store, models, Supervisor(store, folder), folder))
+        exports = Exports(store, exports_dir(folder))
+        page = build(App(store, models, Supervisor(store, folder), folder, exports))
         url = launch(page, "127.0.0.1", None, None, folder)
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             yield OpenApp(page, client, store, run_id, scratch)

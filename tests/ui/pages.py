@@ -17,7 +17,7 @@ HOSTILE = (
     "<img src=http://x.invalid/?q=1 onerror=alert(1)>"
     "<form action=http://x.invalid/><input name=a></form>${alert(1)}{{alert(1)}}"
 )
-TABS = ("Quantize", "Chat", "Checks", "Results")
+TABS = ("Quantize", "Chat", "Checks", "Results", "Export")
 expect.set_options(timeout=20_000)  # the machine may be busy
 
 

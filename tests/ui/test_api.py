@@ -33,6 +33,8 @@ ENDPOINTS = {
     "/list_runs",
     "/chat",
     "/run_checks",
+    "/list_exports",
+    "/make_export",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.support.exported_runs import exportable_run
 from tests.ui.lab import Lab, marks
 from tests.ui.pages import (
     HOSTILE,
@@ -28,6 +29,7 @@ from tests.ui.studio import Studio, start_app, stop_app
 from upq.config import preset
 from upq.jobs.shipped import NAME
 from upq.models import LoadedModel
+from upq.store import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -51,6 +53,9 @@ def test_the_first_visit_says_what_to_do_next_everywhere(
         go(page, "Results")
         expect(page.locator("#results-table")).to_contain_text("No results yet.")
         page.screenshot(path=photos / "empty-results.png", full_page=True)
+        go(page, "Export")
+        expect(page.locator("#export-run")).to_contain_text("Nothing to export yet.")
+        page.screenshot(path=photos / "empty-export.png", full_page=True)
     finally:
         stop_app(process)
 
@@ -310,6 +315,44 @@ def test_runs_are_compared_sorted_and_reported(
         alone.screenshot(path=photos / "report-print.png", full_page=True)
         alone.close()
         assert asked == []
+    finally:
+        stop_app(process)
+
+
+def test_files_are_made_downloaded_copied_and_deleted(
+    tmp_path: Path,
+    tiny: LoadedModel,
+    tiny_model_dir: Path,
+    open_page: Callable[..., Page],
+    photos: Path,
+) -> None:
+    store = open_store(tmp_path)
+    exportable_run(store, tiny, tiny_model_dir)
+    store.close()
+    url, process = start_app(tmp_path)
+    try:
+        page = open_page(url=url)
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        expect(page.locator("#run-selector input")).to_have_value(re.compile("#1"))
+        go(page, "Export")
+        page.locator("#export-precision label", has_text="INT2").click()
+        row = page.locator("#export-formats tr", has_text="16-bit safetensors")
+        row.get_by_text("Make files").click(timeout=LOADED_MS)
+        made = page.locator("#export-files section")
+        expect(made).to_contain_text("run-1-INT2-safetensors", timeout=LOADED_MS)
+        expect(row).to_contain_text("made")
+        page.screenshot(path=photos / "export-made.png", full_page=True)
+        with page.expect_download() as download:
+            made.get_by_text("model.safetensors").click()
+        kept = tmp_path / "exports" / "run-1-INT2-safetensors" / "model.safetensors"
+        assert download.value.path().read_bytes() == kept.read_bytes()
+        made.locator(".copied", has_text="vllm serve").get_by_text("Copy").click()
+        expect(made.get_by_text("Copied")).to_be_visible()
+        assert "vllm serve" in page.evaluate("navigator.clipboard.readText()")
+        page.on("dialog", lambda dialog: dialog.accept())
+        made.get_by_text("Delete files").click()
+        expect(made).to_have_count(0)
+        assert not kept.parent.exists()
     finally:
         stop_app(process)
 

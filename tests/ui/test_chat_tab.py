@@ -31,6 +31,7 @@ from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
 from upq.jobs import ModelKey, Models, Supervisor, model_key, served
+from upq.jobs.export_folder import Exports
 from upq.models import LoadedModel, load
 from upq.store import Store
 
@@ -40,7 +41,7 @@ LONGEST = 40
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
     store = Store(tmp_path / "upq.db")
-    yield App(store, Models(store), Supervisor(store, tmp_path), tmp_path)
+    yield App(store, Models(store), Supervisor(store, tmp_path), tmp_path, Exports(store, tmp_path))
     store.close()
 
 

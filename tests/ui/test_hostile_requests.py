@@ -22,6 +22,7 @@ from tests.ui.open_app import Answer, OpenApp
 from ui.api import ENDPOINTS
 from ui.requests import Request
 from upq.config import METHODS, PRECISIONS, PRESETS, SUITES
+from upq.export import FORMATS
 
 #: Texts of the kinds that paths, names, settings and messages have.
 TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=12) | st.sampled_from(
@@ -45,6 +46,7 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "preset": st.sampled_from(PRESETS),
     "suite": st.sampled_from(SUITES),
     "precision": st.sampled_from(PRECISIONS),
+    "format": st.sampled_from([form.key for form in FORMATS]),
     "precisions": st.lists(st.sampled_from(PRECISIONS), max_size=4),
     "message": TEXTS,
     "system": TEXTS,
@@ -94,6 +96,7 @@ def is_right(name: str, answer: Answer) -> bool:
     if name == "chat":
         return isinstance(last, dict) and last["done"] and 0 < last["tokens"] <= 8192
     kinds = {"start_run": dict, "run_status": dict, "run_checks": dict, "list_runs": list}
+    kinds |= {"list_exports": list, "make_export": dict}
     return len(answer.results) == 1 and isinstance(last, kinds.get(name, str))
 
 

@@ -17,6 +17,7 @@ from ui import header
 from ui.app_state import App
 from ui.shared import KEPT, Shared
 from upq.config import RunConfig, preset
+from upq.jobs.export_folder import Exports
 
 NOTHING = gr.skip()
 
@@ -24,7 +25,7 @@ NOTHING = gr.skip()
 def app_of(lab: Lab) -> Any:
     supervisor: Any = SimpleNamespace(has_worker=True, trouble="")
     models: Any = None
-    return App(lab.store, models, supervisor, Path())
+    return App(lab.store, models, supervisor, Path(), Exports(lab.store, Path()))
 
 
 def poll(app: App, known: list[Any]) -> list[Any]:

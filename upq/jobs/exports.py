@@ -23,6 +23,19 @@ TITLES = {
 MOST_CHECKS = 10_000
 
 
+def require_artifact(store: Store, run_id: int, precision: str) -> int:
+    """The id of a run's artifact. Raises UserError: run_not_found, artifact_not_found."""
+    store.run(run_id)
+    for row in store.artifacts(run_id):
+        if row.precision == precision:
+            return row.id
+    raise UserError(
+        "artifact_not_found",
+        f"Run {run_id} has no {precision}.",
+        "Choose a run that is done, or wait for this one.",
+    )
+
+
 def model_of(store: Store, run_id: int, precision: str) -> PackedModel:
     """The artifact of a run, opened. Raises UserError: artifact_not_found, artifact_version, artifact_damaged."""
     artifact = store.load_artifact(run_id, precision)

@@ -2,7 +2,7 @@
 
 from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
-from upq.store.folder import checkpoint_dir, data_dir, open_store
+from upq.store.folder import checkpoint_dir, data_dir, exports_dir, open_store
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
@@ -17,6 +17,7 @@ __all__ = [
     "Store",
     "checkpoint_dir",
     "data_dir",
+    "exports_dir",
     "open_store",
     "prepare",
 ]

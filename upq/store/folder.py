@@ -1,4 +1,4 @@
-"""The data folder: where the database and the checkpoints of runs lie."""
+"""The data folder: where the database, the checkpoints of runs and the exports lie."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def data_dir(explicit: str | None = None) -> Path:
 def open_store(folder: Path) -> Store:
     """The store of a data folder."""
     return Store(folder / DATABASE_NAME)
+
+
+def exports_dir(folder: Path) -> Path:
+    """Where the app keeps models that it made for other programs."""
+    return folder / "exports"
 
 
 def checkpoint_dir(folder: Path, run_id: int) -> Path:

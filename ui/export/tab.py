@@ -1,0 +1,170 @@
+"""Export: what each format makes of the chosen run's model, its files made by one click, and how programs take them.
+
+An export is made in the background of the app, so closing the page stops nothing; while one is at work the page asks
+once a second how far it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ui.app_state import PRIVATE, App, Outputs, plain_errors
+from ui.export import render
+from ui.export.offers import is_known, offers_of
+from ui.export.render import Line
+from ui.header import NO_RUN, Header
+from ui.html import parts
+from upq.config import QUANTIZED
+from upq.errors import UserError
+from upq.jobs.export_folder import Wanted
+from upq.store import Run
+
+POLL_S = 1.0
+#: Buttons in what was rendered: those that copy work in the page, the others are told to the server.
+CLICKS = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (!button) return;
+  if ('copy' in button.dataset) {
+    const box = button.parentElement.querySelector('pre');
+    const selected = () => { getSelection().selectAllChildren(box); document.execCommand('copy'); };
+    const copied = navigator.clipboard?.writeText(box.textContent).catch(selected) ?? selected();
+    Promise.resolve(copied).then(() => {
+      button.textContent = 'Copied';
+      setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+    });
+    return;
+  }
+  const { action, format } = button.dataset;
+  if (!action || action === 'delete' && !confirm('Delete these files?')) return;
+  trigger('click', { action, format });
+});"""
+
+
+@dataclass
+class Page(Outputs):
+    """What the chosen run fills. timer asks how far exports are, while any is at work."""
+
+    run: gr.HTML
+    precision: gr.Radio
+    formats: gr.HTML
+    files: gr.HTML
+    elsewhere: gr.HTML
+    timer: gr.Timer
+
+
+def build(app: App, header: Header, tab: gr.Tab) -> None:
+    """Lay out the tab and wire it. Must be called inside `tab`."""
+    looked = gr.State(0.0)  # when the tab was opened: an artifact is read only for those who look
+    precision = gr.State("")  # apart from its radio for the reason that ui.header gives
+    with gr.Column(elem_classes="card", elem_id="export"):
+        gr.HTML(parts.panel_title("Export"))
+        run = gr.HTML(render.nothing(is_fp16=False), elem_id="export-run")
+        radio = gr.Radio([], label="Model", visible=False, elem_id="export-precision")
+        formats = gr.HTML(js_on_load=CLICKS, elem_id="export-formats")
+    files = gr.HTML(js_on_load=CLICKS, elem_id="export-files")
+    elsewhere = gr.HTML(js_on_load=CLICKS, elem_id="export-elsewhere")
+    page = Page(run, radio, formats, files, elsewhere, gr.Timer(POLL_S, active=False))
+    _wire(app, header, tab, page, looked, precision)
+
+
+def _wire(
+    app: App, header: Header, tab: gr.Tab, page: Page, looked: gr.State, precision: gr.State
+) -> None:
+    def act(event: gr.EventData, *asked: Any) -> Iterator[list[Any]]:
+        _act(app, event, *asked)
+        yield from _show(app, *asked)
+
+    asked = [looked, header.chosen, precision]
+    tab.select(time.time, None, looked, **PRIVATE)
+    page.precision.input(lambda name: name, page.precision, precision, **PRIVATE)
+    gr.on(
+        [
+            looked.change,
+            precision.change,
+            header.chosen.change,
+            header.catalog.change,
+            page.timer.tick,
+        ],
+        partial(_show, app),
+        asked,
+        page.outputs,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    for clicked in (page.formats, page.files):
+        clicked.click(act, asked, page.outputs, **PRIVATE)
+
+
+def _show(app: App, looked: float, chosen: int | None, precision: str) -> Iterator[list[Any]]:
+    """Values for a Page, first without the formats where reading the artifact takes a while."""
+    run = app.context_run(chosen) if looked and chosen else None
+    there = [] if run is None else _precisions(app, run)
+    if not looked:
+        yield Page.fill()
+    elif run is None or not there:
+        yield _filled(render.nothing(is_fp16=chosen == NO_RUN))
+    else:
+        name = precision if precision in there else there[0]
+        absent = [other.name for other in QUANTIZED if other.name not in there]
+        words = render.about(parts.run_label(run), absent, run.state)
+        radio = gr.update(choices=there, value=name, visible=True)
+        try:
+            if not is_known(app, run.id, name):
+                yield _filled(words, radio, formats=render.reading())
+            drawn = _drawn(app, run, name)
+        except UserError as error:
+            drawn = {"formats": parts.notice("failed", error.message, error.hint)}
+        yield _filled(words, radio, **drawn)
+
+
+def _precisions(app: App, run: Run) -> list[str]:
+    there = app.precisions(run.id)
+    return [precision.name for precision in QUANTIZED if precision.name in there]
+
+
+def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
+    """What depends on the formats. Raises UserError as offers_of."""
+    lines = []
+    for row in offers_of(app, run.id, precision):
+        wanted = Wanted(run.id, precision, row["key"])
+        lines.append(Line(row, app.exports.kept(wanted), app.exports.work(wanted)))
+    able = [line.row["key"] for line in lines if "why_not" not in line.row]
+    place = render.Place(app.exports.folder.parent, run.id, precision)
+    return {
+        "formats": render.formats(lines),
+        "files": render.files(lines),
+        "elsewhere": render.elsewhere(place, next(iter(able), None), run.state == "done"),
+        "timer": gr.Timer(active=any(line.is_busy for line in lines)),
+    }
+
+
+def _filled(run: Any, precision: Any = None, **drawn: Any) -> list[Any]:
+    """Values for a Page; what is not given is empty."""
+    empty = {"formats": "", "files": "", "elsewhere": "", "timer": gr.Timer(active=False)}
+    radio = gr.update(visible=False) if precision is None else precision
+    return Page.fill(run=run, precision=radio, **(empty | drawn))
+
+
+def _act(app: App, event: gr.EventData, _: float, chosen: int | None, precision: str) -> None:
+    """Carry out a button. Whatever no longer fits, because the page is old, does nothing."""
+    data: Any = event._data
+    run = app.context_run(chosen) if chosen else None
+    if run is None or not isinstance(data, dict):
+        return
+    there = _precisions(app, run)
+    name = precision if precision in there else next(iter(there), "")
+    action = str(data.get("action", ""))
+    with plain_errors():
+        wanted = Wanted(run.id, name, str(data.get("format", "")))
+        if action == "make":
+            app.exports.make(wanted)
+        elif action == "delete":
+            app.exports.delete(wanted)
+        elif action == "cancel" and (work := app.exports.work(wanted)):
+            work.cancel()
