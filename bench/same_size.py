@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from bench.llama_cpp import LlamaCpp, library
 from upq.artifact import Artifact
-from upq.export import PackedModel, export
+from upq.export import PackedModel, format_named
 from upq.export.gguf_architecture import add_architecture, add_general, architecture_of, config_of
 from upq.export.gguf_tensors import Entry, entries_of
 from upq.export.gguf_vocabulary import vocabulary_of
@@ -113,8 +113,10 @@ def plain_model(loaded: LoadedModel) -> PackedModel:
 
 
 def export_of(model: PackedModel, folder: Path) -> list[Path]:
-    """The GGUF of an export."""
-    return [path for path in export(model, "gguf", folder).files if path.suffix == ".gguf"]
+    """The GGUF of a model, without the card that an export has."""
+    folder.mkdir(exist_ok=True)
+    format_named("gguf").write(model, folder, lambda _: None)
+    return list(folder.glob("*.gguf"))
 
 
 def quantized(model: PackedModel, name: str, path: Path) -> Path:
