@@ -12,6 +12,7 @@ from tests.support.large_models import folder_of
 from ui import api
 from ui.quantize import form as run_form
 from ui.requests import StartRun
+from ui.shared import Shared
 from upq.__main__ import main
 from upq.errors import UserError
 from upq.quantize import ready
@@ -34,7 +35,7 @@ class Desk:
     """As much of the app as the form and the endpoints use."""
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.shared = store, Shared()
 
 
 @pytest.mark.usefixtures("small_gpu")

@@ -279,6 +279,7 @@ def test_killing_the_app_leaves_its_worker_finishing_the_run(
     assert (run.state, run.attempt) == ("done", 1)
 
 
+@pytest.mark.usefixtures("store")
 def test_a_worker_whose_app_is_gone_before_it_looks_does_not_wait_for_ever(folder: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
