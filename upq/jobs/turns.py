@@ -56,12 +56,14 @@ class Turns:
         turn, row, answers = self._files
         if turn is None or row is None or answers is None:
             return
+        if self._has_turn and time.monotonic() - self._since < TURN_S:
+            return
         until = time.monotonic() + ANSWERS_S
         while _is_taken(answers) and time.monotonic() < until:
             check()
             time.sleep(_LOOK_S)
-        is_over = time.monotonic() - self._since >= TURN_S and _is_taken(row)
-        if self._has_turn and not is_over:
+        self._since = time.monotonic()
+        if self._has_turn and not _is_taken(row):
             return
         if self._has_turn:
             fcntl.flock(turn, fcntl.LOCK_UN)

@@ -71,12 +71,17 @@ def test_work_waits_for_an_answer_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "ANSWERS_S", 0.3)
+    monkeypatch.setattr(turns, "TURN_S", 0.1)
     with Turns(tmp_path) as mine:
         mine.wait(lambda: None)
+        time.sleep(turns.TURN_S)
         with answering(tmp_path), answering(tmp_path):
             started = time.monotonic()
             mine.wait(lambda: None)
             assert time.monotonic() - started >= 0.3
+            mine.wait(lambda: None)
+            assert time.monotonic() - started < 0.3 + turns.TURN_S, "then it has a turn"
+        time.sleep(turns.TURN_S)
         started = time.monotonic()
         mine.wait(lambda: None)
         assert time.monotonic() - started < 0.2, "the answer is over"
