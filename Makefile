@@ -21,8 +21,7 @@ demo: install  ## quantize the bundled model and compare, without a browser
 	$(python) -m upq demo --preset quick
 
 test: $(DEVELOPMENT) browser  ## every test but the slow ones; those for a GPU run on a simulated one
-	$(python) -m pytest -m "not slow and not gpu"
-	$(simulated) -m "gpu and not slow" tests/gpu
+	scripts/run_tests.sh
 
 test-all: $(DEVELOPMENT) browser  ## every test; those for a GPU run on a simulated one
 	$(python) -m pytest -m "not gpu"

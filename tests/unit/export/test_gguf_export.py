@@ -275,7 +275,7 @@ def test_a_rotated_layer_is_refused_with_what_to_do(llama: PackedModel) -> None:
         format_named("gguf").offer(
             dataclasses.replace(llama, layers={**llama.layers, name: rotated})
         )
-    assert "rotation none or absorbed" in caught.value.hint
+    assert "method portable_upq" in caught.value.hint
 
 
 def test_an_unknown_parameter_is_refused(llama: PackedModel) -> None:
