@@ -1,8 +1,6 @@
 # Everything a person or CI does with this repository. `make` alone lists the targets;
 # `make install PYTHON=python3.12` picks the Python that .venv is made from.
 python := .venv/bin/python
-# pytest in a process of its own, in which torch has a simulated GPU
-simulated = $(python) -m pytest -p tests.support.simulated_gpu.plugin
 RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
@@ -25,7 +23,7 @@ test: $(DEVELOPMENT) browser  ## every test but the slow ones; those for a GPU r
 
 test-all: $(DEVELOPMENT) browser  ## every test; those for a GPU run on a simulated one
 	$(python) -m pytest -m "not gpu"
-	$(simulated) -m gpu tests/gpu
+	$(python) -m pytest -p tests.support.simulated_gpu.plugin -m gpu tests/gpu
 
 check: $(DEVELOPMENT)  ## style, types and architecture
 	$(python) -m ruff check .

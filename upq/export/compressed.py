@@ -7,7 +7,6 @@ scale / 2, and (code - 2) * scale is ((code + 6) - 8) * scale, both exactly.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from upq.artifact import assembly
 from upq.export.folder import (
     in_float16,
     read_tensors,
+    require_codes_alone,
     require_names,
-    require_no_rotation,
-    require_plain_names,
     save_tensors,
     write_files,
 )
@@ -103,12 +101,7 @@ class CompressedTensors:
 
 def _require(model: PackedModel) -> None:
     """Raise UserError("cannot_export") for what the format cannot hold."""
-    if sys.byteorder != "little":
-        raise cannot_export(
-            "This machine is big-endian; these files are made on a little-endian one."
-        )
-    require_plain_names(model)
-    require_no_rotation(model, "compressed-tensors")
+    require_codes_alone(model, "compressed-tensors")
     for name, weight in model.linears.items():
         if weight.steps is not None or weight.zeros is not None:
             raise cannot_export(

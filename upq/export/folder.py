@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -27,8 +28,15 @@ def require_plain_names(model: PackedModel) -> None:
         )
 
 
-def require_no_rotation(model: PackedModel, program: str) -> None:
-    """Raise UserError("cannot_export") for a layer whose activations have to be transformed while it runs."""
+def require_codes_alone(model: PackedModel, program: str) -> None:
+    """Raise UserError("cannot_export") for what no program that reads codes in words of 32 bits can hold: experts that
+    we took apart, and layers whose activations have to be transformed; and on a machine with another order of bytes.
+    """
+    if sys.byteorder != "little":
+        raise cannot_export(
+            f"This machine is big-endian; {program} files are made on a little-endian one."
+        )
+    require_plain_names(model)
     if rotated := [name for name, weight in model.layers.items() if weight.transform]:
         raise cannot_export(
             f"{rotated[0]} is rotated while it runs, which {program} cannot do.",

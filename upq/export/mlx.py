@@ -7,7 +7,6 @@ words of 32 bits, lowest bits first, so that ours are theirs byte for byte.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,8 @@ from kernels.reference import group_scales
 from upq.export.folder import (
     in_float16,
     read_tensors,
+    require_codes_alone,
     require_names,
-    require_no_rotation,
-    require_plain_names,
     save_tensors,
     write_files,
 )
@@ -136,12 +134,7 @@ class Mlx:
 
 def _require(model: PackedModel) -> None:
     """Raise UserError("cannot_export") for what MLX cannot hold."""
-    if sys.byteorder != "little":
-        raise cannot_export(
-            "This machine is big-endian; MLX files are made on a little-endian one."
-        )
-    require_plain_names(model)
-    require_no_rotation(model, "MLX")
+    require_codes_alone(model, "MLX")
     for name, weight in model.layers.items():
         _group(name, weight)
 
