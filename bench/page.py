@@ -47,6 +47,7 @@ class Page:
         self._events: dict[int, dict[str, Any]] = {}
         self._pending: dict[int, int] = defaultdict(int)
         self._again: set[int] = set()
+        self._resting: set[int] = set()  # timers that do not tick now
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._early: dict[str, dict[str, Any]] = {}
         self._stream: asyncio.Task[None] | None = None
@@ -60,6 +61,8 @@ class Page:
             self._values[component["id"]] = properties.get("value")
             if name := properties.get("elem_id"):
                 self._names[name] = component["id"]
+            if properties.get("active") is False:
+                self._resting.add(component["id"])
         self._events = {event["id"]: event for event in config["dependencies"]}
         self._start(self._beat())
         self.fire(None, "load")
@@ -71,12 +74,13 @@ class Page:
         await self._client.aclose()
 
     async def poll(self, until: float, every_s: float) -> None:
-        """Let the page's timer tick until a monotonic time. A tick is left out while the last one is on its way."""
-        timers = [
-            at for event in self._events.values() for at in event["targets"] if at[1] == "tick"
-        ]
+        """Let the page's timers tick until a monotonic time, those that are active. A tick is left out while the last
+        one is on its way.
+        """
+        targets = [at for event in self._events.values() for at in event["targets"]]
+        timers = {component for component, what in targets if what == "tick"}
         while time.monotonic() < until:
-            for timer, _ in timers:
+            for timer in timers - self._resting:
                 self.fire(timer, "tick")
             await asyncio.sleep(every_s)
 
@@ -182,6 +186,8 @@ class Page:
             if isinstance(value, dict) and value.get("__type__") == "update":
                 if "value" in value:
                     self._values[component] = value["value"]
+                if "active" in value:
+                    (self._resting.discard if value["active"] else self._resting.add)(component)
             else:
                 self._values[component] = value
         for state in output.get("changed_state_ids") or []:
