@@ -83,7 +83,9 @@ def serve(options: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stopped.set())
     exports = export_folder.Exports(store, exports_dir(folder))
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        page = build(App(store, models, worker, Path(downloads), exports))
+        # With this machine's token: only where nobody else reaches the page.
+        may_publish = options.host in LOOPBACK and "SPACE_ID" not in os.environ
+        page = build(App(store, models, worker, Path(downloads), exports, may_publish))
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)

@@ -53,7 +53,8 @@ class App:
     """One running app.
 
     export_dir is a private folder for the tables and reports that the app offers for download; exports keeps the models
-    that were made for other programs; badges holds the measured numbers of each model that has been loaded; shared
+    that were made for other programs; may_publish tells whether whoever opens the page may send them to the hub with
+    this machine's token; badges holds the measured numbers of each model that has been loaded; shared
     holds what is drawn once for all pages.
     """
 
@@ -62,6 +63,7 @@ class App:
     supervisor: Supervisor
     export_dir: Path
     exports: Exports
+    may_publish: bool = False
     badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
     shared: Shared = field(default_factory=Shared)

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 import yaml
+from huggingface_hub import constants
 
 #: Files of at least so many bytes go by way of large file storage, as weights do there.
 LARGE_BYTES = 20_000
@@ -94,6 +96,17 @@ class Hub:
             if entry["key"] == "lfsFile":
                 self.models[repo][value["path"]] = self.large[value["oid"]]
         return 200, {"commitUrl": f"{self.address}/{repo}/commit/{'0' * 40}", "commitOid": "0" * 40}
+
+
+@contextmanager
+def in_place_of_the_hub(patch: pytest.MonkeyPatch, token: str = "hf_secret") -> Iterator[Hub]:
+    """A stand-in that the hub's client asks instead of the hub; `me` is logged in with the token."""
+    with running("me", token) as hub:
+        patch.setattr(constants, "ENDPOINT", hub.address)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setenv("HF_TOKEN", token)
+        yield hub
 
 
 @contextmanager

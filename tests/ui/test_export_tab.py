@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.exported_runs import exportable_run
+from tests.support.hub import in_place_of_the_hub
 from tests.ui.open_app import Answer, OpenApp
 from tests.ui.test_render import HOSTILE, Structure
 from ui.app_state import App
@@ -25,7 +26,8 @@ from upq.export import PackedModel, Progress, Use
 from upq.export.dense import Dense
 from upq.files import MANIFEST, STAGING_PREFIX
 from upq.jobs import exports as opening
-from upq.jobs.export_folder import Exports, Kept, Wanted, Work
+from upq.jobs.background import Work
+from upq.jobs.export_folder import Exports, Kept, Packing, Sending, Wanted
 from upq.models import LoadedModel
 from upq.store import Store, open_store
 
@@ -132,7 +134,8 @@ def test_a_damaged_artifact_is_one_sentence(
     seen = shown(app_of(store, tmp_path), run_id)
     store.close()
     assert "is damaged" in words(seen["formats"])
-    assert seen["files"] == seen["elsewhere"] == ""
+    assert seen["files"] == seen["published"] == seen["whole"] == ""
+    assert not seen["elsewhere"]["visible"]
 
 
 def test_one_click_makes_files_that_are_shown_until_they_are_deleted(app: App, run_id: int) -> None:
@@ -143,10 +146,9 @@ def test_one_click_makes_files_that_are_shown_until_they_are_deleted(app: App, r
     assert not seen["timer"].active
     for part in (f"run-{run_id}-INT4-safetensors", "Read back: every tensor", "vllm serve ."):
         assert part in words(seen["files"])
-    assert f"push {run_id} --precision INT4 --format gguf --repo OWNER/NAME" in words(
-        seen["elsewhere"]
-    )
-    assert f"pack {run_id} run-{run_id}.upq" in words(seen["elsewhere"])
+    command = f"push {run_id} --precision INT4 --format gguf --repo OWNER/NAME"
+    assert command in words(seen["published"])
+    assert f"pack {run_id} run-{run_id}.upq" in words(seen["whole"])
     press(app, "make", DENSE, run_id)
     assert app.exports.work(Wanted(run_id, "INT4", DENSE)) is None, "they are there"
     press(app, "delete", DENSE, run_id)
@@ -189,6 +191,50 @@ def raise_if_stopped(app: App, wanted: Wanted, work: Work) -> None:
         made(app, wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_model_is_published_from_the_page(
+    app: App, run_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tab._first_format(app, 1.0, run_id, "INT2") == "gguf"
+    problem, _ = tab._publish(app, 1.0, run_id, "", "tiny", DENSE, True)
+    assert "expected OWNER/NAME" in words(problem)
+    with in_place_of_the_hub(monkeypatch) as hub:
+        problem, timer = tab._publish(app, 1.0, run_id, "INT2", " me/tiny ", DENSE, True)
+        (work,) = app.exports.sendings(run_id, "INT2").values()
+        assert (problem, timer.active) == ("", True)
+        assert work.ended.wait(WAIT_S)
+        assert f"16-bit safetensors is at {hub.address}/me/tiny" in words(
+            shown(app, run_id, "INT2")["published"]
+        )
+        tab._publish(app, 1.0, run_id, "INT2", "somebody/tiny", DENSE, True)
+        (work,) = app.exports.sendings(run_id, "INT2").values()
+        assert work.ended.wait(WAIT_S)
+    assert "somebody/tiny refused the upload" in words(shown(app, run_id, "INT2")["published"])
+
+
+def test_a_page_that_others_reach_does_not_publish(app: App) -> None:
+    names = []
+    for may_publish in (True, False):
+        with gr.Blocks() as page:
+            tab._lay_out_elsewhere(may_publish)
+        names.append({getattr(block, "elem_id", None) for block in page.blocks.values()})
+    assert {"publish", "publish-repo"} <= names[0]
+    assert not {"publish", "publish-repo"} & names[1]
+    assert {"published", "whole-run"} <= names[1]
+    assert not app.may_publish, "nobody may unless the app says so"
+
+
+def test_a_whole_run_is_packed_shown_and_deleted(app: App, run_id: int) -> None:
+    press(app, "pack", "", run_id)
+    if work := app.exports.work(Packing(run_id)):
+        assert work.ended.wait(WAIT_S)
+    seen = words(shown(app, run_id)["whole"])
+    assert f"python -m upq unpack run-{run_id}.upq" in seen
+    press(app, "delete-file", "", run_id)
+    assert "Pack the run" in words(shown(app, run_id)["whole"])
+    assert "when it is done" in words(render.whole_run(Place(Path(), 1, "INT4"), False, None, None))
+
+
 def test_a_click_that_no_page_sends_is_a_sentence_or_nothing(app: App, run_id: int) -> None:
     for key in ("../..", "zip", ""):
         with pytest.raises(gr.Error, match="expected one of"):
@@ -202,7 +248,9 @@ def test_no_text_from_outside_becomes_markup(tmp_path: Path) -> None:
     file = tmp_path / "a<b>.json"
     file.write_text(HOSTILE)
     row: dict[str, Any] = {**ROW, "title": HOSTILE, "runs_in": HOSTILE, "exactness": HOSTILE}
-    kept = Kept(tmp_path, [file], HOSTILE, [Use(HOSTILE, HOSTILE)])
+    kept = Kept(tmp_path, [file], HOSTILE, [Use(HOSTILE, HOSTILE)], [HOSTILE])
+    place = Place(tmp_path / HOSTILE, 1, HOSTILE)
+    sending = Sending(Wanted(1, HOSTILE, DENSE), "me/tiny", private=False)
     failed = Work(failure=UserError("x", HOSTILE, HOSTILE))
     failed.ended.set()
     lines = [Line(row, kept), Line(row, work=failed), Line(row | {"why_not": HOSTILE})]
@@ -210,13 +258,15 @@ def test_no_text_from_outside_becomes_markup(tmp_path: Path) -> None:
         render.formats(lines),
         render.files(lines),
         render.about(HOSTILE, ["INT2"], HOSTILE),
-        render.elsewhere(Place(tmp_path / HOSTILE, 1, HOSTILE), HOSTILE, True),
+        render.publishing(place, HOSTILE, {sending: failed}, [Line(row, kept)]),
+        render.whole_run(place, True, None, failed),
+        render.whole_run(place, True, file, None),
     ]
     for markup in drawn:
         seen = Structure(markup)
         assert not {"img", "form", "script"} & set(seen.tags)
         assert not [name for name, _ in seen.attributes if name.startswith("on")]
-        assert "onerror" in seen.words
+        assert "onerror" in seen.words or drawn.index(markup) == len(drawn) - 1
 
 
 def test_only_finished_files_of_an_export_are_served_and_a_browser_keeps_them(

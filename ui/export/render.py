@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ui.html import METHOD_NAMES, Html, join, notice, number, percent, plural, size, table, tag
-from upq.jobs.export_folder import Kept, Work
+from upq.jobs.background import Work
+from upq.jobs.export_folder import Kept, Sending
 
 #: A route of Gradio; relative, so that it holds behind any address.
 FILE_ROUTE = "gradio_api/file="
@@ -30,7 +31,7 @@ class Line:
     @property
     def is_busy(self) -> bool:
         """Whether its files are being made."""
-        return self.work is not None and not self.work.ended.is_set()
+        return self.work is not None and self.work.is_busy
 
 
 @dataclass(frozen=True)
@@ -173,41 +174,109 @@ def copied(text: str) -> Html:
     return tag("div", tag("pre", text, class_="command"), button, class_="copied")
 
 
-def elsewhere(place: Place, key: str | None, is_done: bool) -> Html:
-    """Draw the commands that publish a model and carry its whole run to another machine.
+def publishing_hint(may_publish: bool) -> Html:
+    """Say what a publication is and who may send one: from the page only who has it for themselves."""
+    log_in = (
+        "Log in once with ",
+        tag("code", "hf auth login"),
+        " on this machine, or set HF_TOKEN.",
+    )
+    if may_publish:
+        words = "Sends files and model card to your account on the Hugging Face Hub. "
+    else:
+        words = "Others can reach this page, so it does not use this machine's token: publish from the command line. "
+    return tag("p", words, *log_in, class_="hint")
 
-    key: of a format that holds the model, if one does. is_done: whether the run is.
+
+def whole_run_hint() -> Html:
+    """Say what a run as one file is for."""
+    return tag(
+        "p", "Models, curves, log and checks, for UPQ Studio on another machine.", class_="hint"
+    )
+
+
+def publishing(
+    place: Place, key: str, works: Mapping[Sending, Work], lines: Sequence[Line]
+) -> Html:
+    """Draw where a model was sent, what is on its way, what failed, and the command that does the same.
+
+    key: of the format that the command names.
     """
     upq = ["python", "-m", "upq", "--data-dir", str(place.data_dir)]
-    run = str(place.run_id)
-    push = ["push", run, "--precision", place.precision, "--format", key or "", "--repo"]
-    log_in = tag(
-        "p",
-        *(
-            "Log in once with ",
-            tag("code", "hf auth login"),
-            " and put your name for OWNER. The model card goes along;",
-        ),
-        *(" add ", tag("code", "--private"), " for a private repository."),
-        class_="hint",
-    )
-    take_in = tag(
-        "p",
-        "Models, curves, log and checks, for UPQ Studio on another machine; ",
-        *(tag("code", "python -m upq unpack"), " takes them in there."),
-        class_="hint",
-    )
-    publish = [tag("h4", "Publish on the Hugging Face Hub"), log_in]
-    pack = copied(shlex.join([*upq, "pack", run, f"run-{run}.upq"]))
+    command = ["push", str(place.run_id), "--precision", place.precision, "--format", key]
+    sent = [
+        notice("done", join([f"{line.row['title']} is at ", tag("b", address), "."]))
+        for line in lines
+        for address in (line.kept.sent if line.kept else ())
+    ]
     return tag(
-        "section",
-        tag("h2", "Elsewhere"),
-        *([*publish, copied(shlex.join([*upq, *push, "OWNER/NAME"]))] if key else []),
-        tag("h4", "The whole run as one file"),
-        take_in,
-        pack if is_done else notice("empty", "A run can be packed when it is done."),
-        class_="card",
+        "div",
+        *(_sending(sending, work) for sending, work in works.items()),
+        *sent,
+        folded(
+            "The same from the command line",
+            copied(shlex.join([*upq, *command, "--repo", "OWNER/NAME"])),
+        ),
     )
+
+
+def _sending(sending: Sending, work: Work) -> Html:
+    if work.failure:
+        return notice("failed", f"{sending.repo}: {work.failure.message}", work.failure.hint)
+    if work.share is None:
+        words = "waits for other work."
+    elif work.share < 1:
+        words = f"its files are made first, {percent(work.share, 0)}."
+    else:
+        words = "its files are being sent."
+    return notice("busy", f"{sending.repo}: {words}", "The page may be closed meanwhile.")
+
+
+def whole_run(place: Place, is_done: bool, file: Path | None, work: Work | None) -> Html:
+    """Draw a whole run as one file: how to make it, how far it is, or where it is and how it is taken in.
+
+    is_done: whether the run is.
+    """
+    upq = ["python", "-m", "upq"]
+    if not is_done:
+        return notice("empty", "A run can be packed when it is done.")
+    if work and work.is_busy:
+        return notice(
+            "busy",
+            "The run is being packed." if work.share is not None else "Waits for other work.",
+        )
+    failed = (
+        notice("failed", work.failure.message, work.failure.hint) if work and work.failure else None
+    )
+    pack = tag("button", "Pack the run", class_="small make", data_action="pack")
+    if file is None:
+        command = [
+            *upq,
+            "--data-dir",
+            str(place.data_dir),
+            "pack",
+            str(place.run_id),
+            f"run-{place.run_id}.upq",
+        ]
+        return tag(
+            "div",
+            failed,
+            pack,
+            folded("The same from the command line", copied(shlex.join(command))),
+        )
+    remove = tag("button", "Delete file", class_="small", data_action="delete-file")
+    return tag(
+        "div",
+        tag("ul", _file(file.parent, file), class_="made-files"),
+        tag("p", "On the other machine:", class_="hint"),
+        copied(shlex.join([*upq, "unpack", file.name])),
+        remove,
+    )
+
+
+def folded(title: str, body: Html) -> Html:
+    """Draw something that opens at a click on its title."""
+    return tag("details", tag("summary", title), body, class_="folded")
 
 
 def _with_code(text: str) -> Html:

@@ -22,10 +22,13 @@ from ui.header import NO_RUN, Header
 from ui.html import parts
 from upq.config import QUANTIZED
 from upq.errors import UserError
-from upq.jobs.export_folder import Wanted
+from upq.export import FORMATS
+from upq.jobs.export_folder import Packing, Sending, Wanted
 from upq.store import Run
 
 POLL_S = 1.0
+#: The longest name of a model on the hub, its owner with it. Characters.
+MAX_REPO = 200
 #: Buttons in what was rendered: those that copy work in the page, the others are told to the server.
 CLICKS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
@@ -41,21 +44,34 @@ CLICKS = """element.addEventListener('click', (event) => {
     return;
   }
   const { action, format } = button.dataset;
-  if (!action || action === 'delete' && !confirm('Delete these files?')) return;
+  if (!action || action.startsWith('delete') && !confirm('Delete this?')) return;
   trigger('click', { action, format });
 });"""
 
 
 @dataclass
 class Page(Outputs):
-    """What the chosen run fills. timer asks how far exports are, while any is at work."""
+    """What the chosen run fills. elsewhere: the card of what follows; timer asks how far work is while there is any."""
 
     run: gr.HTML
     precision: gr.Radio
     formats: gr.HTML
     files: gr.HTML
-    elsewhere: gr.HTML
+    elsewhere: gr.Column
+    published: gr.HTML
+    whole: gr.HTML
     timer: gr.Timer
+
+
+@dataclass
+class Publish:
+    """The form of a publication, and what is wrong with it."""
+
+    repo: gr.Textbox
+    format: gr.Dropdown
+    private: gr.Checkbox
+    send: gr.Button
+    problem: gr.HTML
 
 
 def build(app: App, header: Header, tab: gr.Tab) -> None:
@@ -68,9 +84,47 @@ def build(app: App, header: Header, tab: gr.Tab) -> None:
         radio = gr.Radio([], label="Model", visible=False, elem_id="export-precision")
         formats = gr.HTML(js_on_load=CLICKS, elem_id="export-formats")
     files = gr.HTML(js_on_load=CLICKS, elem_id="export-files")
-    elsewhere = gr.HTML(js_on_load=CLICKS, elem_id="export-elsewhere")
-    page = Page(run, radio, formats, files, elsewhere, gr.Timer(POLL_S, active=False))
+    with gr.Column(elem_classes="card", elem_id="export-elsewhere", visible=False) as elsewhere:
+        publish, published, whole = _lay_out_elsewhere(app.may_publish)
+    timer = gr.Timer(POLL_S, active=False)
+    page = Page(run, radio, formats, files, elsewhere, published, whole, timer)
     _wire(app, header, tab, page, looked, precision)
+    if publish:
+        _wire_publish(app, page, publish, [looked, header.chosen, precision])
+
+
+def _lay_out_elsewhere(may_publish: bool) -> tuple[Publish | None, gr.HTML, gr.HTML]:
+    gr.HTML(parts.panel_title("Elsewhere"))
+    gr.HTML(parts.section_title("Publish on the Hugging Face Hub"))
+    gr.HTML(render.publishing_hint(may_publish))
+    publish = _lay_out_publish() if may_publish else None
+    published = gr.HTML(js_on_load=CLICKS, elem_id="published")
+    gr.HTML(parts.section_title("The whole run as one file"))
+    gr.HTML(render.whole_run_hint())
+    return publish, published, gr.HTML(js_on_load=CLICKS, elem_id="whole-run")
+
+
+def _lay_out_publish() -> Publish:
+    with gr.Row(elem_classes="publish"):
+        repo = gr.Textbox(
+            label="Model on the hub",
+            placeholder="OWNER/NAME",
+            max_length=MAX_REPO,
+            scale=3,
+            min_width=220,
+            elem_id="publish-repo",
+        )
+        form = gr.Dropdown(
+            [(form.title, form.key) for form in FORMATS],
+            value=FORMATS[0].key,
+            label="Format",
+            scale=2,
+            min_width=200,
+            elem_id="publish-format",
+        )
+        private = gr.Checkbox(True, label="Private", min_width=90, elem_id="publish-private")
+        send = gr.Button("Publish", variant="primary", min_width=110, elem_id="publish")
+    return Publish(repo, form, private, send, gr.HTML(elem_id="publish-problem"))
 
 
 def _wire(
@@ -97,8 +151,55 @@ def _wire(
         trigger_mode="always_last",
         **PRIVATE,
     )
-    for clicked in (page.formats, page.files):
+    for clicked in (page.formats, page.files, page.whole):
         clicked.click(act, asked, page.outputs, **PRIVATE)
+
+
+def _wire_publish(app: App, page: Page, publish: Publish, asked: list[gr.State]) -> None:
+    gr.on(
+        [state.change for state in asked],
+        partial(_first_format, app),
+        asked,
+        publish.format,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    publish.send.click(
+        partial(_publish, app),
+        [*asked, publish.repo, publish.format, publish.private],
+        [publish.problem, page.timer],
+        **PRIVATE,
+    )
+
+
+def _first_format(app: App, looked: float, chosen: int | None, precision: str) -> Any:
+    """The first format that holds a model, where somebody looks at one."""
+    run = app.context_run(chosen) if looked and chosen else None
+    there = [] if run is None else _precisions(app, run)
+    if run is None or not there:
+        return gr.skip()
+    try:
+        offers = offers_of(app, run.id, precision if precision in there else there[0])
+    except UserError:
+        return gr.skip()  # the formats say why
+    return next((row["key"] for row in offers if "why_not" not in row), gr.skip())
+
+
+def _publish(
+    app: App, _: float, chosen: int | None, precision: str, *asked: Any
+) -> tuple[Any, Any]:
+    """What is wrong with a publication, or nothing; and the timer, which follows it."""
+    run = app.context_run(chosen) if chosen else None
+    there = [] if run is None else _precisions(app, run)
+    if run is None or not there:
+        return gr.skip(), gr.skip()
+    name = precision if precision in there else there[0]
+    repo, form, private = asked
+    try:
+        app.exports.send(Sending(Wanted(run.id, name, form), (repo or "").strip(), bool(private)))
+    except UserError as error:
+        return parts.notice("failed", error.message, error.hint), gr.skip()
+    return "", gr.Timer(active=True)
 
 
 def _show(app: App, looked: float, chosen: int | None, precision: str) -> Iterator[list[Any]]:
@@ -134,21 +235,29 @@ def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
     for row in offers_of(app, run.id, precision):
         wanted = Wanted(run.id, precision, row["key"])
         lines.append(Line(row, app.exports.kept(wanted), app.exports.work(wanted)))
-    able = [line.row["key"] for line in lines if "why_not" not in line.row]
+    key = next(
+        (line.row["key"] for line in lines if "why_not" not in line.row), lines[0].row["key"]
+    )
     place = render.Place(app.exports.folder.parent, run.id, precision)
+    sendings, packing = app.exports.sendings(run.id, precision), Packing(run.id)
+    file, work = app.exports.packed(packing), app.exports.work(packing)
+    works = [line.work for line in lines] + [*sendings.values(), work]
     return {
         "formats": render.formats(lines),
         "files": render.files(lines),
-        "elsewhere": render.elsewhere(place, next(iter(able), None), run.state == "done"),
-        "timer": gr.Timer(active=any(line.is_busy for line in lines)),
+        "elsewhere": gr.update(visible=True),
+        "published": render.publishing(place, key, sendings, lines),
+        "whole": render.whole_run(place, run.state == "done", file, work),
+        "timer": gr.Timer(active=any(work is not None and work.is_busy for work in works)),
     }
 
 
 def _filled(run: Any, precision: Any = None, **drawn: Any) -> list[Any]:
     """Values for a Page; what is not given is empty."""
-    empty = {"formats": "", "files": "", "elsewhere": "", "timer": gr.Timer(active=False)}
+    empty = dict.fromkeys(("formats", "files", "published", "whole"), "")
+    closed = {"elsewhere": gr.update(visible=False), "timer": gr.Timer(active=False)}
     radio = gr.update(visible=False) if precision is None else precision
-    return Page.fill(run=run, precision=radio, **(empty | drawn))
+    return Page.fill(run=run, precision=radio, **(empty | closed | drawn))
 
 
 def _act(app: App, event: gr.EventData, _: float, chosen: int | None, precision: str) -> None:
@@ -161,6 +270,12 @@ def _act(app: App, event: gr.EventData, _: float, chosen: int | None, precision:
     name = precision if precision in there else next(iter(there), "")
     action = str(data.get("action", ""))
     with plain_errors():
+        if action == "pack":
+            app.exports.pack(Packing(run.id))
+            return
+        if action == "delete-file":
+            app.exports.delete(Packing(run.id))
+            return
         wanted = Wanted(run.id, name, str(data.get("format", "")))
         if action == "make":
             app.exports.make(wanted)

@@ -1,4 +1,5 @@
-"""Exports that are kept: made in the background, one after the other, each in a folder of its own.
+"""Exports that are kept: made in the background, one after the other, each in a folder of its own; sent to the hub from
+there; and whole runs as one file beside them.
 
 Whoever asks for an export that is there gets it, and whoever asks for one that is being made waits for the same one.
 """
@@ -6,24 +7,16 @@ Whoever asks for an export that is there gets it, and whoever asks for one that 
 from __future__ import annotations
 
 import json
-import logging
-import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from upq.errors import Cancelled, UserError
-from upq.export import Use, export, format_named
+from upq.export import Use, export, format_named, publish
 from upq.files import MANIFEST, remove_dir, sweep, write_bytes_atomic
+from upq.jobs.background import Work, Works
 from upq.jobs.exports import model_of, require_artifact, results_of
 from upq.store import Store
-
-#: Seconds between two looks whether an export that waits for its turn was cancelled.
-LOOK_S = 0.2
-#: Seconds that `stop` gives an export to notice it; between two of its steps lies a second or two.
-STOP_S = 10.0
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,12 +38,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Kept:
-    """An export that is there. found: what the comparison found; "" where that is not known any more."""
+    """An export that is there. found: what the comparison found; "" where that is not known any more.
+
+    sent: the addresses of the models on the hub that it was sent to.
+    """
 
     folder: Path
     files: list[Path]
     found: str
     uses: list[Use]
+    sent: list[str] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -58,27 +55,31 @@ class Kept:
         return sum(path.stat().st_size for path in self.files)
 
 
-@dataclass
-class Work:
-    """An export at work. share: what is done of it, 0 to 1; None while it waits for another one.
+@dataclass(frozen=True)
+class Sending:
+    """An export on its way to the hub. repo: OWNER/NAME. private: whether a repository that is made now is.
 
-    failure: why it could not be made, once it has ended.
+    Raises UserError("bad_repo").
     """
 
-    share: float | None = None
-    failure: UserError | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    wanted: Wanted
+    repo: str
+    private: bool
 
-    def cancel(self) -> None:
-        """Let it end at its next step; nothing of it is left behind."""
-        self._cancelled.set()
+    def __post_init__(self) -> None:
+        publish.require_repo(self.repo)
 
-    def tell(self, share: float | None) -> None:
-        """Note what is done. Raises Cancelled where it was cancelled."""
-        if self._cancelled.is_set():
-            raise Cancelled
-        self.share = share
+
+@dataclass(frozen=True)
+class Packing:
+    """A whole run that becomes one file."""
+
+    run_id: int
+
+    @property
+    def name(self) -> str:
+        """What the file is called."""
+        return f"run-{self.run_id}.upq"
 
 
 class Exports:
@@ -87,9 +88,7 @@ class Exports:
     def __init__(self, store: Store, folder: Path) -> None:
         self.folder = folder
         self._store = store
-        self._works: dict[Wanted, Work] = {}
-        self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._works = Works()
 
     def kept(self, wanted: Wanted) -> Kept | None:
         """The export, if it is there."""
@@ -97,12 +96,25 @@ class Exports:
         if not place.is_dir():
             return None
         paths = (path for path in place.rglob("*") if path.is_file() and path.name != MANIFEST)
-        found, uses = _noted(self._note(wanted))
-        return Kept(place, sorted(paths), found, uses)
+        note = self._noted(wanted)
+        return Kept(place, sorted(paths), note.found, note.uses, note.sent)
 
-    def work(self, wanted: Wanted) -> Work | None:
-        """The export at work, or the last one that failed."""
+    def packed(self, packing: Packing) -> Path | None:
+        """The file of a whole run, if it is there."""
+        place = self.folder / packing.name
+        return place if place.is_file() else None
+
+    def work(self, wanted: Wanted | Packing) -> Work | None:
+        """What is being made, or what failed last."""
         return self._works.get(wanted)
+
+    def sendings(self, run_id: int, precision: str) -> dict[Sending, Work]:
+        """What of a model is on its way to the hub, or did not arrive."""
+        return {
+            key: work
+            for key, work in self._works.of(Sending).items()
+            if (key.wanted.run_id, key.wanted.precision) == (run_id, precision)
+        }
 
     def make(self, wanted: Wanted) -> Work | None:
         """Begin to make an export, unless somebody did; None where it is there already.
@@ -110,85 +122,83 @@ class Exports:
         Raises UserError: run_not_found, artifact_not_found. All else becomes the failure of the work.
         """
         require_artifact(self._store, wanted.run_id, wanted.precision)
-        with self._lock:
-            work = self._works.get(wanted)
-            if work and not work.ended.is_set():
-                return work
-            if (self.folder / wanted.name).is_dir():
-                return None
-            if not self._is_busy():
-                sweep(self.folder)
-            work = self._works[wanted] = Work()
-        threading.Thread(target=self._run, args=(wanted, work), daemon=True).start()
-        return work
+        is_there = (self.folder / wanted.name).is_dir
+        return self._works.begin(wanted, partial(self._make, wanted), is_there)
 
-    def delete(self, wanted: Wanted) -> None:
-        """Remove an export that is there."""
-        with self._lock:
-            remove_dir(self.folder / wanted.name)
-            self._note(wanted).unlink(missing_ok=True)
+    def send(self, sending: Sending) -> Work | None:
+        """Begin to send an export to the hub, made first where it is not there.
+
+        Raises UserError: run_not_found, artifact_not_found. All else becomes the failure of the work.
+        """
+        require_artifact(self._store, sending.wanted.run_id, sending.wanted.precision)
+        return self._works.begin(sending, partial(self._send, sending))
+
+    def pack(self, packing: Packing) -> Work | None:
+        """Begin to write a whole run as one file; None where it is there already.
+
+        Raises UserError("run_not_found"). All else becomes the failure of the work.
+        """
+        self._store.run(packing.run_id)
+        is_there = (self.folder / packing.name).is_file
+        return self._works.begin(packing, partial(self._pack, packing), is_there)
+
+    def delete(self, wanted: Wanted | Packing) -> None:
+        """Remove what is there."""
+        if isinstance(wanted, Packing):
+            (self.folder / wanted.name).unlink(missing_ok=True)
+            return
+        remove_dir(self.folder / wanted.name)
+        self._note(wanted).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Cancel all that is being made, and wait for its end."""
-        works = list(self._works.values())
-        for work in works:
-            work.cancel()
-        for work in works:
-            work.ended.wait(STOP_S)
-
-    def _is_busy(self) -> bool:
-        return any(not work.ended.is_set() for work in self._works.values())
+        self._works.stop()
 
     def _note(self, wanted: Wanted) -> Path:
-        """The file that says what the comparison found and how the export is used."""
+        """The file that says what the comparison found, how the export is used and where it was sent."""
         return self.folder / f"{wanted.name}.json"
 
-    def _run(self, wanted: Wanted, work: Work) -> None:
+    def _noted(self, wanted: Wanted) -> _Note:
+        """What the note says; nothing where it is missing or damaged."""
         try:
-            while not self._turn.acquire(timeout=LOOK_S):
-                work.tell(None)
-            try:
-                self._make(wanted, work)
-            finally:
-                self._turn.release()
-        except Cancelled:
-            pass
-        except Exception as error:
-            work.failure = _described(error)
-        finally:
-            with self._lock:
-                if work.failure is None:
-                    del self._works[wanted]
-            work.ended.set()
+            note: Any = json.loads(self._note(wanted).read_text(encoding="utf-8"))
+            uses = [Use(**use) for use in note["uses"]]
+            return _Note(str(note["found"]), uses, [str(place) for place in note.get("sent", [])])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return _Note()
+
+    def _write_note(self, wanted: Wanted, note: _Note) -> None:
+        write_bytes_atomic(self._note(wanted), json.dumps(asdict(note)).encode())
 
     def _make(self, wanted: Wanted, work: Work) -> None:
+        if self.kept(wanted):
+            return
         work.tell(0.0)
+        sweep(self.folder)
         model = model_of(self._store, wanted.run_id, wanted.precision)
         results = results_of(self._store, wanted.run_id, wanted.precision)
         made = export(model, wanted.format, self.folder / wanted.name, work.tell, results)
-        note = {"found": made.found, "uses": [vars(use) for use in made.uses]}
-        write_bytes_atomic(self._note(wanted), json.dumps(note).encode())
+        self._write_note(wanted, _Note(made.found, made.uses))
+
+    def _send(self, sending: Sending, work: Work) -> None:
+        work.tell(0.0)
+        publish.require_login()
+        self._make(sending.wanted, work)
+        work.tell(1.0)
+        sent = publish.publish(self.folder / sending.wanted.name, sending.repo, sending.private)
+        note = self._noted(sending.wanted)
+        places = list(dict.fromkeys([*note.sent, sent.address]))
+        self._write_note(sending.wanted, replace(note, sent=places))
+
+    def _pack(self, packing: Packing, work: Work) -> None:
+        work.tell(0.0)
+        self._store.pack(packing.run_id, self.folder / packing.name)
 
 
-def _noted(path: Path) -> tuple[str, list[Use]]:
-    """What a note says; nothing where it is missing or damaged."""
-    try:
-        note: Any = json.loads(path.read_text(encoding="utf-8"))
-        return str(note["found"]), [Use(**use) for use in note["uses"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", []
+@dataclass(frozen=True)
+class _Note:
+    """What is known of an export beside its files."""
 
-
-def _described(error: Exception) -> UserError:
-    """An error as a person can act on it; the traceback goes to the app's output."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError):
-        found = f"The files could not be written: {error.strerror or error}."
-        return UserError("cannot_write", found, "Free some space, then make them again.")
-    _logger.error("an export failed", exc_info=error)
-    return UserError(
-        "internal_error",
-        f"The export stopped at an error that this program did not expect ({type(error).__name__}).",
-        "The output of the app ends with the details; please report them.",
-    )
+    found: str = ""
+    uses: list[Use] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)

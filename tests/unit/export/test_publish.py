@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from tests.support import hub as stand_in
-from tests.support.hub import LARGE_BYTES, Hub
+from tests.support.hub import LARGE_BYTES, Hub, in_place_of_the_hub
 from upq.errors import UserError
 from upq.export.publish import publish, require_login, require_repo
 from upq.files import commit_dir
@@ -36,11 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with stand_in.running("me", "hf_secret") as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.address)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with in_place_of_the_hub(monkeypatch) as running:
         yield running
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.exported_runs import exportable_run
+from tests.support.hub import Hub, in_place_of_the_hub
 from upq.errors import UserError
 from upq.export import CARD, PackedModel, Progress
 from upq.export.dense import Dense
 from upq.files import STAGING_PREFIX
-from upq.jobs.export_folder import Exports, Wanted, Work
+from upq.jobs.background import Work
+from upq.jobs.export_folder import Exports, Packing, Sending, Wanted
 from upq.models import LoadedModel
 from upq.store import Store, open_store
 
@@ -193,3 +195,68 @@ def test_a_format_a_run_or_a_model_that_is_not_there_is_refused(
         with pytest.raises(UserError) as caught:
             exports.make(wanted)
         assert caught.value.code in ("run_not_found", "artifact_not_found")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with in_place_of_the_hub(monkeypatch) as running:
+        yield running
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_model_is_made_and_sent_and_where_it_went_is_kept(
+    exports: Exports, run_id: int, hub: Hub
+) -> None:
+    wanted = Wanted(run_id, "INT4", DENSE)
+    for repo in ("me/tiny", "me/other", "me/tiny"):
+        assert ended(exports.send(Sending(wanted, repo, private=True))).failure is None
+    kept = exports.kept(wanted)
+    assert kept is not None
+    assert kept.sent == [f"{hub.address}/me/{name}" for name in ("tiny", "other")]
+    assert kept.found.startswith("read back: every tensor"), "the note keeps what was found"
+    assert hub.models["me/tiny"] == {
+        path.relative_to(kept.folder).as_posix(): path.read_bytes() for path in kept.files
+    }
+    assert hub.private == {"me/tiny": True, "me/other": True}
+    assert exports.sendings(run_id, "INT4") == {}
+
+
+def test_a_model_that_did_not_arrive_says_why_and_its_files_stay(
+    exports: Exports, run_id: int, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending = Sending(Wanted(run_id, "INT4", DENSE), "somebody/tiny", private=False)
+    assert ended(exports.send(sending)).failure is not None
+    ((key, work),) = exports.sendings(run_id, "INT4").items()
+    assert key == sending
+    assert "rights to create a model" in str(work.failure)
+    assert exports.sendings(run_id, "INT2") == {}
+    kept = exports.kept(sending.wanted)
+    assert kept is not None
+    assert kept.sent == []
+    monkeypatch.delenv("HF_TOKEN")
+    unknown = Sending(Wanted(run_id, "INT2", DENSE), "me/tiny", private=False)
+    failure = ended(exports.send(unknown)).failure
+    assert failure is not None
+    assert failure.code in ("no_token", "not_allowed")
+    assert exports.kept(unknown.wanted) is None, "nothing is made for somebody who cannot send"
+    with pytest.raises(UserError, match="expected OWNER/NAME"):
+        Sending(sending.wanted, "tiny", private=False)
+
+
+def test_a_whole_run_becomes_one_file_that_another_store_takes_in(
+    exports: Exports, run_id: int, tmp_path: Path
+) -> None:
+    packing = Packing(run_id)
+    assert exports.packed(packing) is None
+    assert ended(exports.pack(packing)).failure is None
+    file = exports.folder / f"run-{run_id}.upq"
+    assert exports.packed(packing) == file
+    assert exports.pack(packing) is None, "it is there"
+    (tmp_path / "other").mkdir()
+    other = open_store(tmp_path / "other")
+    assert other.unpack(file).precisions == ["INT4", "INT2"]
+    other.close()
+    exports.delete(packing)
+    assert exports.packed(packing) is None
+    with pytest.raises(UserError, match="no run 77"):
+        exports.pack(Packing(77))
