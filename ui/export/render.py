@@ -128,7 +128,7 @@ def _refusals(rows: Sequence[Mapping[str, Any]]) -> Html:
     way = f"The method {PORTABLE}, on the Quantize tab, is made for other programs: no rotation, llama.cpp's own forms."
     return tag(
         "div",
-        tag("h4", "Cannot hold this model", class_="section"),
+        tag("h3", "Cannot hold this model", class_="section"),
         tag("ul", *lines),
         tag("p", way, class_="hint"),
         class_="refusals",
@@ -144,7 +144,7 @@ def files(lines: Sequence[Line]) -> Html:
 
 def _made(row: Mapping[str, Any], kept: Kept) -> Html:
     title = f"{row['title']}: {plural(len(kept.files), 'file')}, {size(kept.size_bytes)}"
-    uses = [join([tag("h4", use.program), copied(use.command)]) for use in kept.uses]
+    uses = [join([tag("h3", use.program), copied(use.command)]) for use in kept.uses]
     remove = tag(
         "button", "Delete files", class_="small", data_action="delete", data_format=row["key"]
     )
@@ -152,7 +152,7 @@ def _made(row: Mapping[str, Any], kept: Kept) -> Html:
         "section",
         tag("h2", title),
         notice("done", f"{kept.found[:1].upper()}{kept.found[1:]}.") if kept.found else None,
-        tag("h4", "Folder"),
+        tag("h3", "Folder"),
         copied(str(kept.folder)),
         tag("ul", *(_file(kept.folder, file) for file in kept.files), class_="made-files"),
         tag("p", "In that folder:", class_="hint") if uses else None,

@@ -37,7 +37,7 @@ def panel_title(text: str) -> Html:
 
 def section_title(text: str) -> Html:
     """Draw a heading inside a form."""
-    return tag("h4", text, class_="section")
+    return tag("h3", text, class_="section")
 
 
 def status_line(device: str, worker: Html | str) -> Html:
@@ -107,7 +107,7 @@ def table(
     """
 
     def title(column: int, name: object) -> Html:
-        words = tag("button", name, class_="sort") if keys else name
+        words = tag("button", name, class_="sort") if keys else name or unseen("actions")
         return tag("th", words, class_="number" if column in numeric else None, scope="col")
 
     def cell(row: int, column: int, value: object) -> Html:
@@ -123,6 +123,11 @@ def table(
     ]
     whole = tag("table", tag("thead", titles), tag("tbody", *lines))
     return tag("div", whole, class_=f"grid-table {class_}".strip(), tabindex=0)
+
+
+def unseen(text: str) -> Html:
+    """Words for those who hear the page."""
+    return tag("span", text, class_="unseen")
 
 
 def fact(name: str, value: object, kind: str = "") -> Html:
