@@ -47,6 +47,11 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="do not add the models that ship with the app",
     )
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="open to strangers: visitors see their own runs only, within limits; so on a Space",
+    )
     parser.add_argument("--auth-file", type=Path, help="file with one name:password a line")
     return parser.parse_args()
 
@@ -66,9 +71,10 @@ def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
     from ui import App, build, launch  # noqa: PLC0415
+    from ui.public import Limits, PublicApp  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
     from upq.jobs import export_folder, served, shipped, supervisor  # noqa: PLC0415
-    from upq.models import bundled  # noqa: PLC0415
+    from upq.models import bundled, serving_device  # noqa: PLC0415
     from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
@@ -76,23 +82,29 @@ def serve(options: argparse.Namespace) -> None:
     store = open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
-    models = served.Models(store)
-    worker = supervisor.Supervisor(store, folder, models.device.type)
+    worker = supervisor.Supervisor(store, folder, serving_device().type)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    exports = export_folder.Exports(store, exports_dir(folder))
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        page = build(App(store, models, worker, Path(downloads), exports))
+        if options.public or "SPACE_ID" in os.environ:
+            limits = Limits.from_environment()
+            app = PublicApp.of(folder, store, worker, Path(downloads), limits)
+        else:
+            exports = export_folder.Exports(store, exports_dir(folder))
+            app = App(store, served.Models(store), worker, Path(downloads), exports)
+        page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
-        if options.host not in LOOPBACK and not options.auth_file:
-            print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
+        is_open = options.host not in LOOPBACK and not options.auth_file
+        if is_open and not isinstance(app, PublicApp):
+            sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
+            print(sentence, file=sys.stderr)
         stopped.wait()
         page.close(verbose=False)
-        exports.stop()
+        app.exports.stop()
         worker.stop()
         if adding:
             adding.kill()

@@ -166,5 +166,5 @@ def _act(app: App, event: gr.EventData, _: float, chosen: int | None, precision:
             app.exports.make(wanted)
         elif action == "delete":
             app.exports.delete(wanted)
-        elif action == "cancel" and (work := app.exports.work(wanted)):
-            work.cancel()
+        elif action == "cancel":
+            app.exports.cancel(wanted)

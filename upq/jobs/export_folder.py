@@ -122,6 +122,11 @@ class Exports:
         threading.Thread(target=self._run, args=(wanted, work), daemon=True).start()
         return work
 
+    def cancel(self, wanted: Wanted) -> None:
+        """Stop an export that is being made, if it is."""
+        if work := self.work(wanted):
+            work.cancel()
+
     def delete(self, wanted: Wanted) -> None:
         """Remove an export that is there."""
         with self._lock:

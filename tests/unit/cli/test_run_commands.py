@@ -1,4 +1,4 @@
-"""Commands on a run that is there: a chat as it was asked for, what is left of a run at work, deleting, and the doctor."""
+"""Commands on a run that is there: a chat as it was asked for, what is left of one at work, deleting, the doctor."""
 
 from __future__ import annotations
 
