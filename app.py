@@ -14,6 +14,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ui import App
+    from ui.public import Place
+    from ui.zero_gpu import ZeroGpu
+    from upq.jobs import Supervisor
 
 MINIMUM_PYTHON = (3, 10)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -70,36 +77,32 @@ def credentials(path: Path | None) -> list[tuple[str, str]] | None:
 def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
-    from ui import App, build, launch  # noqa: PLC0415
-    from ui.public import Limits, PublicApp  # noqa: PLC0415
+    from ui import build, launch  # noqa: PLC0415
+    from ui.public import Place  # noqa: PLC0415
+    from ui.zero_gpu import zero_gpu  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
-    from upq.jobs import export_folder, served, shipped, supervisor  # noqa: PLC0415
+    from upq.jobs import shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled, serving_device  # noqa: PLC0415
-    from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
+    from upq.store import data_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
+    gpu = zero_gpu(folder)
     bundled.provide(folder)
     store = open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
-    worker = supervisor.Supervisor(store, folder, serving_device().type)
+    worker = supervisor.Supervisor(store, folder, "cpu" if gpu else serving_device().type)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        if options.public or "SPACE_ID" in os.environ:
-            limits = Limits.from_environment()
-            app = PublicApp.of(folder, store, worker, Path(downloads), limits)
-        else:
-            exports = export_folder.Exports(store, exports_dir(folder))
-            app = App(store, served.Models(store), worker, Path(downloads), exports)
+        app = app_of(options, Place(folder, store, Path(downloads)), worker, gpu)
         page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
-        is_open = options.host not in LOOPBACK and not options.auth_file
-        if is_open and not isinstance(app, PublicApp):
+        if options.host not in LOOPBACK and not (options.auth_file or is_public(options)):
             sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
             print(sentence, file=sys.stderr)
         stopped.wait()
@@ -109,6 +112,27 @@ def serve(options: argparse.Namespace) -> None:
         if adding:
             adding.kill()
             adding.wait()
+
+
+def is_public(options: argparse.Namespace) -> bool:
+    """Whether strangers come: where that was said, and on a Hugging Face Space."""
+    return options.public or "SPACE_ID" in os.environ
+
+
+def app_of(
+    options: argparse.Namespace, place: Place, worker: Supervisor, gpu: ZeroGpu | None
+) -> App:
+    """The app for its owner, or for strangers."""
+    from ui import App  # noqa: PLC0415
+    from ui.public import Limits, PublicApp  # noqa: PLC0415
+    from upq.jobs import Models  # noqa: PLC0415
+    from upq.jobs.export_folder import Exports  # noqa: PLC0415
+    from upq.store import exports_dir  # noqa: PLC0415
+
+    if is_public(options):
+        return PublicApp.of(place, worker, Limits.from_environment(), gpu)
+    exports = Exports(place.store, exports_dir(place.folder))
+    return App(place.store, Models(place.store), worker, place.downloads, exports)
 
 
 def main() -> None:

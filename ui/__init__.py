@@ -35,8 +35,8 @@ def build(app: App) -> Page:
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
         top = header.build(app, demo)
-        if app.notice:
-            gr.HTML(parts.notice("empty", app.notice), elem_id="visitors")
+        if any(app.notice):
+            gr.HTML(parts.notice("empty", *app.notice), elem_id="visitors")
         with gr.Tabs(selected="quantize", elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)

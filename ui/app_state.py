@@ -93,9 +93,14 @@ class App:
         return self.export_dir
 
     @property
-    def notice(self) -> str:
-        """What everybody is told at the top of the page; empty for nothing."""
-        return ""
+    def has_commands(self) -> bool:
+        """Whether whoever is on the page can type commands on this machine."""
+        return True
+
+    @property
+    def notice(self) -> tuple[str, str]:
+        """What everybody is told at the top of the page, in a line and a smaller one; empty for nothing."""
+        return "", ""
 
     @property
     def guards(self) -> list[Any]:

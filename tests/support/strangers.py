@@ -15,6 +15,7 @@ from tests.support.grids import GRIDS
 from tests.ui.open_app import HANG_S, OpenApp
 from ui import build, launch
 from ui.public import Limits, PublicApp
+from ui.public import Place as Folders
 from upq.artifact import assembly
 from upq.config import RunConfig
 from upq.jobs import Supervisor
@@ -66,7 +67,7 @@ def open_to_strangers(folder: Path, model: str, **limits: Any) -> Iterator[Place
     downloads = folder / "downloads"
     downloads.mkdir()
     chosen = Limits(models=("bundled", model), **limits)
-    app = PublicApp.of(folder, house, Supervisor(house, folder), downloads, chosen)
+    app = PublicApp.of(Folders(folder, house, downloads), Supervisor(house, folder), chosen)
     page = build(app)
     url = launch(page, "127.0.0.1", None, None, folder)
     try:

@@ -1,4 +1,4 @@
-"""Strangers on one app: each sees and changes what is theirs, whichever way they ask, and takes no more than there is."""
+"""Strangers on one app: each sees and changes what is theirs, whichever way they ask, within limits."""
 
 from __future__ import annotations
 

@@ -200,8 +200,11 @@ def test_the_limits_come_from_the_environment() -> None:
     assert found.models == ("bundled", "owner/name")
     assert (found.presets, found.tokens, found.disk_bytes) == (("smoke",), 64, 2 * 10**9)
     assert (found.runs, found.queue) == (1, 8)
-    assert "2 GB" in found.words
-    assert "up to 64 tokens" in found.words
+    assert found.words[0] == (
+        "Visitors quantize the bundled model or owner/name with preset smoke, 1 at a time;"
+        " answers have up to 64 tokens."
+    )
+    assert "fill 2 GB" in found.words[1]
 
 
 @pytest.mark.parametrize(

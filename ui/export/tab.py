@@ -139,7 +139,9 @@ def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
     return {
         "formats": render.formats(lines),
         "files": render.files(lines),
-        "elsewhere": render.elsewhere(place, next(iter(able), None), run.state == "done"),
+        "elsewhere": render.elsewhere(place, next(iter(able), None), run.state == "done")
+        if app.has_commands
+        else "",
         "timer": gr.Timer(active=any(line.is_busy for line in lines)),
     }
 

@@ -10,14 +10,18 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from ui.public import permissions
 from ui.public.limits import Limits
 from ui.public.room import Room
 from ui.public.visitors import Visitors
 from ui.shared import Shared
+from ui.zero_gpu import ZeroGpu
 from upq.config import CheckConfig, RunConfig
 from upq.decode import Decoding, Piece
 from upq.errors import UserError
@@ -159,17 +163,25 @@ class VisitorStore(Store):
 
 
 class VisitorModels(Models):
-    """Models of runs that the visitor may see, which answer within the limits."""
+    """Models of runs that the visitor may see, which answer within the limits, on a borrowed GPU where there is one."""
 
-    def __init__(self, store: Store, visitors: Visitors, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, visitors: Visitors, limits: Limits, gpu: ZeroGpu | None = None
+    ) -> None:
         super().__init__(store)
         self._visitors = visitors
         self._limits = limits
+        self._gpu = gpu
+        if gpu:  # which this process never has itself
+            self.device = torch.device("cpu")
 
     def get(self, run_id: int | None, precision: str, source: str) -> Served:
         """Models.get, with answers that are counted."""
         served = super().get(run_id, precision, source)
-        return _BoundedServed(**vars(served), admit=self._admit)
+        compute = served.answer
+        if self._gpu:
+            compute = partial(self._gpu.answer, (run_id, precision, source))
+        return _BoundedServed(**vars(served), admit=self._admit, compute=compute)
 
     def _admit(self, decoding: Decoding) -> None:
         self._limits.judge_answer(self._visitors.asking(), decoding)
@@ -177,9 +189,13 @@ class VisitorModels(Models):
 
 @dataclass(frozen=True)
 class _BoundedServed(Served):
-    """A model that asks before it answers. admit: raises UserError where there is to be no answer."""
+    """A model that asks before it answers.
+
+    admit: raises UserError where there is to be no answer. compute: gives the answer, as Served.answer does.
+    """
 
     admit: Callable[[Decoding], None]
+    compute: Callable[..., Iterator[Piece]]
 
     def answer(
         self,
@@ -189,7 +205,7 @@ class _BoundedServed(Served):
     ) -> Iterator[Piece]:
         """Served.answer, where it is admitted."""
         self.admit(decoding)
-        yield from super().answer(messages, decoding, should_stop)
+        yield from self.compute(messages, decoding, should_stop)
 
 
 class VisitorExports(Exports):

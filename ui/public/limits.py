@@ -50,23 +50,27 @@ class Limits:
         """Read the limits. Raises UserError("bad_limit")."""
         usual = cls()
         return cls(
-            models=_names(environment, "MODELS", usual.models, ()),
-            presets=_names(environment, "PRESETS", usual.presets, PRESETS),
-            runs=_count(environment, "RUNS", usual.runs),
-            queue=_count(environment, "QUEUE", usual.queue),
-            exports=_count(environment, "EXPORTS", usual.exports),
-            tokens=_count(environment, "TOKENS", usual.tokens),
-            answers=_count(environment, "ANSWERS", usual.answers),
-            disk_bytes=GB * _count(environment, "DISK_GB", usual.disk_bytes // GB),
+            models=_names(environment, "UPQ_PUBLIC_MODELS", usual.models, ()),
+            presets=_names(environment, "UPQ_PUBLIC_PRESETS", usual.presets, PRESETS),
+            runs=_count(environment, "UPQ_PUBLIC_RUNS", usual.runs),
+            queue=_count(environment, "UPQ_PUBLIC_QUEUE", usual.queue),
+            exports=_count(environment, "UPQ_PUBLIC_EXPORTS", usual.exports),
+            tokens=_count(environment, "UPQ_PUBLIC_TOKENS", usual.tokens),
+            answers=_count(environment, "UPQ_PUBLIC_ANSWERS", usual.answers),
+            disk_bytes=GB * _count(environment, "UPQ_PUBLIC_DISK_GB", usual.disk_bytes // GB),
         )
 
     @property
-    def words(self) -> str:
-        """All of it for the page, as two sentences."""
+    def words(self) -> tuple[str, str]:
+        """What every visitor is told: what there is to have, and what becomes of it."""
+        models = " or ".join(
+            "the bundled model" if name == "bundled" else name for name in self.models
+        )
         return (
-            f"Visitors quantize {_or(self.models)} with preset {_or(self.presets)}, {self.runs} at a time, and answers"
-            f" have up to {self.tokens} tokens. Only you see your runs; when they fill {self.disk_bytes / GB:.0f} GB"
-            " together with those of others, the oldest finished ones are deleted, so take along what you want to keep."
+            f"Visitors quantize {models} with preset {_or(self.presets)}, {self.runs} at a time; answers have up to"
+            f" {self.tokens} tokens.",
+            f"Only you see your runs. When they and those of others fill {self.disk_bytes / GB:.0f} GB, the oldest"
+            " finished ones are deleted: take along what you want to keep.",
         )
 
     def judge_run(self, config: RunConfig) -> None:
@@ -149,7 +153,7 @@ def _or(names: tuple[str, ...]) -> str:
 def _names(
     environment: Mapping[str, str], name: str, usual: tuple[str, ...], known: tuple[str, ...]
 ) -> tuple[str, ...]:
-    text = environment.get(f"UPQ_PUBLIC_{name}")
+    text = environment.get(name)
     if text is None:
         return usual
     found = tuple(part.strip() for part in text.split(",") if part.strip())
@@ -160,7 +164,7 @@ def _names(
 
 
 def _count(environment: Mapping[str, str], name: str, usual: int) -> int:
-    text = environment.get(f"UPQ_PUBLIC_{name}", str(usual))
+    text = environment.get(name, str(usual))
     if not text.isascii() or not text.isdigit() or not int(text):
         raise _bad_limit(name, text, "a whole number of 1 or more")
     return int(text)
@@ -169,6 +173,6 @@ def _count(environment: Mapping[str, str], name: str, usual: int) -> int:
 def _bad_limit(name: str, text: str, expected: str) -> UserError:
     return UserError(
         "bad_limit",
-        f"UPQ_PUBLIC_{name} is {shown(text)}; expected {expected}.",
+        f"{name} is {shown(text)}; expected {expected}.",
         "Mend or unset it.",
     )
