@@ -14,6 +14,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ui import App
+    from ui.public import Place
+    from ui.zero_gpu import ZeroGpu
+    from upq.jobs import Supervisor
 
 MINIMUM_PYTHON = (3, 10)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,6 +54,11 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="do not add the models that ship with the app",
     )
+    parser.add_argument(
+        "--public",
+        action="store_true",
+        help="open to strangers: visitors see their own runs only, within limits; so on a Space",
+    )
     parser.add_argument("--auth-file", type=Path, help="file with one name:password a line")
     return parser.parse_args()
 
@@ -65,40 +77,64 @@ def credentials(path: Path | None) -> list[tuple[str, str]] | None:
 def serve(options: argparse.Namespace) -> None:
     """Open the store, start the worker's supervisor and the page; returns on Ctrl-C or SIGTERM."""
     # Heavy imports, and only sound after the preflight.
-    from ui import App, build, launch  # noqa: PLC0415
+    from ui import build, launch  # noqa: PLC0415
+    from ui.public import Place  # noqa: PLC0415
+    from ui.zero_gpu import zero_gpu  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
-    from upq.jobs import export_folder, served, shipped, supervisor  # noqa: PLC0415
-    from upq.models import bundled  # noqa: PLC0415
-    from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
+    from upq.jobs import shipped, supervisor  # noqa: PLC0415
+    from upq.models import bundled, serving_device  # noqa: PLC0415
+    from upq.store import data_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
+    gpu = zero_gpu(folder)
     bundled.provide(folder)
     store = open_store(folder)
     if options.demo and not store.runs(limit=1):
         store.enqueue(presets.preset("quick"))
-    models = served.Models(store)
-    worker = supervisor.Supervisor(store, folder, models.device.type)
+    worker = supervisor.Supervisor(store, folder, "cpu" if gpu else serving_device().type)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    exports = export_folder.Exports(store, exports_dir(folder))
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        # With this machine's token: only where nobody else reaches the page.
-        may_publish = options.host in LOOPBACK and "SPACE_ID" not in os.environ
-        page = build(App(store, models, worker, Path(downloads), exports, may_publish))
+        app = app_of(options, Place(folder, store, Path(downloads)), worker, gpu)
+        page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
-        if options.host not in LOOPBACK and not options.auth_file:
-            print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
+        if options.host not in LOOPBACK and not (options.auth_file or is_public(options)):
+            sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
+            print(sentence, file=sys.stderr)
         stopped.wait()
         page.close(verbose=False)
-        exports.stop()
+        app.exports.stop()
         worker.stop()
         if adding:
             adding.kill()
             adding.wait()
+
+
+def is_public(options: argparse.Namespace) -> bool:
+    """Whether strangers come: where that was said, and on a Hugging Face Space."""
+    return options.public or "SPACE_ID" in os.environ
+
+
+def app_of(
+    options: argparse.Namespace, place: Place, worker: Supervisor, gpu: ZeroGpu | None
+) -> App:
+    """The app for its owner, or for strangers."""
+    from ui import App  # noqa: PLC0415
+    from ui.public import Limits, PublicApp  # noqa: PLC0415
+    from upq.jobs import Models  # noqa: PLC0415
+    from upq.jobs.export_folder import Exports  # noqa: PLC0415
+    from upq.store import exports_dir  # noqa: PLC0415
+
+    if is_public(options):
+        return PublicApp.of(place, worker, Limits.from_environment(), gpu)
+    exports = Exports(place.store, exports_dir(place.folder))
+    # With this machine's token: only where nobody else reaches the page.
+    may_publish = options.host in LOOPBACK
+    return App(place.store, Models(place.store), worker, place.downloads, exports, may_publish)
 
 
 def main() -> None:

@@ -53,9 +53,10 @@ MAY_IMPORT = {
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store export",
-    "cli": f"{_ALGORITHMS} store jobs export",
+    "serve": "version errors files config decode jobs store",
+    "cli": f"{_ALGORITHMS} store jobs export serve",
     "ui": "config context decode evaluation export quantize.estimate quantize.ready jobs store errors files machine",
-    "bench": f"{_ALGORITHMS} store jobs cli export",
+    "bench": f"{_ALGORITHMS} store jobs serve cli export",
     "app": f"{_ALGORITHMS} store jobs ui",
 }
 #: What the package of a tab may import of ui, itself aside; results shows the checks' score table as well.

@@ -15,6 +15,7 @@ from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
 from ui.export import tab as export_tab
 from ui.gate import Gate, Page
+from ui.html import parts
 from ui.quantize import tab as quantize_tab
 from ui.results import tab
 from upq.store import exports_dir
@@ -28,12 +29,14 @@ DELETE_CACHE = (3600, 86_400)
 MAX_QUEUED = 1024
 
 
-def build(app: App) -> gr.Blocks:
-    """Build the whole interface as gr.Blocks; `launch` serves it."""
+def build(app: App) -> Page:
+    """Build the whole interface; `launch` serves it."""
     with Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
         top = header.build(app, demo)
+        if any(app.notice):
+            gr.HTML(parts.notice("empty", *app.notice), elem_id="visitors")
         with gr.Tabs(selected="quantize", elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
@@ -46,6 +49,7 @@ def build(app: App) -> gr.Blocks:
             with gr.Tab("Export", id="export") as export:
                 export_tab.build(app, top, export)
         api.build(app)
+    demo.guards = app.guards
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     return demo
@@ -60,7 +64,7 @@ def without_analytics() -> None:
 
 
 def launch(
-    page: gr.Blocks,
+    page: Page,
     host: str,
     port: int | None,
     auth: list[tuple[str, str]] | None,
@@ -76,7 +80,9 @@ def launch(
         server_port=port,
         auth=auth,
         allowed_paths=[str(exports_dir(data_dir))],
-        app_kwargs={"middleware": [Middleware(theme.SecurityHeaders), Middleware(Gate)]},
+        app_kwargs={
+            "middleware": [Middleware(theme.SecurityHeaders), *page.guards, Middleware(Gate)]
+        },
         theme=theme.theme(),
         head=theme.head(),
         prevent_thread_lock=True,

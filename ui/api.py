@@ -23,10 +23,9 @@ from ui.requests import OfRun, Request
 from upq.config import preset, with_settings
 from upq.errors import UserError
 from upq.jobs.export_folder import Wanted
-from upq.quantize.ready import ready
 from upq.store import Run
 
-HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
+HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until", "owner"})
 
 
 class Endpoint(NamedTuple):
@@ -88,7 +87,7 @@ def _function(app: App, name: str, endpoint: Endpoint) -> Callable[..., Any]:
 def _start_run(app: App, asked: requests.StartRun) -> dict[str, Any]:
     changes = {**_json_object(asked.settings_json), "model.source": asked.model}
     config = with_settings(preset(asked.preset, asked.method), changes)
-    run_id = app.store.enqueue(ready(config, changes))
+    run_id = app.store.enqueue(app.ready(config, changes))
     return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
 
@@ -174,7 +173,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _public(run: Run) -> dict[str, Any]:
-    """Return what a program may know of a run: all but its worker.
+    """Return what a program may know of a run: all but its worker and its owner.
 
     The config is JSON text, because Gradio takes any {"path": ...} for a file.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -16,10 +16,12 @@ import gradio as gr
 import torch
 
 from ui.shared import Shared
+from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
 from upq.jobs.export_folder import Exports
+from upq.quantize.ready import ready
 from upq.store import Run, Store
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -76,6 +78,36 @@ class App:
     def precisions(self, run_id: int) -> dict[str, int]:
         """Return the artifacts of a run: the size of each precision in bytes."""
         return {row.precision: row.size_bytes for row in self.store.artifacts(run_id)}
+
+    def ready(self, config: RunConfig, chosen: Collection[str] = ()) -> RunConfig:
+        """The config of a run as it is queued. Raises the UserErrors of upq.quantize.ready."""
+        return ready(config, chosen)
+
+    def admit_check(self, suite: str, path: str, max_tokens: int) -> None:
+        """Look at a check before its files are read; whoever has this app to themselves may have any."""
+
+    def is_busy(self) -> bool:
+        """Whether a run is at work."""
+        return self.store.live_run() is not None
+
+    def own_folder(self) -> Path:
+        """Where tables and reports for download are written."""
+        return self.export_dir
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether whoever is on the page can type commands on this machine."""
+        return True
+
+    @property
+    def notice(self) -> tuple[str, str]:
+        """What everybody is told at the top of the page, in a line and a smaller one; empty for nothing."""
+        return "", ""
+
+    @property
+    def guards(self) -> list[Any]:
+        """Middleware that looks at requests before the page does."""
+        return []
 
     def context_run(self, run_id: int | None) -> Run | None:
         """Return the chosen run, or without a choice the quantization that is running now."""

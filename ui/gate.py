@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -145,7 +146,12 @@ def _check_call(path: str, body: bytes) -> None:
 
 
 class Page(gr.Blocks):
-    """Blocks that look at the values of an event before anything is done with them, and take no file from outside."""
+    """Blocks that look at the values of an event before anything is done with them, and take no file from outside.
+
+    guards: further middleware that is served with them.
+    """
+
+    guards: Sequence[Any] = ()
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         """Judge the arguments of an endpoint and add those that are missing; Gradio calls this first of all."""

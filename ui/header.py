@@ -114,7 +114,9 @@ def _news(app: App) -> News:
     live = app.store.live_run()
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
-    worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    others = "busy with another visitor's run" if live is None and app.is_busy() else ""
+    words = others or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    worker = app.supervisor.trouble or words
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     catalog = repr(([(run.id, run.state) for run in runs], artifacts))

@@ -198,7 +198,7 @@ def _answer(
     try:
         fair = alone
         for piece in _pieces(served, turn, precision, asked):
-            fair = fair and app.store.live_run() is None
+            fair = fair and not app.is_busy()
             _keep_timing(app, state.key, piece, fair)
             yield Progress([*asked, _reply(piece)], "", over=piece.done)
     finally:

@@ -126,7 +126,7 @@ def wire(
         except UserError as error:
             return parts.notice("failed", error.message, error.hint), gr.skip(), gr.skip()
         position = app.store.queue_position(check_id)
-        busy = position > 1 or app.store.live_run() is not None
+        busy = position > 1 or app.is_busy()
         state = f"queued #{position}" if busy else "started"
         return parts.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
 
@@ -135,6 +135,7 @@ def wire(
 
 def enqueue(app: App, asked: RunChecks) -> int:
     """Queue a check of a run's precisions, or of the bundled FP16 model; return the check's id. Raises UserError."""
+    app.admit_check(asked.suite, asked.path, asked.max_tokens)
     parent = app.store.run(asked.run_id) if asked.run_id else None
     existing = {"FP16", *(app.precisions(parent.id) if parent else ())}
     wanted = [name for name in PRECISIONS if name in asked.precisions and name in existing]

@@ -245,7 +245,7 @@ def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
     return {
         "formats": render.formats(lines),
         "files": render.files(lines),
-        "elsewhere": gr.update(visible=True),
+        "elsewhere": gr.update(visible=app.has_commands),
         "published": render.publishing(place, key, sendings, lines),
         "whole": render.whole_run(place, run.state == "done", file, work),
         "timer": gr.Timer(active=any(work is not None and work.is_busy for work in works)),
@@ -281,5 +281,5 @@ def _act(app: App, event: gr.EventData, _: float, chosen: int | None, precision:
             app.exports.make(wanted)
         elif action == "delete":
             app.exports.delete(wanted)
-        elif action == "cancel" and (work := app.exports.work(wanted)):
-            work.cancel()
+        elif action == "cancel":
+            app.exports.cancel(wanted)

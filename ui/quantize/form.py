@@ -28,7 +28,7 @@ from upq.config import (
 )
 from upq.errors import UserError
 from upq.quantize.estimate import estimate, measured_rates
-from upq.quantize.ready import ready, savings
+from upq.quantize.ready import savings
 
 MODEL_CHOICES = [
     (f"Bundled: {BUNDLED_NAME}", "bundled"),
@@ -260,7 +260,7 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 
 def _estimated(app: App, form: RunForm, values: Sequence[Any]) -> Html:
     asked = config_of(form, values)
-    config = ready(asked)
+    config = app.ready(asked)
     runs = app.store.runs(kind="quantize")  # a model of another size would mislead
     rates = measured_rates(run for run in runs if run.model == config.model.source)
     return render.estimate_panel(estimate(config, rates), savings(asked))
@@ -268,13 +268,13 @@ def _estimated(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 
 def start(app: App, form: RunForm, values: Sequence[Any]) -> int:
     """Queue the run that the form describes and return its id. Raises the UserErrors of upq.quantize.ready."""
-    return app.store.enqueue(ready(config_of(form, values)))
+    return app.store.enqueue(app.ready(config_of(form, values)))
 
 
 def start_words(app: App, run_id: int) -> str:
     """Tell that a run has started, or its place in the queue."""
     position = app.store.queue_position(run_id)
-    busy = app.store.live_run() is not None
+    busy = app.is_busy()
     method = METHOD_NAMES[app.store.run(run_id).method]
     if position <= 1 and not busy:
         return f"Run #{run_id} ({method}) started."

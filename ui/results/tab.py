@@ -201,7 +201,7 @@ def _kept(chosen: int | None, ids: Sequence[int], place: int) -> int | None:
 
 
 def _download(app: App, kind: str, ids: Sequence[int], text: str, visible: bool) -> Any:
-    path = app.export_dir / f"upq-runs-{'-'.join(map(str, ids)) or 'none'}.{kind}"
+    path = app.own_folder() / f"upq-runs-{'-'.join(map(str, ids)) or 'none'}.{kind}"
     path.write_text(text, encoding="utf-8")
     return gr.update(value=str(path), visible=visible)
 

@@ -17,7 +17,7 @@ from upq.config import PRECISIONS, TASKS, CheckConfig, RunConfig, preset, settin
 from upq.errors import UserError
 
 if TYPE_CHECKING:
-    from upq.store import Store
+    from upq.store import Run, Store
 
 
 def run(options: Any) -> int | None:
@@ -89,11 +89,12 @@ def list_runs(options: Any) -> None:
             run.model,
             run.state,
             run.stage,
+            left(run),
             run.error_message,
         )
         for run in store_of(options).runs()
     ]
-    headers = ["run", "kind", "method", "preset", "model", "state", "stage", "error"]
+    headers = ["run", "kind", "method", "preset", "model", "state", "stage", "left", "error"]
     print(
         tabulate(rows, headers=headers, maxcolwidths=60)
         if rows
@@ -110,6 +111,9 @@ def show(options: Any) -> None:
     )
     if run.error_hint:
         print(run.error_hint)
+    if run.state == "running":
+        steps = f"{run.stage_step} of {run.stage_total}" if run.stage_total else "begun"
+        print(f"stage {run.stage or 'load'}: {steps}{', ' if left(run) else ''}{left(run)}")
 
     from upq.jobs import follow
 
@@ -118,6 +122,15 @@ def show(options: Any) -> None:
     for _, line in store.log_lines(run.id):
         print(f"  {line}")
     write_json(options.json, result)
+
+
+def left(run: Run) -> str:
+    """How long the stage of a run at work still takes, such as "about 3 min left in it"; "" where that is not known."""
+    if run.state != "running" or run.eta_s is None:
+        return ""
+    minutes = run.eta_s / 60
+    time = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+    return f"{time if minutes >= 1 else 'under a minute'} left in it"
 
 
 def cancel(options: Any) -> None:
@@ -144,8 +157,51 @@ def chat(options: Any) -> None:
     store.run(options.run)
 
     from upq.cli import chat as terminal
+    from upq.decode import Decoding
 
-    terminal.chat(store, options.run, precisions)
+    decoding = Decoding(
+        max_new_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    terminal.chat(store, options.run, precisions, options.system, decoding)
+
+
+def serve(options: Any) -> None:
+    """Answer other programs until Ctrl-C."""
+    store, precisions = store_of(options), _precisions(options.precision)
+    store.run(options.run)
+
+    from upq.cli import serving
+
+    serving.serve(store, options.run, precisions, options)
+
+
+def delete(options: Any) -> int:
+    """Delete a run, its models and its checks, after a question; 1 unless it was done."""
+    store = store_of(options)
+    run = store.run(options.run)
+    if not options.yes:
+        models = [row.precision for row in store.artifacts(run.id)]
+        what = f"{run.kind} run {run.id} ({run.model}, {run.state})"
+        kept = f" with {' and '.join(models)}" if models else ""
+        question = f"Delete {what}{kept} and its checks? This cannot be undone. [y/N] "
+        if answered(question).lower() not in ("y", "yes"):
+            print("Nothing was deleted.")
+            return 1
+    store.delete(run.id)
+    print(f"Run {run.id} is deleted.")
+    return 0
+
+
+def answered(question: str) -> str:
+    """What a person types; nothing where nobody can."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        return ""
 
 
 def check(options: Any) -> int:
@@ -197,8 +253,12 @@ def _suite_options(options: Any) -> dict[str, Any]:
 
 
 def doctor(options: Any) -> int:
-    """Say what is wrong with the data folder; 1 if anything is."""
-    problems = store_of(options).doctor()
+    """Say what this machine has for the work and what is wrong with the data folder; 1 if anything is."""
+    from upq.cli import doctor as examination
+
+    folder, store = data_folder(options), store_of(options)
+    print("\n".join(examination.facts(folder)))
+    problems = store.doctor()
     print("\n".join(problems) or "The data folder is in order.")
     return 1 if problems else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,11 @@ def parser() -> argparse.ArgumentParser:
     _add_json(of_a_run("show", commands.show, "show a run: settings, state, measurements"))
     of_a_run("cancel", commands.cancel, "stop a run; its checkpoint is kept")
     of_a_run("resume", commands.resume, "continue a run behind its last checkpoint")
-    _add_precision(of_a_run("chat", commands.chat, "chat with the models of a run"))
+    _add_chat_flags(of_a_run("chat", commands.chat, "chat with the models of a run"))
+    words = "answer other programs as an OpenAI-compatible server"
+    _add_serve_flags(of_a_run("serve", commands.serve, words))
+    deleting = of_a_run("delete", commands.delete, "delete a run with its models and checks")
+    deleting.add_argument("--yes", action="store_true", help="do not ask first")
     words = "run instruction checks or another suite on the models of a run"
     _add_check_flags(of_a_run("check", commands.check, words))
     words = "measure the artifacts of a run: fidelity, WikiText-2, MMLU, IFEval"
@@ -78,6 +83,26 @@ def _add_model(subparser: argparse.ArgumentParser) -> None:
 def _add_precision(subparser: argparse.ArgumentParser) -> None:
     every = ",".join(PRECISIONS)
     subparser.add_argument("--precision", default=every, help="comma-separated list")
+
+
+def _add_chat_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_precision(subparser)
+    subparser.add_argument("--system", default="", help="system prompt; empty: the model's own")
+    subparser.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
+    subparser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    subparser.add_argument("--top-p", type=float, default=1.0, help="1 keeps every token")
+    subparser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+
+
+def _add_serve_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_precision(subparser)
+    words = "address to listen on; the default is reached from this machine only"
+    subparser.add_argument("--host", default="127.0.0.1", help=words)
+    subparser.add_argument("--port", type=commands.count, default=8000)
+    words = "what programs have to know (default: UPQ_SERVE_KEY, else nothing)"
+    subparser.add_argument("--key", default=os.environ.get("UPQ_SERVE_KEY", ""), help=words)
+    words = "the web page that may ask from a browser, such as http://localhost:3000; * is any"
+    subparser.add_argument("--cors", metavar="ORIGIN", default="", help=words)
 
 
 def _add_form(subparser: argparse.ArgumentParser, *, required: bool) -> None:

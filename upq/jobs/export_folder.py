@@ -142,6 +142,11 @@ class Exports:
         is_there = (self.folder / packing.name).is_file
         return self._works.begin(packing, partial(self._pack, packing), is_there)
 
+    def cancel(self, wanted: Wanted) -> None:
+        """Stop an export that is being made, if it is."""
+        if work := self.work(wanted):
+            work.cancel()
+
     def delete(self, wanted: Wanted | Packing) -> None:
         """Remove what is there."""
         if isinstance(wanted, Packing):
@@ -171,7 +176,7 @@ class Exports:
         write_bytes_atomic(self._note(wanted), json.dumps(asdict(note)).encode())
 
     def _make(self, wanted: Wanted, work: Work) -> None:
-        if self.kept(wanted):
+        if (self.folder / wanted.name).is_dir():
             return
         work.tell(0.0)
         sweep(self.folder)

@@ -78,8 +78,6 @@ def model_key(store: Store, run_id: int | None, precision: str, source: str) -> 
 
     Raises UserError("run_not_found") where that run is gone.
     """
-    if precision != FP16:
-        return ModelKey(precision, run_id)
     return key_of(store.run(run_id) if run_id else None, precision, source)
 
 

@@ -22,6 +22,7 @@ from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
+from upq.store import examine as store_examine
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
 from upq.store.artifacts import ArtifactRow, Prepared
@@ -30,6 +31,7 @@ from upq.store.lease import Lease, add_log
 from upq.store.pack import Moved
 from upq.store.run import (
     GONE,
+    HOUSE,
     SILENT,
     Ending,
     Run,
@@ -59,6 +61,11 @@ class Store:
 
     # The queue, as the app sees it
 
+    @property
+    def owner(self) -> str:
+        """Whom the runs belong to that are queued now."""
+        return HOUSE
+
     def enqueue(self, config: RunConfig, *, name: str = "") -> int:
         """Put a quantization run at the end of the queue and return its id."""
         values = dataclasses.asdict(config)
@@ -79,14 +86,14 @@ class Store:
         with self._connections.write() as db:
             cursor = db.execute(
                 "INSERT INTO runs (kind, config, parent_id, created_at, revision, name, model,"
-                " method, preset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " method, preset, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     kind,
                     json.dumps(config),
                     parent_id,
                     self._clock(),
                     next_revision(db),
-                    *(name[:NAME_CHARACTERS], *others),
+                    *(name[:NAME_CHARACTERS], *others, self.owner),
                 ],
             )
             return int(cursor.lastrowid or 0)
@@ -96,12 +103,15 @@ class Store:
         with self._connections.read() as db:
             return find_run(db, run_id)
 
-    def runs(self, limit: int = 100, kind: str | None = None) -> list[Run]:
-        """The newest runs first."""
+    def runs(
+        self, limit: int = 100, kind: str | None = None, owner: str | None = None
+    ) -> list[Run]:
+        """The newest runs first. owner: those of the house and of this owner only; None: all."""
         with self._connections.read() as db:
             found = db.query(
-                "SELECT * FROM runs WHERE kind = coalesce(?, kind) ORDER BY id DESC LIMIT ?",
-                [kind, limit],
+                "SELECT * FROM runs WHERE kind = coalesce(?, kind)"
+                " AND owner IN (coalesce(?, owner), ?) ORDER BY id DESC LIMIT ?",
+                [kind, owner, HOUSE, limit],
             )
             return [from_row(row) for row in found]
 
@@ -379,14 +389,7 @@ class Store:
     def doctor(self) -> list[str]:
         """Read everything and check it: one line per problem; empty: all is well."""
         with self._connections.read() as db:
-            integrity = [row["integrity_check"] for row in db.query("PRAGMA integrity_check")]
-            found = [f"Database: {line}." for line in integrity if line != "ok"]
-            for row in list(db.query("PRAGMA foreign_key_check")):
-                found.append(f"Table {row['table']}, row {row['rowid']} refers to nothing.")
-            for run in running_runs(db):
-                if (run.lease_until or 0) < self._clock():
-                    found.append(f"Run {run.id} is marked as running but its worker is silent.")
-            return found + store_artifacts.problems(db)
+            return store_examine.problems(db, self._clock())
 
 
 def set_note(db: Database, key: str, value: Any) -> None:

@@ -34,9 +34,14 @@ def data_dir(explicit: str | None = None) -> Path:
     return path
 
 
+def database_path(folder: Path) -> Path:
+    """The database of a data folder."""
+    return folder / DATABASE_NAME
+
+
 def open_store(folder: Path) -> Store:
     """The store of a data folder."""
-    return Store(folder / DATABASE_NAME)
+    return Store(database_path(folder))
 
 
 def exports_dir(folder: Path) -> Path:

@@ -67,8 +67,11 @@ class Run:
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
     environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
+    owner: str  #: HOUSE, or a visitor of an app that is open to strangers
 
 
+#: Owns the runs that everybody sees.
+HOUSE = ""
 #: The largest number that SQLite gives a row.
 LARGEST_ID = 2**63 - 1
 
@@ -79,8 +82,13 @@ def find_run(db: Database, run_id: int) -> Run:
     is_id = 0 < run_id <= LARGEST_ID
     found = list(db.query("SELECT * FROM runs WHERE id = ?", [run_id])) if is_id else []
     if not found:
-        raise UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")
+        raise run_not_found(run_id)
     return from_row(found[0])
+
+
+def run_not_found(run_id: int) -> UserError:
+    """The error of a run that is not there, or not there for whoever asks."""
+    return UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")
 
 
 def running_runs(db: Database) -> list[Run]:

@@ -159,5 +159,8 @@ ALTER TABLE measurements ADD COLUMN served_ppl REAL;
 ALTER TABLE measurements ADD COLUMN served_by TEXT;
 """
 
+#: Whose run it is: '' belongs to the house, and everybody sees it; else a visitor of an app that is open to strangers.
+_OWNERS = "ALTER TABLE runs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED, _OWNERS)

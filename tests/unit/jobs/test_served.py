@@ -72,10 +72,21 @@ def test_the_one_asked_for_least_recently_makes_room(
 
 def test_what_does_not_exist_is_refused(store: Store, tiny_model_dir: Path) -> None:
     models = Models(store)
-    for run_id in (None, 7):
+    for run_id, code in ((None, "artifact_not_found"), (7, "run_not_found")):
         with pytest.raises(UserError) as caught:
             models.get(run_id, "INT2", str(tiny_model_dir))
-        assert caught.value.code == "artifact_not_found"
+        assert caught.value.code == code
+
+
+def test_a_model_of_a_deleted_run_is_not_there_though_it_is_in_memory(
+    store: Store, tiny: LoadedModel, tiny_model_dir: Path
+) -> None:
+    models, run_id = Models(store), stored_run(store, tiny, tiny_model_dir)
+    models.get(run_id, "INT2", "")
+    store.delete(run_id)
+    with pytest.raises(UserError) as caught:
+        models.get(run_id, "INT2", "")
+    assert caught.value.code == "run_not_found"
 
 
 def test_the_reference_of_a_run_is_the_revision_that_it_quantized(

@@ -1,0 +1,338 @@
+"""The rules for strangers, without a page: owners, limits, room on the disk, and who may stop an export."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ui.lab import verdicts
+from ui.public.guarded import VisitorExports, VisitorShared, VisitorStore
+from ui.public.limits import Limits
+from ui.public.room import Room
+from ui.public.visitors import NOBODY, Visitors
+from upq.config import CheckConfig, RunConfig, preset, with_settings
+from upq.decode import Decoding
+from upq.errors import UserError
+from upq.jobs.background import Work
+from upq.jobs.export_folder import Exports, Packing, Wanted
+from upq.store import HOUSE, Store, checkpoint_dir, database_path, exports_dir, open_store
+
+ADA, BOB = "browser ada", "browser bob"
+SMOKE = preset("smoke")
+
+
+class Known(Visitors):
+    """Visitors of whom the test says who asks."""
+
+    now = ADA
+
+    def asking(self) -> str:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One data folder as its owner and as a visitor has it."""
+
+    house: Store
+    visitors: Known
+    store: VisitorStore
+    folder: Path
+    limits: Limits
+
+    def done(self, config: RunConfig = SMOKE) -> int:
+        """Queue a run as the visitor and end it."""
+        run_id = self.store.enqueue(config)
+        run = self.house.claim("cpu@here:1", 1, 30.0)
+        assert run is not None
+        self.house.lease(run).finish("done")
+        return run_id
+
+
+def rules_of(folder: Path, **limits: Any) -> Rules:
+    house = open_store(folder)
+    visitors, chosen = Known(house), Limits(**limits)
+    room = Room(house, folder, chosen.disk_bytes)
+    store = VisitorStore(database_path(folder), visitors, chosen, room)
+    return Rules(house, visitors, store, folder, chosen)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Iterator[Rules]:
+    made = rules_of(tmp_path)
+    yield made
+    made.store.close()
+    made.house.close()
+
+
+def code_of(call: Any, *arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in caught.value.message
+    return caught.value.code
+
+
+def test_a_run_belongs_to_whoever_queued_it(rules: Rules) -> None:
+    of_house = rules.house.enqueue(SMOKE)
+    of_ada = rules.store.enqueue(SMOKE)
+    assert (rules.house.run(of_house).owner, rules.house.run(of_ada).owner) == (HOUSE, ADA)
+    rules.visitors.now = BOB
+    assert [run.id for run in rules.store.runs()] == [of_house]
+    assert code_of(rules.store.run, of_ada) == "run_not_found"
+    rules.visitors.now = NOBODY
+    assert [run.id for run in rules.store.runs()] == [of_house]
+
+
+def test_older_runs_of_a_visitor_are_not_pushed_out_by_those_of_others(rules: Rules) -> None:
+    mine = rules.done()
+    rules.visitors.now = BOB
+    for _ in range(5):
+        rules.done()
+    rules.visitors.now = ADA
+    assert [run.id for run in rules.store.runs(limit=2)] == [mine]
+
+
+@pytest.mark.parametrize(
+    "ask", ["metrics", "log_lines", "measurements", "artifacts", "check_results", "queue_position"]
+)
+def test_what_a_run_reported_is_not_there_for_others(rules: Rules, ask: str) -> None:
+    run_id = rules.done()
+    getattr(rules.store, ask)(run_id)
+    rules.visitors.now = BOB
+    assert code_of(getattr(rules.store, ask), run_id) == "run_not_found"
+
+
+@pytest.mark.parametrize("change", ["request_cancel", "resume", "delete"])
+def test_a_run_is_changed_by_its_owner_only(rules: Rules, change: str) -> None:
+    of_ada = rules.done()
+    of_house = rules.house.enqueue(SMOKE)
+    assert code_of(getattr(rules.store, change), of_house) == "not_yours"
+    rules.visitors.now = BOB
+    assert code_of(getattr(rules.store, change), of_ada) == "run_not_found"
+    rules.visitors.now = ADA
+    getattr(rules.store, change)(of_ada)
+
+
+def test_a_visitor_cannot_check_the_run_of_another(rules: Rules) -> None:
+    of_ada = rules.done()
+    config = CheckConfig(suite="builtin", precisions=("FP16",), run_id=of_ada, model="bundled")
+    rules.visitors.now = BOB
+    assert code_of(rules.store.enqueue_check, config) == "run_not_found"
+
+
+def test_checks_of_a_run_of_the_house_belong_to_whoever_asked_for_them(rules: Rules) -> None:
+    of_house = rules.house.enqueue(SMOKE)
+    run = rules.house.claim("cpu@here:1", 1, 30.0)
+    assert run is not None
+    rules.house.lease(run).finish("done")
+    config = CheckConfig(suite="builtin", precisions=("FP16",), run_id=of_house, model="bundled")
+    check = rules.store.enqueue_check(config)
+    claimed = rules.house.claim("cpu@here:1", 1, 30.0)
+    assert claimed is not None
+    lease = rules.house.lease(claimed)
+    lease.save_check_result("FP16", 0, verdicts(True)[0])
+    lease.finish("done")
+    assert rules.store.check_results(check)
+    rules.visitors.now = BOB
+    assert code_of(rules.store.check_results, check) == "run_not_found"
+
+
+def test_a_visitor_has_one_run_at_a_time_and_all_together_as_many_as_there_is_room_for(
+    tmp_path: Path,
+) -> None:
+    rules = rules_of(tmp_path, runs=1, queue=2)
+    rules.store.enqueue(SMOKE)
+    assert code_of(rules.store.enqueue, SMOKE) == "too_many_waiting"
+    rules.visitors.now = BOB
+    rules.store.enqueue(SMOKE)
+    rules.visitors.now = "browser carl"
+    assert code_of(rules.store.enqueue, SMOKE) == "too_many_waiting"
+    assert len(rules.house.runs()) == 2
+
+
+def test_to_resume_a_run_is_to_queue_one(rules: Rules) -> None:
+    first = rules.store.enqueue(SMOKE)
+    rules.store.request_cancel(first)
+    rules.store.enqueue(SMOKE)
+    assert code_of(rules.store.resume, first) == "too_many_waiting"
+    assert rules.house.run(first).state == "cancelled"
+
+
+def test_many_who_ask_at_once_get_no_more_than_one_after_the_other(rules: Rules) -> None:
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        try:
+            rules.store.enqueue(SMOKE)
+            outcomes.append("queued")
+        except UserError as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["queued"] + ["too_many_waiting"] * 5
+
+
+def test_a_preset_is_taken_as_it_is_but_for_model_method_and_seed() -> None:
+    limits = Limits()
+    for method in ("rtn", "upq", "portable_upq"):
+        limits.judge_run(with_settings(preset("quick", method), {"seed": 5}))
+    for path, value in (("int4.group_size", 128), ("device", "cpu"), ("measure.baselines", False)):
+        assert code_of(limits.judge_run, with_settings(SMOKE, {path: value})) == "not_for_visitors"
+
+
+def test_the_limits_come_from_the_environment() -> None:
+    found = Limits.from_environment(
+        {
+            "UPQ_PUBLIC_MODELS": "bundled, owner/name",
+            "UPQ_PUBLIC_PRESETS": "smoke",
+            "UPQ_PUBLIC_TOKENS": "64",
+            "UPQ_PUBLIC_DISK_GB": "2",
+        }
+    )
+    assert found.models == ("bundled", "owner/name")
+    assert (found.presets, found.tokens, found.disk_bytes) == (("smoke",), 64, 2 * 10**9)
+    assert (found.runs, found.queue) == (1, 8)
+    assert found.words[0] == (
+        "Visitors quantize the bundled model or owner/name with preset smoke, 1 at a time;"
+        " answers have up to 64 tokens."
+    )
+    assert "fill 2 GB" in found.words[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TOKENS", "0"), ("QUEUE", "many"), ("RUNS", "-1"), ("PRESETS", "tiny"), ("MODELS", " , ")],
+)
+def test_a_limit_that_cannot_be_read_keeps_the_app_from_starting(name: str, value: str) -> None:
+    environment = {f"UPQ_PUBLIC_{name}": value}
+    assert code_of(Limits.from_environment, environment) == "bad_limit"
+
+
+def test_answers_are_counted_for_each_visitor_over_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits, now = Limits(answers=2), 1000.0
+    monkeypatch.setattr("ui.public.limits.time.monotonic", lambda: now)
+    for visitor in (ADA, ADA, BOB):
+        limits.judge_answer(visitor, Decoding())
+    assert code_of(limits.judge_answer, ADA, Decoding()) == "too_fast"
+    limits.judge_answer(BOB, Decoding())
+    now += 61
+    limits.judge_answer(ADA, Decoding())
+
+
+def filled(rules: Rules, run_id: int, size: int) -> None:
+    """Let a run have an export and a checkpoint of half that size each."""
+    exported = exports_dir(rules.folder) / f"run-{run_id}-INT4-packed"
+    for place in (exported, checkpoint_dir(rules.folder, run_id)):
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(b"x" * (size // 2))
+    (exports_dir(rules.folder) / f"run-{run_id}-INT4-packed.json").write_text("{}")
+
+
+def test_the_oldest_finished_runs_of_visitors_make_room_for_new_ones(tmp_path: Path) -> None:
+    rules = rules_of(tmp_path, disk_bytes=2500, runs=9)
+    of_house = rules.house.enqueue(SMOKE)
+    run = rules.house.claim("cpu@here:1", 1, 30.0)
+    assert run is not None
+    rules.house.lease(run).finish("done")
+    old, middle, new = rules.done(), rules.done(), rules.done()
+    for run_id in (of_house, old, middle, new):
+        filled(rules, run_id, 1000)
+    last = rules.store.enqueue(SMOKE)
+    assert [run.id for run in rules.house.runs()] == [last, new, middle, of_house]
+    left = {path.name.split("-")[1] for path in exports_dir(tmp_path).iterdir()}
+    assert left == {str(run_id) for run_id in (of_house, middle, new)}
+    assert not checkpoint_dir(tmp_path, old).exists()
+
+
+def test_where_runs_at_work_fill_the_room_no_other_is_queued(tmp_path: Path) -> None:
+    rules = rules_of(tmp_path, disk_bytes=500, runs=9)
+    waiting = rules.store.enqueue(SMOKE)
+    filled(rules, waiting, 1000)
+    assert code_of(rules.store.enqueue, SMOKE) == "no_room"
+    assert [run.id for run in rules.house.runs()] == [waiting]
+
+
+def test_what_was_made_of_a_run_goes_with_it(rules: Rules) -> None:
+    run_id = rules.done()
+    filled(rules, run_id, 1000)
+    rules.store.delete(run_id)
+    assert list(exports_dir(rules.folder).iterdir()) == []
+
+
+def test_what_is_drawn_once_is_drawn_once_for_each_visitor(rules: Rules) -> None:
+    shared = VisitorShared(rules.visitors)
+    assert shared.get("panel", lambda: "ada's") == "ada's"
+    assert shared.has("panel")
+    rules.visitors.now = BOB
+    assert not shared.has("panel")
+    assert shared.get("panel", lambda: "bob's") == "bob's"
+
+
+class AtWork(VisitorExports):
+    """Exports of which one is at work until it is cancelled."""
+
+    def begin(self, wanted: Wanted) -> Work:
+        def until_cancelled(work: Work) -> None:
+            while True:
+                work.tell(0.5)
+                time.sleep(0.01)
+
+        self._begun[wanted] = self._visible.owner
+        work = self._works.begin(wanted, until_cancelled)
+        assert work is not None
+        return work
+
+
+def test_an_export_is_stopped_by_whoever_began_it_and_deleted_by_the_owner_of_its_run(
+    rules: Rules,
+) -> None:
+    of_house, of_ada = rules.house.enqueue(SMOKE), rules.store.enqueue(SMOKE)
+    exports = AtWork(rules.house, exports_dir(rules.folder), rules.store, rules.limits)
+    shared, own = (Wanted(run_id, "INT4", "packed") for run_id in (of_house, of_ada))
+    work = exports.begin(shared)
+    rules.visitors.now = BOB
+    assert exports.work(shared) is work
+    assert code_of(exports.cancel, shared) == "not_yours"
+    for ask in (exports.kept, exports.work, exports.make, exports.cancel, exports.delete):
+        assert code_of(ask, own) == "run_not_found"
+    rules.visitors.now = ADA
+    assert code_of(exports.make, own) == "too_many_waiting"  # the other one is still at work
+    assert code_of(exports.delete, shared) == "not_yours"
+    for refused in (exports.pack, exports.delete):
+        assert code_of(refused, Packing(of_house)) == "not_yours"
+    assert exports.packed(Packing(of_house)) is None
+    rules.visitors.now = BOB
+    assert code_of(exports.packed, Packing(of_ada)) == "run_not_found"
+    rules.visitors.now = ADA
+    exports.cancel(shared)
+    assert work.ended.wait(60)
+
+
+def test_every_method_of_the_exports_asks_whether_the_visitor_may() -> None:
+    methods = {name for name in vars(Exports) if not name.startswith("_")}
+    assert methods == {name for name in vars(VisitorExports) if not name.startswith("_")} | {"stop"}
+
+
+def test_a_name_is_read_back_and_no_other_key_signs_it(rules: Rules, tmp_path: Path) -> None:
+    cookie = rules.visitors.new()
+    assert rules.visitors.named(cookie) == f"browser {cookie.partition('.')[0]}"
+    assert Visitors(rules.house).named(cookie) == rules.visitors.named(cookie)
+    (tmp_path / "other").mkdir()
+    other = open_store(tmp_path / "other")
+    assert Visitors(other).named(cookie) is None
+    for bad in (None, "", ".", "a.b", cookie + "x", "\xe9.\xe9"):
+        assert rules.visitors.named(bad) is None
+    assert Visitors(rules.house).asking() == NOBODY
+    other.close()

@@ -1,0 +1,308 @@
+"""The store, the models, the exports and the shared drawings as one visitor has them.
+
+Handlers of the page and endpoints ask these as they ask the ones that they stand for, so none of them can forget to
+ask whether the visitor may.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from ui.public import permissions
+from ui.public.limits import Limits
+from ui.public.room import Room
+from ui.public.visitors import Visitors
+from ui.shared import Shared
+from ui.zero_gpu import ZeroGpu
+from upq.config import CheckConfig, RunConfig
+from upq.decode import Decoding, Piece
+from upq.errors import UserError
+from upq.jobs import Models, Served
+from upq.jobs.background import Work
+from upq.jobs.export_folder import Exports, Kept, Packing, Sending, Wanted
+from upq.store import Moved, Run, Store
+
+if TYPE_CHECKING:
+    from upq.artifact import Artifact
+
+T = TypeVar("T")
+WAITING = ("queued", "running", "interrupted")
+
+
+class VisitorStore(Store):
+    """A store whose every answer is for whoever asks: other visitors' runs are not there."""
+
+    def __init__(self, path: Path, visitors: Visitors, limits: Limits, room: Room) -> None:
+        super().__init__(path)
+        self._visitors = visitors
+        self._limits = limits
+        self._room = room
+        self._queueing = threading.RLock()
+
+    @property
+    def owner(self) -> str:
+        """Whoever asks."""
+        return self._visitors.asking()
+
+    # The queue
+
+    def enqueue(self, config: RunConfig, *, name: str = "") -> int:
+        """Store.enqueue within the limits. Raises UserError as they do."""
+        self._limits.judge_run(config)
+        with self._queueing:
+            self._require_place()
+            self._room.make()
+            return super().enqueue(config, name=name)
+
+    def enqueue_check(self, config: CheckConfig, *, name: str = "") -> int:
+        """Store.enqueue_check within the limits. Raises UserError as they do."""
+        self._limits.judge_check_run(config)
+        with self._queueing:
+            self._require_place()
+            return super().enqueue_check(config, name=name)
+
+    def _require_place(self) -> None:
+        waiting = [run for run in super().runs(sys.maxsize) if run.state in WAITING]
+        mine = sum(run.owner == self.owner for run in waiting)
+        self._limits.judge_place(mine, len(waiting))
+
+    def run(self, run_id: int) -> Run:
+        """Store.run, where the visitor may see it."""
+        run = super().run(run_id)
+        permissions.require_sight(self.owner, run)
+        return run
+
+    def runs(
+        self, limit: int = 100, kind: str | None = None, owner: str | None = None
+    ) -> list[Run]:
+        """Store.runs of the house and of the visitor."""
+        return super().runs(limit, kind, self.owner)
+
+    def live_run(self) -> Run | None:
+        """Store.live_run, if that is one that the visitor may see."""
+        run = super().live_run()
+        return run if run and permissions.may_see(self.owner, run) else None
+
+    def queue_position(self, run_id: int) -> int:
+        """Store.queue_position among the runs of all."""
+        self.run(run_id)
+        return super().queue_position(run_id)
+
+    def request_cancel(self, run_id: int) -> str:
+        """Store.request_cancel of a run of one's own."""
+        self._require_change(run_id)
+        return super().request_cancel(run_id)
+
+    def resume(self, run_id: int) -> str:
+        """Store.resume of a run of one's own, within the limits."""
+        run = self._require_change(run_id)
+        with self._queueing:
+            if run.state not in WAITING:
+                self._require_place()
+            return super().resume(run_id)
+
+    def delete(self, run_id: int) -> None:
+        """Store.delete of a run of one's own."""
+        run = self._require_change(run_id)
+        super().delete(run_id)
+        self._room.clear(run)
+
+    def _require_change(self, run_id: int) -> Run:
+        run = super().run(run_id)
+        permissions.require_change(self.owner, run)
+        return run
+
+    # What runs reported and left
+
+    def metrics(self, run_id: int) -> list[dict[str, Any]]:
+        """Store.metrics of a run that the visitor may see."""
+        self.run(run_id)
+        return super().metrics(run_id)
+
+    def log_lines(self, run_id: int, limit: int = 200) -> list[tuple[float, str]]:
+        """Store.log_lines of a run that the visitor may see."""
+        self.run(run_id)
+        return super().log_lines(run_id, limit)
+
+    def measurements(self, run_id: int | None = None) -> list[dict[str, Any]]:
+        """Store.measurements of one or all runs that the visitor may see."""
+        seen = self._seen(run_id)
+        return [row for row in super().measurements(run_id) if row["run_id"] in seen]
+
+    def artifacts(self, run_id: int | None = None) -> list[Any]:
+        """Store.artifacts of one or all runs that the visitor may see."""
+        seen = self._seen(run_id)
+        return [row for row in super().artifacts(run_id) if row.run_id in seen]
+
+    def _seen(self, run_id: int | None) -> set[int]:
+        if run_id is not None:
+            return {self.run(run_id).id}
+        return {run.id for run in self.runs(sys.maxsize)}
+
+    def load_artifact(self, run_id: int, precision: str) -> Artifact:
+        """Store.load_artifact of a run that the visitor may see."""
+        self.run(run_id)
+        return super().load_artifact(run_id, precision)
+
+    def check_results(self, run_id: int) -> list[dict[str, Any]]:
+        """Store.check_results of a run that the visitor may see."""
+        self.run(run_id)
+        return super().check_results(run_id)
+
+    def pack(self, run_id: int, path: Path) -> Moved:
+        """Store.pack of a run of one's own: it takes the checks of all along."""
+        self._require_change(run_id)
+        return super().pack(run_id, path)
+
+
+class VisitorModels(Models):
+    """Models of runs that the visitor may see, which answer within the limits, on a borrowed GPU where there is one."""
+
+    def __init__(
+        self, store: Store, visitors: Visitors, limits: Limits, gpu: ZeroGpu | None = None
+    ) -> None:
+        super().__init__(store)
+        self._visitors = visitors
+        self._limits = limits
+        self._gpu = gpu
+        if gpu:  # which this process never has itself
+            self.device = torch.device("cpu")
+
+    def get(self, run_id: int | None, precision: str, source: str) -> Served:
+        """Models.get, with answers that are counted."""
+        served = super().get(run_id, precision, source)
+        compute = served.answer
+        if self._gpu:
+            compute = partial(self._gpu.answer, (run_id, precision, source))
+        return _BoundedServed(**vars(served), admit=self._admit, compute=compute)
+
+    def _admit(self, decoding: Decoding) -> None:
+        self._limits.judge_answer(self._visitors.asking(), decoding)
+
+
+@dataclass(frozen=True)
+class _BoundedServed(Served):
+    """A model that asks before it answers.
+
+    admit: raises UserError where there is to be no answer. compute: gives the answer, as Served.answer does.
+    """
+
+    admit: Callable[[Decoding], None]
+    compute: Callable[..., Iterator[Piece]]
+
+    def answer(
+        self,
+        messages: list[dict[str, str]],
+        decoding: Decoding,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Piece]:
+        """Served.answer, where it is admitted."""
+        self.admit(decoding)
+        yield from self.compute(messages, decoding, should_stop)
+
+
+class VisitorExports(Exports):
+    """Exports of runs that the visitor may see. Who began one may stop it; what is of the house stays."""
+
+    def __init__(self, store: Store, folder: Path, visible: VisitorStore, limits: Limits) -> None:
+        super().__init__(store, folder)
+        self._visible = visible
+        self._limits = limits
+        self._begun: dict[Wanted, str] = {}
+
+    def kept(self, wanted: Wanted) -> Kept | None:
+        """Exports.kept of a run that the visitor may see."""
+        self._visible.run(wanted.run_id)
+        return super().kept(wanted)
+
+    def packed(self, packing: Packing) -> Path | None:
+        """Exports.packed of a run that the visitor may see."""
+        self._visible.run(packing.run_id)
+        return super().packed(packing)
+
+    def sendings(self, run_id: int, precision: str) -> dict[Sending, Work]:
+        """Exports.sendings of a run that the visitor may see."""
+        self._visible.run(run_id)
+        return super().sendings(run_id, precision)
+
+    def send(self, sending: Sending) -> Work | None:
+        """Refused: it would be sent with the token of this machine's owner."""
+        raise _only_for_the_owner("Publishing")
+
+    def pack(self, packing: Packing) -> Work | None:
+        """Refused: a packed run is as large as all its models together."""
+        raise _only_for_the_owner("Packing a run")
+
+    def work(self, wanted: Wanted | Packing) -> Work | None:
+        """Exports.work of a run that the visitor may see."""
+        self._visible.run(wanted.run_id)
+        return super().work(wanted)
+
+    def make(self, wanted: Wanted) -> Work | None:
+        """Exports.make within the limits. Raises UserError as they do."""
+        self._visible.run(wanted.run_id)
+        visitor = self._visible.owner
+        at_work = [other for other in self._begun if self._is_at_work(other) and other != wanted]
+        mine = sum(self._begun[other] == visitor for other in at_work)
+        if not self._is_at_work(wanted) and super().kept(wanted) is None:
+            if mine >= self._limits.exports or len(at_work) >= self._limits.queue:
+                raise UserError(
+                    "too_many_waiting",
+                    f"{mine} of your exports and {len(at_work)} in all are being made; a visitor has"
+                    f" {self._limits.exports} at a time, all together {self._limits.queue}.",
+                    "Wait for the end.",
+                )
+            self._begun[wanted] = visitor
+        return super().make(wanted)
+
+    def _is_at_work(self, wanted: Wanted) -> bool:
+        work = super().work(wanted)
+        return work is not None and work.is_busy
+
+    def cancel(self, wanted: Wanted) -> None:
+        """Exports.cancel of what the visitor began."""
+        self._visible.run(wanted.run_id)
+        if self._begun.get(wanted) != self._visible.owner:
+            raise UserError(
+                "not_yours",
+                "Another visitor began this export, so you cannot stop it.",
+                "Wait for its end; its files are yours as well.",
+            )
+        super().cancel(wanted)
+
+    def delete(self, wanted: Wanted | Packing) -> None:
+        """Exports.delete of a run of one's own."""
+        permissions.require_change(self._visible.owner, self._visible.run(wanted.run_id))
+        super().delete(wanted)
+
+
+def _only_for_the_owner(what: str) -> UserError:
+    return UserError(
+        "not_yours",
+        f"{what} is for the owner of this app alone.",
+        "Install UPQ Studio on a machine of yours to do it there.",
+    )
+
+
+class VisitorShared(Shared):
+    """What is drawn once for all pages of one visitor."""
+
+    def __init__(self, visitors: Visitors) -> None:
+        super().__init__()
+        self._visitors = visitors
+
+    def has(self, key: Hashable) -> bool:
+        """Shared.has for the visitor."""
+        return super().has((self._visitors.asking(), key))
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Shared.get for the visitor."""
+        return super().get((self._visitors.asking(), key), make)
