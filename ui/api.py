@@ -26,7 +26,7 @@ from upq.jobs.export_folder import Wanted
 from upq.quantize.ready import ready
 from upq.store import Run
 
-HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until"})
+HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until", "aside_at_s"})
 
 
 class Endpoint(NamedTuple):
@@ -88,7 +88,7 @@ def _function(app: App, name: str, endpoint: Endpoint) -> Callable[..., Any]:
 def _start_run(app: App, asked: requests.StartRun) -> dict[str, Any]:
     changes = {**_json_object(asked.settings_json), "model.source": asked.model}
     config = with_settings(preset(asked.preset, asked.method), changes)
-    run_id = app.store.enqueue(ready(config, changes))
+    run_id = app.store.enqueue(ready(config, changes), name=asked.name, note=asked.note)
     return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
 

@@ -16,6 +16,7 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.html import Html, model_name, parts
+from ui.html.clock import TICKING
 from upq.store import Run
 
 NO_RUN = 0
@@ -75,7 +76,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
             scale=2,
             elem_id="run-selector",
         )
-        status = gr.HTML(js_on_load=CLICKS, min_width=300, elem_id="status")
+        status = gr.HTML(js_on_load=CLICKS + TICKING, min_width=300, elem_id="status")
     moving = [gr.State("") for _ in range(4)]
     header = Header(gr.State(None), selector, status, *moving)
     timer = gr.Timer(POLL_S)
@@ -101,7 +102,7 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
     worker = app.supervisor
-    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
+    state = f"{app.store.latest_revision()} {worker.is_ready} {worker.trouble}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -114,7 +115,7 @@ def _news(app: App) -> News:
     live = app.store.live_run()
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
-    worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.is_ready)
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     catalog = repr(([(run.id, run.state) for run in runs], artifacts))

@@ -23,7 +23,7 @@ NOTHING = gr.skip()
 
 
 def app_of(lab: Lab) -> Any:
-    supervisor: Any = SimpleNamespace(has_worker=True, trouble="")
+    supervisor: Any = SimpleNamespace(is_ready=True, trouble="")
     models: Any = None
     return App(lab.store, models, supervisor, Path(), Exports(lab.store, Path()))
 

@@ -3,18 +3,23 @@
 from upq.store.artifacts import Prepared, prepare
 from upq.store.database import Store
 from upq.store.folder import checkpoint_dir, data_dir, exports_dir, open_store
+from upq.store.labels import NAME_CHARACTERS, NOTE_CHARACTERS, Labels, Wanted
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
 
 __all__ = [
+    "NAME_CHARACTERS",
+    "NOTE_CHARACTERS",
     "SILENT",
     "Ending",
+    "Labels",
     "LostLease",
     "Moved",
     "Prepared",
     "Run",
     "Store",
+    "Wanted",
     "checkpoint_dir",
     "data_dir",
     "exports_dir",

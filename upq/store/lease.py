@@ -16,7 +16,7 @@ from sqlite_utils import Database
 
 from upq.artifact import Artifact
 from upq.files import clean_text
-from upq.store import artifacts
+from upq.store import artifacts, asides
 from upq.store.connections import Connections, next_revision
 
 LOG_LINE_CHARACTERS = 4000
@@ -69,6 +69,16 @@ class Lease:
                 [lease_s, self._clock() + lease_s, self.run_id],
             )
         return bool(row["cancel_requested"])
+
+    def is_check_waiting(self) -> bool:
+        """Whether a check waits that the run should step aside for at its next checkpoint."""
+        with self._connections.read() as db:
+            return asides.waiting_check(db, self.run_id) is not None
+
+    def step_aside(self) -> int | None:
+        """Note that the run steps aside now and return the check that goes first; None if none waits any more."""
+        with self._fenced() as db:
+            return asides.step_aside(db, self.run_id)
 
     def stage(self, name: str, total: int) -> None:
         """Enter a stage of `total` steps; the one before it ends now."""

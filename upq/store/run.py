@@ -67,8 +67,22 @@ class Run:
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
     environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
+    note: str  #: of the people who made the run, some lines
+    starred: bool
+    aside_for: int | None  #: the check that it stepped aside for, until it goes on
+    aside_at_s: float | None  #: worked_s when it last stepped aside
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether it would go on from work that is kept: a finished block of a quantization, an outcome of a check."""
+        if self.kind == "check":
+            return self.stage_step > 0
+        later = self.stages.keys() - {"load", "data", FIRST_TRAINED}
+        return bool(later) or (self.stage == FIRST_TRAINED and self.stage_step > 0)
 
 
+#: The stage whose blocks are the first checkpoints of a quantization.
+FIRST_TRAINED = "int4"
 #: The largest number that SQLite gives a row.
 LARGEST_ID = 2**63 - 1
 
@@ -96,5 +110,6 @@ def from_row(row: dict[str, Any]) -> Run:
         "stages": json.loads(row["stages"]),
         "environments": json.loads(row["environments"]),
         "cancel_requested": bool(row["cancel_requested"]),
+        "starred": bool(row["starred"]),
     }
     return Run(**{**row, **decoded})

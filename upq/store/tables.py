@@ -159,5 +159,13 @@ ALTER TABLE measurements ADD COLUMN served_ppl REAL;
 ALTER TABLE measurements ADD COLUMN served_by TEXT;
 """
 
+#: What people write on runs; the check that a run stepped aside for until it goes on, and how long it had worked then.
+_LABELS_AND_ASIDES = """
+ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN starred INTEGER NOT NULL DEFAULT 0 CHECK (starred IN (0, 1));
+ALTER TABLE runs ADD COLUMN aside_for INTEGER;
+ALTER TABLE runs ADD COLUMN aside_at_s REAL;
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED, _LABELS_AND_ASIDES)
