@@ -21,12 +21,15 @@ from upq.store import Run
 
 NO_RUN = 0
 POLL_S = 1.0
+#: Buttons of what was rendered: they may ask first (data-confirm), or for a text (data-ask; data-text is offered).
 CLICKS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
-  const { action, run } = button.dataset;
-  if (action === 'delete' && !confirm(`Delete run ${run} with its artifacts?`)) return;
-  trigger('click', { action, run });
+  const { action, run, confirm: warning, ask, text } = button.dataset;
+  if (warning && !confirm(warning)) return;
+  const answer = ask ? prompt(ask, text) : null;
+  if (ask && answer === null) return;
+  trigger('click', { action, run, text: answer });
 });"""
 
 
@@ -97,6 +100,13 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
     if not re.fullmatch("[0-9]{1,19}", run):
         return "", 0
     return str(data.get("action", "")), int(run)
+
+
+def given_text(event: gr.EventData) -> str:
+    """Return the text that was typed when a rendered button asked for one."""
+    data: Any = event._data
+    text = data.get("text") if isinstance(data, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _poll(app: App, seen: str, *known: str) -> list[Any]:

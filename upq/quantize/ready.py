@@ -17,7 +17,7 @@ from upq.config import (
     with_settings,
 )
 from upq.context import SeriesNames
-from upq.data.rows import read_rows
+from upq.data import read_rows
 from upq.errors import UserError
 from upq.models import Shape
 from upq.quantize.memory import gpu_bytes, gpu_needs, shape_of

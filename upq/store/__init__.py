@@ -6,7 +6,7 @@ from upq.store.folder import checkpoint_dir, data_dir, exports_dir, open_store
 from upq.store.labels import NAME_CHARACTERS, NOTE_CHARACTERS, Labels, Wanted
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
-from upq.store.run import SILENT, Ending, Run
+from upq.store.run import SILENT, Ending, Run, RunState
 
 __all__ = [
     "NAME_CHARACTERS",
@@ -18,6 +18,7 @@ __all__ = [
     "Moved",
     "Prepared",
     "Run",
+    "RunState",
     "Store",
     "Wanted",
     "checkpoint_dir",
