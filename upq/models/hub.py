@@ -51,7 +51,7 @@ def _download(question: _Question) -> Future[str]:
             future.set_result(hf_hub_download(repo, file, revision=revision))
         except BaseException as error:
             with _lock:
-                del _asked[question]
+                _asked.pop(question, None)
             future.set_exception(error)
 
     threading.Thread(target=work, name=f"hub {repo}", daemon=True).start()
