@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: what its client calls to make a model, send files and get them."""
+"""A stand-in for the Hugging Face Hub on this machine: what its client calls to make a model, send files, get them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,13 @@ from concurrent.futures import TimeoutError as OutOfTime
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from upq.errors import UserError
 
@@ -34,8 +40,8 @@ def hub_file(repo: str, file: str, revision: str | None = None) -> Path:
         return Path(_download((repo, file, revision)).result(timeout=HUB_S))
     except OutOfTime:
         return _kept(repo, file, revision)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise _unread(repo, file, str(error).splitlines()[0]) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise _unread(repo, file, _reason(error)) from error
 
 
 def _download(question: _Question) -> Future[str]:
@@ -63,6 +69,16 @@ def _kept(repo: str, file: str, revision: str | None) -> Path:
         return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError) as error:
         raise _unread(repo, file, f"the hub did not answer within {HUB_S:.0f} s") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, GatedRepoError):
+        return "the hub asks you to accept its licence first"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub has no such model, or it is private"
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return "it is not on this machine and the hub cannot be reached"
+    return str(error).splitlines()[0]
 
 
 def _unread(repo: str, file: str, why: str) -> UserError:
