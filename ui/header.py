@@ -55,7 +55,8 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state.
+    quantization at work has done, in percent; catalog of which runs and artifacts there are, in which
+    state, and what is written on them.
     """
 
     revision: str
@@ -128,7 +129,8 @@ def _news(app: App) -> News:
     worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.is_ready)
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
-    catalog = repr(([(run.id, run.state) for run in runs], artifacts))
+    told = [(run.id, run.state, run.name, run.note, run.starred) for run in runs]
+    catalog = repr((told, artifacts))
 
     def newest(kind: str) -> str:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)

@@ -90,6 +90,7 @@ class Lease:
                 "total": total,
                 "seconds": stages.get(name, {}).get("seconds", 0.0),
                 "since": worked_s,
+                "step": stages.get(name, {}).get("step", 0),
             }
             db.execute(
                 "UPDATE runs SET stage = ?, stage_step = 0, stage_total = ?, detail = '',"
@@ -241,13 +242,16 @@ class Lease:
     def _ended_stages(self, db: Database) -> tuple[dict[str, Any], float]:
         """The stages, none of them going on, and the seconds worked so far.
 
-        A stage's `seconds` are what was worked in it, over all attempts.
+        A stage's `seconds` are what was worked in it, over all attempts, and `step` is how far it ever came.
         """
-        (row,) = db.query("SELECT stage, stages, worked_s FROM runs WHERE id = ?", [self.run_id])
+        (row,) = db.query(
+            "SELECT stage, stage_step, stages, worked_s FROM runs WHERE id = ?", [self.run_id]
+        )
         stages, worked_s = json.loads(row["stages"]), row["worked_s"]
         current = stages.get(row["stage"])
         if current and current["ended"] is None:
             current["ended"] = self._clock()
+            current["step"] = max(current.get("step", 0), row["stage_step"])
             current["seconds"] = (
                 current.get("seconds", 0.0) + worked_s - current.get("since", worked_s)
             )

@@ -52,7 +52,9 @@ class Run:
     tokens_per_s: float | None
     eta_s: float | None
     peak_bytes: int | None
-    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total", "seconds"}
+    stages: dict[
+        str, dict[str, Any]
+    ]  #: name -> {"started", "ended" or None, "total", "seconds", "step"}
     cancel_requested: bool
     worker: str | None
     pid: int | None
@@ -78,7 +80,8 @@ class Run:
         if self.kind == "check":
             return self.stage_step > 0
         later = self.stages.keys() - {"load", "data", FIRST_TRAINED}
-        return bool(later) or (self.stage == FIRST_TRAINED and self.stage_step > 0)
+        blocks = self.stages.get(FIRST_TRAINED, {}).get("step", 0)
+        return bool(later or blocks) or (self.stage == FIRST_TRAINED and self.stage_step > 0)
 
 
 #: The stage whose blocks are the first checkpoints of a quantization.

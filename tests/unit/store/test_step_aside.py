@@ -113,3 +113,18 @@ def test_a_run_that_is_cancelled_meanwhile_leaves_nothing_behind(store: Store) -
     store.resume(run)
     assert store.run(run).aside_for is None
     assert store.queue_position(run) == 1, "by age again"
+
+
+def test_a_run_knows_of_its_checkpoint_also_while_it_starts_again(store: Store) -> None:
+    run_id = store.enqueue(RunConfig())
+    for blocks, is_kept in ((0, False), (2, True), (0, True)):
+        lease = store.lease(claimed(store))
+        for stage in ("load", "data"):
+            lease.stage(stage, 1)
+            assert store.run(run_id).has_checkpoint is (blocks == 0 and is_kept)
+        lease.stage("int4", 30)
+        lease.progress(blocks, None, None, "", 1, None)
+        assert store.run(run_id).has_checkpoint is is_kept
+        lease.finish("interrupted")
+        store.requeue_interrupted()
+        assert store.run(run_id).has_checkpoint is is_kept
