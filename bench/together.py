@@ -203,7 +203,7 @@ class _Ticking(SilentContext):
         super().__init__(folder)
         self.tick, self.turns = tick, Turns()
 
-    def check(self) -> None:
+    def check(self, *, kept: bool = False) -> None:
         self.turns.wait(_nothing)
 
     def progress(self, step: int, *, tokens_per_s: float | None = None, detail: str = "") -> None:

@@ -25,7 +25,7 @@ from upq.errors import UserError
 from upq.jobs.export_folder import Wanted
 from upq.store import Run
 
-HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until", "owner"})
+HIDDEN = frozenset({"worker", "pid", "lease_s", "lease_until", "owner", "aside_at_s"})
 
 
 class Endpoint(NamedTuple):
@@ -87,7 +87,7 @@ def _function(app: App, name: str, endpoint: Endpoint) -> Callable[..., Any]:
 def _start_run(app: App, asked: requests.StartRun) -> dict[str, Any]:
     changes = {**_json_object(asked.settings_json), "model.source": asked.model}
     config = with_settings(preset(asked.preset, asked.method), changes)
-    run_id = app.store.enqueue(app.ready(config, changes))
+    run_id = app.store.enqueue(app.ready(config, changes), name=asked.name, note=asked.note)
     return {"run_id": run_id, "queue_position": app.store.queue_position(run_id)}
 
 

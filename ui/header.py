@@ -16,16 +16,20 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.html import Html, model_name, parts
+from ui.html.clock import TICKING
 from upq.store import Run
 
 NO_RUN = 0
 POLL_S = 1.0
+#: Buttons of what was rendered: they may ask first (data-confirm), or for a text (data-ask; data-text is offered).
 CLICKS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
-  const { action, run } = button.dataset;
-  if (action === 'delete' && !confirm(`Delete run ${run} with its artifacts?`)) return;
-  trigger('click', { action, run });
+  const { action, run, confirm: warning, ask, text } = button.dataset;
+  if (warning && !confirm(warning)) return;
+  const answer = ask ? prompt(ask, text) : null;
+  if (ask && answer === null) return;
+  trigger('click', { action, run, text: answer });
 });"""
 
 
@@ -51,7 +55,8 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state.
+    quantization at work has done, in percent; catalog of which runs and artifacts there are, in which
+    state, and what is written on them.
     """
 
     revision: str
@@ -75,7 +80,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
             scale=2,
             elem_id="run-selector",
         )
-        status = gr.HTML(js_on_load=CLICKS, min_width=300, elem_id="status")
+        status = gr.HTML(js_on_load=CLICKS + TICKING, min_width=300, elem_id="status")
     moving = [gr.State("") for _ in range(4)]
     header = Header(gr.State(None), selector, status, *moving)
     timer = gr.Timer(POLL_S)
@@ -98,10 +103,17 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
     return str(data.get("action", "")), int(run)
 
 
+def given_text(event: gr.EventData) -> str:
+    """Return the text that was typed when a rendered button asked for one."""
+    data: Any = event._data
+    text = data.get("text") if isinstance(data, dict) else None
+    return text if isinstance(text, str) else ""
+
+
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
     worker = app.supervisor
-    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
+    state = f"{app.store.latest_revision()} {worker.is_ready} {worker.trouble}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -115,11 +127,12 @@ def _news(app: App) -> News:
     runs = app.store.runs()
     waiting = sum(run.state == "queued" for run in runs)
     others = "busy with another visitor's run" if live is None and app.is_busy() else ""
-    words = others or parts.worker_words(live, waiting, app.supervisor.has_worker)
+    words = others or parts.worker_words(live, waiting, app.supervisor.is_ready)
     worker = app.supervisor.trouble or words
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
-    catalog = repr(([(run.id, run.state) for run in runs], artifacts))
+    told = [(run.id, run.state, run.name, run.note, run.starred) for run in runs]
+    catalog = repr((told, artifacts))
 
     def newest(kind: str) -> str:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)

@@ -22,6 +22,7 @@ from upq.config import (
 from upq.decode import DECODING_RANGES, Decoding
 from upq.errors import UserError, shown
 from upq.export import FORMATS
+from upq.store import NAME_CHARACTERS, NOTE_CHARACTERS
 
 R = TypeVar("R", bound="Request")
 QuantizedName = Literal["INT4", "INT2"]
@@ -134,6 +135,8 @@ class StartRun(Request):
         str,
         _text(MAX_SETTINGS, 'JSON object of dotted settings, e.g. {"int2.distill.tokens": 4000}'),
     ] = "{}"
+    name: Annotated[str, _text(NAME_CHARACTERS, "what to call the run")] = ""
+    note: Annotated[str, _text(NOTE_CHARACTERS, "what to remember of it, some lines")] = ""
 
 
 class OfRun(Request):

@@ -78,8 +78,11 @@ class RunContext(Protocol):
         """Folder for resumable state, private to this run; exists."""
         ...
 
-    def check(self) -> None:
-        """Raise Cancelled or Interrupted if the run has to stop; call between units of work of a second or two."""
+    def check(self, *, kept: bool = False) -> None:
+        """Raise Cancelled or Interrupted if the run has to stop; call between units of work of a second or two.
+
+        kept: all work so far is in checkpoints, or will be when Interrupted is raised, so another run may go first.
+        """
         ...
 
     def stage(self, name: str, total: int) -> None:
@@ -137,7 +140,7 @@ class SilentContext:
     def save_answers(self, key: str, answers: Mapping[str, list[int]]) -> None:
         self._save_answers(key, answers)
 
-    def check(self) -> None: ...
+    def check(self, *, kept: bool = False) -> None: ...
     def stage(self, name: str, total: int) -> None: ...
     def progress(
         self, step: int, *, tokens_per_s: float | None = None, detail: str = ""

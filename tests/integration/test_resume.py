@@ -1,4 +1,4 @@
-"""A worker is killed in the middle of each stage of a real run; what the next one makes has the same bits."""
+"""A worker is killed in a stage of a real run, or steps aside for a check; the next one makes the same bits."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.helpers import digest, tiny_config
 from tests.support.job_cases import processes, wait_for
-from upq.config import RunConfig
+from upq.config import CheckConfig, RunConfig
+from upq.context import STAGES
 from upq.jobs import worker_main
 from upq.store import Store, checkpoint_dir, open_store
 
@@ -31,7 +32,7 @@ LONGER: dict[str, Any] = {
 def work() -> Iterator[Callable[[Path], BaseProcess]]:
     """Starts a worker that executes one run; what is still alive at the end of the test is killed."""
     with processes() as start:
-        yield lambda folder: start(worker_main, folder, once=True)
+        yield lambda folder: start(worker_main, folder, once=True, heartbeat_s=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,48 @@ def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
     assert not folder.exists(), "a finished run leaves no checkpoint"
     steps = sum(series == "jsd" for series, _ in found["points"])
     assert len(curve) < steps, "the killed worker had not finished the stage"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [
+        ("int4", "int4/block-0000"),
+        ("int2_distill", "int2-distill/step-*"),
+    ],
+)
+def test_a_run_that_steps_aside_for_a_check_has_the_bits_of_one_that_did_not(
+    stage: str,
+    kept: str,
+    store: Store,
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    config: RunConfig,
+    undisturbed: dict[str, Any],
+    work: Callable[[Path], BaseProcess],
+) -> None:
+    run_id = store.enqueue(config)
+    folder = checkpoint_dir(tmp_path, run_id)
+    first = work(tmp_path)
+    wait_for(lambda: any(folder.glob(kept)), 240)
+    check = CheckConfig(
+        suite="builtin",
+        precisions=("FP16",),
+        run_id=None,
+        model=str(tiny_model_dir),
+        limit=1,
+        max_tokens=4,
+    )
+    check_id = store.enqueue_check(check)
+    first.join(240)
+    run = store.run(run_id)
+    assert (run.state, run.aside_for) == ("interrupted", check_id)
+    assert STAGES.index(run.stage) >= STAGES.index(stage), "a short stage may have ended meanwhile"
+    assert run.has_checkpoint
+    work(tmp_path).join(240)
+    assert store.run(check_id).state == "done", store.log_lines(check_id)
+    assert len(store.check_results(check_id)) == 1
+    work(tmp_path).join(240)
+    run = store.run(run_id)
+    assert (run.state, run.attempt, run.crashes) == ("done", 2, 0), store.log_lines(run_id)
+    assert outcome(store, run_id) == undisturbed

@@ -69,7 +69,7 @@ class RecordingContext:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder
 
-    def check(self) -> None:
+    def check(self, *, kept: bool = False) -> None:
         self.stop()
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: what its client calls to make a model and to send files."""
+"""A stand-in for the Hugging Face Hub on this machine: what its client calls to make a model, send files, get them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LARGE_BYTES = 20_000
 
 
 class Hub:
-    """What the stand-in knows. token: who may write, as OWNER. refusals: the beginning of a path -> (status, words)."""
+    """What the stand-in knows. token: who may write, as OWNER. refusals: the beginning of a path -> (status, words).
+
+    delays: the beginning of a path -> seconds until it is answered, cut short when the stand-in ends.
+    """
 
     def __init__(self, owner: str, token: str) -> None:
         self.owner, self.token = owner, token
@@ -28,8 +31,24 @@ class Hub:
         self.private: dict[str, bool] = {}
         self.large: dict[str, bytes] = {}
         self.refusals: dict[str, tuple[int, str]] = {}
+        self.delays: dict[str, float] = {}
+        self.ends = threading.Event()
         self.calls: list[str] = []
         self.address = ""
+
+    def wait(self, path: str) -> None:
+        """Take as long as the delays say."""
+        for start, seconds in self.delays.items():
+            if path.startswith(start):
+                self.ends.wait(seconds)
+
+    def download(self, path: str) -> bytes | None:
+        """The file at OWNER/NAME/resolve/REVISION/FILE, if that is what a path asks for."""
+        parts = path.strip("/").split("/", 4)
+        if len(parts) != 5 or parts[2] != "resolve":
+            return None
+        owner, name, _, _, file = parts
+        return self.models.get(f"{owner}/{name}", {}).get(file)
 
     def answer(self, method: str, path: str, token: str, body: bytes) -> tuple[int, Any]:
         """(status, JSON) of a call."""
@@ -118,15 +137,30 @@ def running(owner: str, token: str) -> Iterator[Hub]:
         protocol_version = "HTTP/1.1"
 
         def _any(self) -> None:
-            body = self._body()
+            body, path = self._body(), self.path.partition("?")[0]
+            hub.wait(path)
+            if self.command in ("GET", "HEAD") and (found := hub.download(path)) is not None:
+                self._send_file(found)
+                return
             token = self.headers.get("authorization", "")
-            status, value = hub.answer(self.command, self.path.partition("?")[0], token, body)
+            status, value = hub.answer(self.command, path, token, body)
             content = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def _send_file(self, content: bytes) -> None:
+            hub.calls.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            self.send_header("etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("x-repo-commit", "0" * 40)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         def _body(self) -> bytes:
             if "chunked" not in self.headers.get("transfer-encoding", ""):
@@ -138,7 +172,7 @@ def running(owner: str, token: str) -> Iterator[Hub]:
             self.rfile.readline()
             return body
 
-        do_GET = do_POST = do_PUT = _any
+        do_GET = do_HEAD = do_POST = do_PUT = _any
 
         def log_message(self, *_: Any) -> None: ...
 
@@ -149,6 +183,7 @@ def running(owner: str, token: str) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ends.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -37,6 +37,7 @@ def fill_form(page: Page, studio: Studio, settings: dict[str, str]) -> None:
     page.locator("#preset label", has_text="smoke").click()
     page.locator("#advanced button").first.click()
     for label, value in settings.items():
+        page.locator("#search-settings").fill(label)
         page.get_by_label(label, exact=True).first.fill(value)
         page.keyboard.press("Tab")
     expect(page.locator("#estimate .facts")).to_contain_text("INT2", timeout=LOADED_MS)
@@ -45,7 +46,7 @@ def fill_form(page: Page, studio: Studio, settings: dict[str, str]) -> None:
 def start_run(page: Page, studio: Studio, settings: dict[str, str]) -> None:
     fill_form(page, studio, settings)
     page.locator("#start").click()
-    expect(page.locator("#started")).to_contain_text(re.compile("started|queued #"))
+    expect(page.locator("#started")).to_contain_text(re.compile("started|queued|done"))
 
 
 def listed_runs(page: Page) -> str:

@@ -28,11 +28,12 @@ class Studio:
 
 
 def start_app(
-    folder: Path, *options: str, shipped: bool = False
+    folder: Path, *options: str, shipped: bool = False, hub: str = ""
 ) -> tuple[str, subprocess.Popen[bytes]]:
     """Start `python app.py` and wait until it answers; return its address and process.
 
-    shipped starts it with the models that ship with the app; without them a new data folder stays empty.
+    shipped starts it with the models that ship with the app; without them a new data folder stays empty. hub is the
+    address of a stand-in of the hub; without one the app is offline.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,7 +41,9 @@ def start_app(
     log = (folder / "app.log").open("wb")
     command = [sys.executable, "app.py", "--data-dir", str(folder), "--port", str(port), *options]
     command += [] if shipped else ["--without-shipped"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0" if hub else "1"}
+    if hub:
+        environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hub")}
     with log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/"

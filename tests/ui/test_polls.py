@@ -18,12 +18,13 @@ from ui.app_state import App
 from ui.shared import KEPT, Shared
 from upq.config import RunConfig, preset
 from upq.jobs.export_folder import Exports
+from upq.store import Labels
 
 NOTHING = gr.skip()
 
 
 def app_of(lab: Lab) -> Any:
-    supervisor: Any = SimpleNamespace(has_worker=True, trouble="")
+    supervisor: Any = SimpleNamespace(is_ready=True, trouble="")
     models: Any = None
     return App(lab.store, models, supervisor, Path(), Exports(lab.store, Path()))
 
@@ -67,6 +68,17 @@ def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
     assert moved == ["seen", "revision", "progress", "status"]
     lease.finish("done")
     assert poll(app, after[:5])[4] != after[4], "the catalog knows the states"
+
+
+def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    app = app_of(lab)
+    run_id = lab.done(RunConfig())
+    known = poll(app, [""] * 5)
+    for labels in (Labels(name="best"), Labels(note="why"), Labels(starred=True)):
+        lab.store.label(run_id, labels)
+        known, before = poll(app, known[:5]), known
+        assert known[4] != before[4], labels
 
 
 def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path: Path) -> None:

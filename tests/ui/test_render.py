@@ -16,7 +16,8 @@ from ui.chat import render as render_chat
 from ui.checks import render as render_checks
 from ui.html import Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
-from ui.quantize import form, render
+from ui.quantize import advanced, form, render, render_history, render_settings
+from ui.quantize.advanced import Difference
 from upq.config import METHODS, PRESET_WORDS, PRESETS, preset, settings
 from upq.context import STAGES
 from upq.evaluation import PromptResult, Verdict
@@ -91,6 +92,10 @@ def a_run(**changes: Any) -> Run:
         "worked_s": 20.0,
         "environments": [],
         "gpu_peak_bytes": None,
+        "note": "",
+        "starred": False,
+        "aside_for": None,
+        "aside_at_s": None,
     }
     return Run(**{**values, **changes})
 
@@ -108,6 +113,8 @@ def everything_with(text: str) -> list[Html]:
         state="failed",
         model=text,
         name=text,
+        note=text,
+        starred=True,
         preset=text,
         method=text,
         stage=text,
@@ -131,7 +138,9 @@ def everything_with(text: str) -> list[Html]:
         run_panel.run_panel(run, 0, 30.0),
         run_panel.run_panel(live, 0, 30.0),
         render.log_view([(10.0, text)]),
-        render.history_table([run], {}),
+        render_history.history_table([run], {}),
+        render_history.started_line(run, 1),
+        render_settings.changes_panel([Difference(text, text, text)], text, text),
         render_chat.column_head("FP16", {"backend": text, "note": text}),
         render_chat.conversation("INT4", messages, busy=text),
         render_chat.conversation("INT4", messages, view="word difference", reference=reference),
@@ -243,7 +252,7 @@ def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
 
 
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
-    assert {path.rpartition(".")[0] for path, _ in settings()} == set(form.SECTIONS)
+    assert {path.rpartition(".")[0] for path, _ in settings()} == set(advanced.SECTIONS)
     assert form.METHOD_LINES.keys() == words.METHOD_NAMES.keys() == set(METHODS)
     assert PRESET_WORDS.keys() == set(PRESETS)
 
@@ -294,8 +303,8 @@ def test_without_a_run_the_panel_says_what_to_do() -> None:
 
 def test_resume_and_delete_are_offered_only_where_they_work() -> None:
     def actions(state: str) -> list[str]:
-        html = render.history_table([a_run(state=state)], {})
-        return re.findall(r'data-action="(\w+)"', html)
+        html = render_history.history_table([a_run(state=state)], {})
+        return re.findall(r'class="small"[^>]* data-action="(\w+)"', html)
 
     assert actions("running") == ["open", "again"]
     assert actions("done") == ["open", "again", "delete"]

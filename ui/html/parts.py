@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from ui.html.clock import clock
 from ui.html.markup import Html, join, tag
-from ui.html.words import METHOD_NAMES, duration, model_name, percent, stage_name
+from ui.html.words import METHOD_NAMES, model_name, percent, stage_name
 from upq.decode import ROWS
 from upq.store import Run
 
@@ -50,16 +51,16 @@ def status_line(device: str, worker: Html | str) -> Html:
     )
 
 
-def worker_words(run: Run | None, waiting: int, worker_alive: bool) -> Html:
-    """Say what the worker does; the run is a link to its panel."""
+def worker_words(run: Run | None, waiting: int, is_ready: bool) -> Html:
+    """Say what the worker does; the run is a link to its panel. is_ready: it has imported what it needs."""
     queue = f" · {waiting} waiting" if waiting else ""
     if run is None:
-        idle = "idle" if worker_alive else "starting"
+        idle = "idle" if is_ready else "starting: imports torch and transformers"
         return join([tag("i", class_="pulse off"), idle, queue])
     seconds = time_left(run)
-    left = f", {duration(seconds)} left" if seconds is not None else ""
-    words = f"run #{run.id}, {_doing(run)}{left}{queue}"
-    link = tag("button", words, class_="link", data_action="open", data_run=run.id)
+    left = [", ", clock(seconds, "down"), " left"] if seconds is not None else []
+    words = [f"run #{run.id}, {_doing(run)}", *left, queue]
+    link = tag("button", *words, class_="link", data_action="open", data_run=run.id)
     return join([tag("i", class_="pulse"), link])
 
 

@@ -5,51 +5,66 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ui.html.clock import clock
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_label, stage_share, time_left
-from ui.html.words import NO_VALUE, duration, number, peak_memory, stage_name
+from ui.html.words import NO_VALUE, duration, in_order, number, peak_memory, stage_name
 from upq.config import QUANTIZED, RunConfig
 from upq.context import STAGES, SeriesNames
 from upq.store import Run
 
-NEXT_STEPS = {
-    "failed": "Resume goes on from the last checkpoint; again starts over with the same settings.",
-    "cancelled": "Resume goes on from the last checkpoint.",
-    "interrupted": "It continues by itself as soon as a worker is free.",
-}
-
 
 def run_panel(run: Run | None, position: int, now: float) -> Html:
-    """Draw title, stepper and numbers of a run, and what came of it."""
+    """Draw title, note, stepper and numbers of a run, and what came of it."""
     if run is None:
         return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
-    parts = [tag("h2", "Run ", run_label(run)), _outcome(run, position)]
-    if run.state != "queued":
-        parts += [stepper(run, now), _numbers(run)]
+    star = tag("span", "★ ", title="starred", aria_label="starred") if run.starred else None
+    note = tag("p", run.note, class_="run-note") if run.note else None
+    parts = [tag("h2", star, "Run ", run_label(run)), note, _outcome(run, position)]
+    if run.state != "queued" or run.stages:
+        parts += [stepper(run, now), _numbers(run, now)]
     return tag("div", *parts, class_=f"run-panel {run.state}")
 
 
 def _outcome(run: Run, position: int) -> Html | None:
+    if run.state == "running" and run.cancel_requested:
+        return notice("busy", "Cancelling: a checkpoint is written first.")
+    if run.aside_for is not None and run.state in ("running", "queued", "interrupted"):
+        hint = "What it has done is kept, and the time that it waits is not counted."
+        words = "Steps" if run.state == "running" else "Stepped"
+        return notice(
+            "busy", f"{words} aside for check #{run.aside_for}, goes on afterwards.", hint
+        )
+    if run.state == "running":
+        return None
     if run.state == "queued":
         place = "It is next." if position == 1 else f"It is number {position} in the queue."
         return notice("empty", f"Queued. {place}", "It starts by itself; this page may be closed.")
-    if run.state == "running":
-        if run.cancel_requested:
-            return notice("busy", "Cancelling: a checkpoint is written first.")
-        return None
     if run.state == "done":
         hint = "Open Chat to compare the answers, or Checks to count them."
         return notice("done", "Done.", "" if run.kind == "check" else hint)
     if run.state == "failed":
-        hint = f"{run.error_hint} {NEXT_STEPS['failed']}".strip()
+        hint = f"{run.error_hint} {_next_step(run)}".strip()
         return notice("failed", run.error_message, hint)
     reason = run.error_message or run.state.capitalize() + "."
-    return notice("empty", reason, NEXT_STEPS[run.state])
+    return notice("empty", reason, _next_step(run))
+
+
+def _next_step(run: Run) -> str:
+    """Say what Resume does for an ended run, by what is kept of it."""
+    if run.state == "interrupted":
+        return "It continues by itself as soon as a worker is free."
+    if run.started_at is None:
+        return "It had not started. Resume puts it into the queue again."
+    if not run.has_checkpoint:
+        return "It had not come to a checkpoint. Resume starts it over."
+    again = "; again starts over with the same settings" if run.state == "failed" else ""
+    return f"Resume goes on from the last checkpoint{again}."
 
 
 def stepper(run: Run, now: float) -> Html:
     """Draw the stages in order: done, current and to come, with the time each one took."""
-    names = _stages(run) if run.kind == "quantize" else tuple(run.stages) or ("check",)
+    names = _stages(run) if run.kind == "quantize" else in_order(run.stages) or ["check"]
     return tag("ol", *(_step(run, name, now) for name in names), class_="stepper")
 
 
@@ -69,8 +84,10 @@ def _step(run: Run, name: str, now: float) -> Html:
     current = run.state == "running" and name == run.stage
     state = "current" if current else _other_state(run, name)
     mark = {"current": "◐", "done": "●", "stopped": "◍", "open": "○"}[state]
-    taken = ""
-    if times and (times["ended"] or current):
+    taken: object = ""
+    if times and current:
+        taken = clock(stage_seconds(times, now), "up")
+    elif times and times["ended"]:
         taken = duration(stage_seconds(times, now))
     label = tag("span", stage_name(name), tag("small", taken))
     return tag("li", tag("i", mark), label, class_=state, aria_current="step" if current else None)
@@ -81,6 +98,16 @@ def stage_seconds(times: Mapping[str, Any], now: float) -> float:
     if times["ended"] and "seconds" in times:
         return times["seconds"]
     return times.get("seconds", 0.0) + (times["ended"] or now) - times["started"]
+
+
+def _time(run: Run, now: float) -> Html | str:
+    """Draw the time worked on a run, of one at work counted on from the worker's last sign of life."""
+    if run.started_at is None:
+        return NO_VALUE
+    if run.state != "running" or run.lease_until is None or run.lease_s is None:
+        return duration(run.worked_s)
+    silent_s = min(run.lease_s, max(0.0, now - (run.lease_until - run.lease_s)))
+    return clock(run.worked_s + silent_s, "up")
 
 
 def _other_state(run: Run, name: str) -> str:
@@ -95,7 +122,7 @@ def _other_state(run: Run, name: str) -> str:
     return "done" if run.state == "done" or times["ended"] else "stopped"
 
 
-def _numbers(run: Run) -> Html:
+def _numbers(run: Run, now: float) -> Html:
     if run.state == "running":
         facts = [
             (
@@ -103,12 +130,12 @@ def _numbers(run: Run) -> Html:
                 f"{run.stage_step:,} / {run.stage_total:,}" if run.stage_total else NO_VALUE,
             ),
             ("speed", f"{number(run.tokens_per_s)} tok/s" if run.tokens_per_s else NO_VALUE),
-            ("left in this stage", duration(time_left(run))),
+            ("left in this stage", clock(time_left(run), "down")),
         ]
     else:
         facts = []
     facts += [
-        ("time", duration(run.worked_s) if run.started_at else NO_VALUE),
+        ("time", _time(run, now)),
         ("peak memory", peak_memory(run.peak_bytes, run.gpu_peak_bytes)),
     ]
     bar = tag(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from upq import config
+from upq.context import STAGES
 
 Precision = config.PrecisionName
 PRECISIONS = config.PRECISIONS
@@ -28,6 +30,7 @@ METHOD_NAMES = {
     "gptq": "GPTQ",
     "rtn": "RTN",
 }
+YEAR_DAYS = 365
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -56,7 +59,7 @@ def peak_memory(peak_bytes: int | None, gpu_peak_bytes: int | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min" or "3 days"."""
+    """Write seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min", "3 days" or "4 years"."""
     if seconds is None:
         return NO_VALUE
     if 0 < seconds < 0.0995:
@@ -71,7 +74,8 @@ def duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} days"
+    days = hours // 24
+    return f"{days} days" if days < 2 * YEAR_DAYS else f"{days // YEAR_DAYS} years"
 
 
 def span(low_s: float, high_s: float) -> str:
@@ -79,8 +83,9 @@ def span(low_s: float, high_s: float) -> str:
     low, high = duration(low_s), duration(high_s)
     if low == high:
         return f"about {low}"
-    same_unit = low.count(" ") == 1 and low.split()[-1] == high.split()[-1]
-    return f"{low.split()[0]} to {high}" if same_unit else f"{low} to {high}"
+    low_parts, high_parts = low.split(), high.split()
+    is_one_unit = len(low_parts) == len(high_parts) == 2 and low_parts[1] == high_parts[1]
+    return f"{low_parts[0]} to {high}" if is_one_unit else f"{low} to {high}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -103,6 +108,11 @@ def percent(share: float | None, decimals: int = 1) -> str:
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun, such as "1 prompt" and "60 prompts"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """Sort stages as a run goes through them; those of no quantization stay behind, as they are."""
+    return sorted(stages, key=lambda name: STAGES.index(name) if name in STAGES else len(STAGES))
 
 
 def stage_name(stage: str) -> str:

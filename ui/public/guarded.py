@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +28,8 @@ from upq.errors import UserError
 from upq.jobs import Models, Served
 from upq.jobs.background import Work
 from upq.jobs.export_folder import Exports, Kept, Packing, Sending, Wanted
-from upq.store import Moved, Run, Store
+from upq.store import Labels, Moved, Run, Store
+from upq.store import Wanted as WantedRuns
 
 if TYPE_CHECKING:
     from upq.artifact import Artifact
@@ -54,13 +55,13 @@ class VisitorStore(Store):
 
     # The queue
 
-    def enqueue(self, config: RunConfig, *, name: str = "") -> int:
+    def enqueue(self, config: RunConfig, *, name: str = "", note: str = "") -> int:
         """Store.enqueue within the limits. Raises UserError as they do."""
         self._limits.judge_run(config)
         with self._queueing:
             self._require_place()
             self._room.make()
-            return super().enqueue(config, name=name)
+            return super().enqueue(config, name=name, note=note)
 
     def enqueue_check(self, config: CheckConfig, *, name: str = "") -> int:
         """Store.enqueue_check within the limits. Raises UserError as they do."""
@@ -70,7 +71,7 @@ class VisitorStore(Store):
             return super().enqueue_check(config, name=name)
 
     def _require_place(self) -> None:
-        waiting = [run for run in super().runs(sys.maxsize) if run.state in WAITING]
+        waiting = [run for run in super().search(WantedRuns(), sys.maxsize) if run.state in WAITING]
         mine = sum(run.owner == self.owner for run in waiting)
         self._limits.judge_place(mine, len(waiting))
 
@@ -85,6 +86,15 @@ class VisitorStore(Store):
     ) -> list[Run]:
         """Store.runs of the house and of the visitor."""
         return super().runs(limit, kind, self.owner)
+
+    def search(self, wanted: WantedRuns, limit: int = 100) -> list[Run]:
+        """Store.search among the runs of the house and of the visitor."""
+        return super().search(replace(wanted, owner=self.owner), limit)
+
+    def label(self, run_id: int, written: Labels) -> Run:
+        """Store.label of a run of one's own."""
+        self._require_change(run_id)
+        return super().label(run_id, written)
 
     def live_run(self) -> Run | None:
         """Store.live_run, if that is one that the visitor may see."""

@@ -1,27 +1,24 @@
-"""The form of a new run: plain choices first, every other setting of upq.config.schema below Advanced.
-
-The advanced fields are generated from the settings' own help, unit and range, so the form cannot
-forget one.
-"""
+"""The form of a new run: plain choices first, every other setting of upq.config.schema below Advanced."""
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
 from ui.app_state import PRIVATE, App
 from ui.html import BUNDLED_NAME, METHOD_NAMES, Html, parts
-from ui.quantize import render
+from ui.quantize import advanced, render, render_settings
+from ui.quantize.advanced import Difference
 from upq.config import (
     DEFAULT_METHOD,
     METHODS,
     PRESET_WORDS,
     PRESETS,
     RunConfig,
+    command,
     preset,
     settings,
     with_settings,
@@ -54,18 +51,6 @@ DATA_FIELDS = {
     "data.text_column": "Text column",
 }
 PLAIN = ("method", "preset", "model.source", "data.source", *DATA_FIELDS)
-SECTIONS = {
-    "": "Run",
-    "model": "Model",
-    "data": "Data",
-    "int4": "INT4",
-    "int4.blockwise": "INT4 block-wise",
-    "int4.distill": "INT4 end to end",
-    "int2": "INT2",
-    "int2.blockwise": "INT2 block-wise",
-    "int2.distill": "INT2 end to end",
-    "measure": "Measure",
-}
 
 
 @dataclass
@@ -111,7 +96,10 @@ class RunForm:
 
         The fields that describe the data are shown where the data are not the built-in prompts.
         """
-        shows_data = gr.update(visible=values["data_source"] != "builtin")
+        source = values["data_source"]
+        shows_data = (
+            gr.update(visible=source != "builtin") if isinstance(source, str) else gr.skip()
+        )
         return [*(values[name] for name in self.named), shows_data]
 
 
@@ -121,8 +109,7 @@ def build() -> RunForm:
     model_kind = gr.Radio(MODEL_CHOICES, value="bundled", label="Model", elem_id="model-kind")
     model_text = gr.Textbox(
         visible=False,
-        show_label=False,
-        container=False,
+        label="Hub id, folder or GGUF file",
         placeholder="owner/name, or a folder or GGUF file",
         elem_id="model-text",
     )
@@ -147,15 +134,7 @@ def build() -> RunForm:
             for path, label in DATA_FIELDS.items()
         }
     form = RunForm(model_kind, model_text, method, preset_choice, data_source, data_fields, fields)
-    with gr.Accordion("Advanced: every setting", open=False, elem_id="advanced"):
-        for section, title in SECTIONS.items():
-            gr.HTML(parts.section_title(title))
-            members = {
-                path: spec
-                for path, spec in start.items()
-                if path not in PLAIN and path.rpartition(".")[0] == section
-            }
-            form.fields.update({path: _component(path, spec) for path, spec in members.items()})
+    form.fields.update(advanced.build(start, PLAIN))
     model_kind.change(
         lambda kind: gr.update(visible=kind != "bundled"),
         model_kind,
@@ -169,27 +148,6 @@ def build() -> RunForm:
         **PRIVATE,
     )
     return form
-
-
-def _component(path: str, spec: dict[str, Any]) -> Any:
-    label = path.rpartition(".")[2].replace("_", " ")
-    info, kind, value = _info(spec), spec["type"], spec["value"]
-    if kind is bool:
-        return gr.Checkbox(value, label=label, info=info)
-    if typing.get_origin(kind) is Literal:
-        return gr.Radio(list(typing.get_args(kind)), value=value, label=label, info=info)
-    if kind in (int, float):
-        digits = 0 if kind is int else None
-        return gr.Number(value, label=label, info=info, precision=digits)
-    return gr.Textbox(value or "", label=label, info=info)
-
-
-def _info(spec: dict[str, Any]) -> str:
-    if spec["low"] is None:
-        return spec["help"]
-    bounds = (spec["low"], spec["high"])
-    low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in bounds)
-    return f"{spec['help']} ({low} to {high})"
 
 
 def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
@@ -241,9 +199,62 @@ def preset_values(
     return form.fill(_shown(form, preset(name, method)) | model)
 
 
+def differences(form: RunForm, values: Sequence[Any]) -> list[Difference]:
+    """Return the settings in which the form differs from its preset for its method; they need not be valid."""
+    chosen = form.read(values)
+    usual = _shown(form, preset(chosen["preset"], chosen["method"]))
+    named = ("data_source", *form.fields)
+    paths = {"data_source": "data.source"}
+    return advanced.differences(
+        {paths.get(name, name): usual[name] for name in named},
+        {paths.get(name, name): chosen[name] for name in named},
+    )
+
+
+def reset(form: RunForm, path: str, values: Sequence[Any]) -> list[Any]:
+    """Return values for `form.outputs` that put one setting back to the preset, or all (render_settings.ALL)."""
+    chosen = form.read(values)
+    if path == render_settings.ALL:
+        model = chosen["model_kind"], chosen["model_text"]
+        return preset_values(form, chosen["preset"], *model, chosen["method"])
+    usual = _shown(form, preset(chosen["preset"], chosen["method"]))
+    name = "data_source" if path == "data.source" else path
+    if name not in usual:
+        return [gr.skip() for _ in form.outputs]
+    return form.fill({**dict.fromkeys(form.named, gr.skip()), name: usual[name]})
+
+
 def config_of_run(values: dict[str, Any]) -> RunConfig:
     """Return the config that a run was started with."""
     return RunConfig.from_values(values)
+
+
+def changes_html(form: RunForm, values: Sequence[Any]) -> Html:
+    """Draw what the form changes of its preset, and the command line that does the same."""
+    found = differences(form, values)
+    chosen = form.read(values)
+    try:
+        line = command(config_of(form, values))
+    except UserError:
+        line = ""  # the estimate says what is wrong
+    name = f"{METHOD_NAMES[chosen['method']]}, {chosen['preset']}"
+    return render_settings.changes_panel(found, name, line)
+
+
+def is_known(app: App, values: Sequence[Any]) -> bool:
+    """Tell whether the estimate for these values is made already."""
+    return app.shared.has(_estimate_key(app, values))
+
+
+def looking(form: RunForm, values: Sequence[Any]) -> Html:
+    """Say what is looked at before the estimate is there."""
+    chosen = form.read(values)
+    if chosen["model_kind"] == "hub" and (chosen["model_text"] or "").strip():
+        words = f"Looks for {chosen['model_text'].strip()} on the hub."
+        return parts.notice(
+            "busy", words, "It has five seconds to answer; only the config is read."
+        )
+    return parts.notice("busy", "Looks at the model.")
 
 
 def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
@@ -251,11 +262,14 @@ def estimate_html(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 
     Pages whose forms are alike ask at the same moment, when a run begins or ends, and share one answer.
     """
-    key = ("estimate", tuple(map(repr, values)), app.store.latest_revision())
     try:
-        return app.shared.get(key, lambda: _estimated(app, form, values))
+        return app.shared.get(_estimate_key(app, values), lambda: _estimated(app, form, values))
     except UserError as error:
         return parts.notice("failed", error.message, error.hint)
+
+
+def _estimate_key(app: App, values: Sequence[Any]) -> tuple[Any, ...]:
+    return ("estimate", tuple(map(repr, values)), app.store.latest_revision())
 
 
 def _estimated(app: App, form: RunForm, values: Sequence[Any]) -> Html:
@@ -269,13 +283,3 @@ def _estimated(app: App, form: RunForm, values: Sequence[Any]) -> Html:
 def start(app: App, form: RunForm, values: Sequence[Any]) -> int:
     """Queue the run that the form describes and return its id. Raises the UserErrors of upq.quantize.ready."""
     return app.store.enqueue(app.ready(config_of(form, values)))
-
-
-def start_words(app: App, run_id: int) -> str:
-    """Tell that a run has started, or its place in the queue."""
-    position = app.store.queue_position(run_id)
-    busy = app.is_busy()
-    method = METHOD_NAMES[app.store.run(run_id).method]
-    if position <= 1 and not busy:
-        return f"Run #{run_id} ({method}) started."
-    return f"Run #{run_id} ({method}): queued #{position}."

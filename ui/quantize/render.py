@@ -11,16 +11,11 @@ from ui.html import (
     Html,
     Series,
     block_chart,
-    duration,
     fact,
-    fixed,
-    join,
     line_chart,
     notice,
-    run_name,
     size,
     span,
-    table,
     tag,
 )
 from upq.config import QUANTIZED, Precision, as_text
@@ -30,14 +25,13 @@ from upq.store import Run
 
 #: Layers that a note names; a mixture of experts has a router in each block.
 SHOWN_LAYERS = 3
-STATE_MARKS = {
-    "queued": "○ queued",
-    "running": "◐ running",
-    "done": "● done",
-    "failed": "✗ failed",
-    "cancelled": "\u2013 cancelled",
-    "interrupted": "! interrupted",
-}
+#: Where results name sizes they are those of what is stored.
+STORED_NOTE = "What is stored holds config and tokenizer too: a few MB more than the weights."
+#: From so many seconds on, four days, an estimate advises against the run.
+TOO_LONG_S = 4 * 86_400
+TOO_LONG_NOTE = (
+    "That is more than a machine should be asked: take a smaller preset or model, or a GPU."
+)
 
 
 def estimate_panel(estimate: Estimate, chosen: Mapping[str, Any] = MappingProxyType({})) -> Html:
@@ -50,11 +44,13 @@ def estimate_panel(estimate: Estimate, chosen: Mapping[str, Any] = MappingProxyT
         fact("time", span(estimate.seconds_low, estimate.seconds_high)),
         fact("memory", size(estimate.memory_bytes)),
         *on_gpu,
-        fact("FP16", size(estimate.fp16_bytes), "fp16"),
-        fact("INT4", size(estimate.int4_bytes), "int4"),
-        fact("INT2", size(estimate.int2_bytes), "int2"),
+        fact("FP16 weights", size(estimate.fp16_bytes), "fp16"),
+        fact("INT4 weights", size(estimate.int4_bytes), "int4"),
+        fact("INT2 weights", size(estimate.int2_bytes), "int2"),
     ]
-    notes = [*estimate.notes, *_skipped(estimate.skipped)]
+    notes = [*estimate.notes, *_skipped(estimate.skipped), STORED_NOTE]
+    if estimate.seconds_high > TOO_LONG_S:
+        notes.insert(0, TOO_LONG_NOTE)
     if chosen:
         words = ", ".join(f"{path}={as_text(value)}" for path, value in chosen.items())
         notes.insert(
@@ -134,33 +130,3 @@ def log_view(lines: Sequence[tuple[float, str]]) -> Html:
         for at, line in lines
     ]
     return tag("pre", *rows, class_="log", tabindex=0)
-
-
-def history_table(runs: Sequence[Run], fidelity: Mapping[tuple[int, str], float]) -> Html:
-    """Draw all quantize runs with their actions. fidelity holds the mean KL of each (run id, precision)."""
-    if not runs:
-        return notice("empty", "Finished runs are listed here.")
-    head = ("run", "state", "KL INT4", "KL INT2", "time", "")
-    rows = [_history_row(run, fidelity) for run in runs]
-    return table(head, rows, numeric=(2, 3, 4), class_="history")
-
-
-def _history_row(run: Run, fidelity: Mapping[tuple[int, str], float]) -> list[object]:
-    taken = run.worked_s if run.started_at and run.ended_at else None
-    actions = ["open", "again"]
-    if run.state in ("failed", "cancelled", "interrupted"):
-        actions.insert(1, "resume")
-    if run.state not in ("running", "queued"):
-        actions.append("delete")
-    buttons = [
-        tag("button", action, class_="small", data_action=action, data_run=run.id)
-        for action in actions
-    ]
-    return [
-        join([tag("b", run_name(run)), tag("small", run.name) if run.name else None], " "),
-        tag("span", STATE_MARKS[run.state], class_=f"state {run.state}"),
-        fixed(fidelity.get((run.id, "INT4")), 3),
-        fixed(fidelity.get((run.id, "INT2")), 3),
-        duration(taken),
-        tag("span", *buttons, class_="actions"),
-    ]

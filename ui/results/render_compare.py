@@ -10,6 +10,7 @@ from ui.html import (
     Html,
     Series,
     duration,
+    in_order,
     line_chart,
     linear_axis,
     log_axis,
@@ -178,7 +179,8 @@ def _facts(subject: Subject) -> list[Html]:
 
 
 def _stages(subject: Subject) -> Html | None:
-    stages = subject.run.stages
+    taken = subject.run.stages
+    stages = {name: taken[name] for name in in_order(taken)}
     if not stages:
         return None
     times = [duration(stage_seconds(stage, stage["started"])) for stage in stages.values()]

@@ -40,7 +40,11 @@ def run(options: Any) -> int | None:
 
     config = ready(config, _changes(options))
     folder = data_folder(options)
-    run = follow.run_and_wait(folder, lambda store: store.enqueue(config), print, options.processes)
+
+    def start(store: Store) -> int:
+        return store.enqueue(config, name=options.name, note=options.note)
+
+    run = follow.run_and_wait(folder, start, print, options.processes)
     result = follow.summary(store_of(options), run.id)
     _print_table(result["artifacts"] + result["baselines"])
     write_json(options.json, result)
@@ -79,11 +83,22 @@ def demo(options: Any) -> int | None:
 
 
 def list_runs(options: Any) -> None:
-    """A table of all runs."""
+    """A table of the runs that fit the flags."""
+    from upq.store import Wanted
+
+    wanted = Wanted(
+        text=options.search,
+        name=options.name,
+        note=options.note,
+        state=options.state,
+        starred=options.starred,
+    )
     rows = [
         (
             run.id,
+            "*" if run.starred else "",
             run.kind,
+            run.name,
             run.method,
             run.preset,
             run.model,
@@ -91,26 +106,41 @@ def list_runs(options: Any) -> None:
             run.stage,
             left(run),
             run.error_message,
+            run.note,
         )
-        for run in store_of(options).runs()
+        for run in store_of(options).search(wanted)
     ]
-    headers = ["run", "kind", "method", "preset", "model", "state", "stage", "left", "error"]
-    print(
-        tabulate(rows, headers=headers, maxcolwidths=60)
-        if rows
-        else "No runs yet: python -m upq run"
-    )
+    head = [
+        "run",
+        "star",
+        "kind",
+        "name",
+        "method",
+        "preset",
+        "model",
+        "state",
+        "stage",
+        "left",
+        "error",
+        "note",
+    ]
+    nothing = "No run fits." if wanted != Wanted() else "No runs yet: python -m upq run"
+    print(tabulate(rows, headers=head, maxcolwidths=40) if rows else nothing)
 
 
 def show(options: Any) -> None:
-    """What is known of a run: measurements and log."""
+    """What is known of a run: what people wrote on it, measurements and log. Flags write on it first."""
+    from upq.store import Labels
+
     store = store_of(options)
-    run = store.run(options.run)
-    print(
-        f"run {run.id}: {run.kind} {run.method} {run.preset} on {run.model}, {run.state} {run.error_message}"
-    )
-    if run.error_hint:
-        print(run.error_hint)
+    labels = Labels(name=options.name, note=options.note, starred=options.star)
+    run = store.label(options.run, labels)
+    title = f"run {run.id}: {run.kind} {run.method} {run.preset} on {run.model}, {run.state}"
+    print(" ".join(filter(None, [title, run.error_message])))
+    for line in filter(
+        None, [run.error_hint, run.name, run.note, "starred" if run.starred else ""]
+    ):
+        print(line)
     if run.state == "running":
         steps = f"{run.stage_step} of {run.stage_total}" if run.stage_total else "begun"
         print(f"stage {run.stage or 'load'}: {steps}{', ' if left(run) else ''}{left(run)}")

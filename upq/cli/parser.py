@@ -11,6 +11,9 @@ import upq
 from upq.cli import commands, exports
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
+#: The states that a run may be in; upq.store, which says so as well, takes a second to import.
+STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their flags."""
@@ -41,8 +44,11 @@ def parser() -> argparse.ArgumentParser:
     _add_run_flags(command("run", commands.run, "quantize a model and wait for the result"))
     words = "the main job without a browser: run, chat, checks, table"
     _add_demo_flags(command("demo", commands.demo, words))
-    command("list", commands.list_runs, "list the runs")
-    _add_json(of_a_run("show", commands.show, "show a run: settings, state, measurements"))
+    _add_list_flags(command("list", commands.list_runs, "list the runs"))
+    words = (
+        "show a run: name, note, state, measurements, log; the flags change what is written on it"
+    )
+    _add_show_flags(of_a_run("show", commands.show, words))
     of_a_run("cancel", commands.cancel, "stop a run; its checkpoint is kept")
     of_a_run("resume", commands.resume, "continue a run behind its last checkpoint")
     _add_chat_flags(of_a_run("chat", commands.chat, "chat with the models of a run"))
@@ -73,6 +79,26 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_json(subparser: argparse.ArgumentParser) -> None:
     subparser.add_argument("--json", metavar="FILE", help="write the result as one JSON object")
+
+
+def _add_list_flags(subparser: argparse.ArgumentParser) -> None:
+    words = "only runs with these words in name, note, model, method, preset or number"
+    subparser.add_argument("--search", default="", metavar="TEXT", help=words)
+    for part in ("name", "note"):
+        words = f"only runs whose {part} has this text"
+        subparser.add_argument(f"--{part}", default="", metavar="TEXT", help=words)
+    subparser.add_argument("--state", choices=STATES, help="only runs in this state")
+    subparser.add_argument("--starred", action="store_true", help="only runs with a star")
+
+
+def _add_show_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_json(subparser)
+    for part in ("name", "note"):
+        words = f"give the run this {part}; an empty text takes it away"
+        subparser.add_argument(f"--{part}", metavar="TEXT", help=words)
+    subparser.add_argument(
+        "--star", action=argparse.BooleanOptionalAction, help="star the run, or take the star away"
+    )
 
 
 def _add_model(subparser: argparse.ArgumentParser) -> None:
@@ -145,6 +171,8 @@ def _add_run_flags(subparser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes that distill together (accelerate)",
     )
+    subparser.add_argument("--name", default="", metavar="TEXT", help="what to call the run")
+    subparser.add_argument("--note", default="", metavar="TEXT", help="what to remember of it")
     subparser.add_argument(
         "--help-settings", action="store_true", help="list every setting and stop"
     )

@@ -72,6 +72,7 @@ class Supervisor:
         self._terminate_after_s = terminate_after_s
         self._kill_after_s = kill_after_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False
         self._started_at = 0.0
         self._revision = 0  # of the database, when the process was started
         self._stopped_at: float | None = None  # when a signal was first seen to have stopped it
@@ -114,6 +115,11 @@ class Supervisor:
         return process is not None and process.poll() is None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether its worker process has imported what runs need, and waits for one or is on one."""
+        return self.has_worker and self._is_ready
+
+    @property
     def trouble(self) -> str:
         """What keeps it from its work now, such as a full disk, as a sentence and a hint; empty where nothing does."""
         return self._trouble
@@ -149,6 +155,8 @@ class Supervisor:
             self._press_finished(process)
             if process.poll() is not None:
                 self._reap(process)
+            elif not self._is_ready:  # a worker takes the lock behind its imports
+                self._is_ready = lock_holder(self._folder, self._device) == process.pid
         if self._process is None and time.monotonic() >= self._next_start:
             self._process = self._spawn()
         self._recover()
@@ -169,7 +177,7 @@ class Supervisor:
                 start_new_session=True,
                 env={**os.environ, PARENT: str(os.getpid())},
             )
-        self._started_at = time.monotonic()
+        self._started_at, self._is_ready = time.monotonic(), False
         self._stopped_at = self._finished_at = self._killed_for = None
         return process
 

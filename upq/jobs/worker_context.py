@@ -73,6 +73,7 @@ class WorkerContext:
         self._terminate = terminate
         self._cancel = threading.Event()
         self._lost = threading.Event()
+        self._check_waits = threading.Event()
         self._ended = threading.Event()
         self._lease_s, self._heartbeat_s = lease_s, heartbeat_s
         self._heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -101,6 +102,8 @@ class WorkerContext:
             try:
                 if self.lease.renew(self._lease_s):
                     self._cancel.set()
+                if self.lease.is_check_waiting():
+                    self._check_waits.set()
             except LostLease:
                 self._lost.set()
                 return
@@ -113,9 +116,14 @@ class WorkerContext:
         self.checkpoint_path.mkdir(parents=True, exist_ok=True)
         return self.checkpoint_path
 
-    def check(self) -> None:
-        """Raise Cancelled, Interrupted or LostLease if the run has to stop; wait until the cores are this run's."""
+    def check(self, *, kept: bool = False) -> None:
+        """Raise Cancelled, Interrupted or LostLease if the run has to stop; wait until the cores are this run's.
+
+        kept: as upq.context says; a quantization then steps aside for a check, by the rule of upq.store.asides.
+        """
         self._raise_if_over()
+        if kept and self._check_waits.is_set():
+            self._step_aside()
         if self._turns:
             self._turns.wait(self._raise_if_over)
         self._flush_if_due()
@@ -126,6 +134,14 @@ class WorkerContext:
         if self._cancel.is_set():
             raise Cancelled
         if self._terminate.is_set():
+            raise Interrupted
+
+    def _step_aside(self) -> None:
+        """Raise Interrupted for the check that goes first; return where none waits any more."""
+        self._check_waits.clear()
+        check = self.lease.step_aside()
+        if check is not None:
+            self.log(f"Steps aside for check #{check}, goes on afterwards.")
             raise Interrupted
 
     def stage(self, name: str, total: int) -> None:

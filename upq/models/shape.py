@@ -6,17 +6,14 @@ import re
 import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoConfig
 
-from upq.errors import UserError
 from upq.models.experts import mixtures
 from upq.models.gguf_header import read_header
+from upq.models.hub import hub_file
 from upq.models.skeleton import config_errors, skeleton
 from upq.models.source import BUILDING, Source, resolve
 from upq.models.structure import block_linears, plan_embeddings, plan_layers
@@ -65,9 +62,14 @@ class Shape:
 
 
 def inspect(source: str, revision: str | None, int4_group: int, int2_group: int) -> Shape:
-    """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve, vet_config, read_header."""
+    """Shape of a model from its config; reads no weights. Raises the UserErrors of resolve, hub_file, vet_config and
+    read_header.
+    """
     place = resolve(source, revision)
-    stamp = place.path.stat().st_mtime_ns if place.path else 0
+    if place.kind == "hub":
+        place = replace(place, path=hub_file(place.text, "config.json", revision).parent)
+    assert place.path is not None
+    stamp = place.path.stat().st_mtime_ns
     with _LOOKS[hash(place) % len(_LOOKS)]:
         return _inspect(place, stamp, int4_group, int2_group)
 
@@ -128,11 +130,11 @@ def _busiest(model: Any, layers: dict[str, tuple[int, int]]) -> int:
 @lru_cache(maxsize=4)
 def _skeleton(place: Source, _stamp: int) -> tuple[Any, Any]:
     """(the model without memory for its weights, its config); seconds for a GGUF file."""
-    if place.kind == "gguf" and place.path:
+    assert place.path is not None
+    if place.kind == "gguf":
         read_header(place.path)
     else:
-        vet_config(folder := place.path or _hub_folder(place), place.name)
-        place = replace(place, path=folder)
+        vet_config(place.path, place.name)
     code = "unsupported_arch" if place.kind == "gguf" else "bad_config"
     with BUILDING, config_errors(place.name, code):
         model = skeleton(config := _config(place))
@@ -154,14 +156,3 @@ def _config(place: Source) -> Any:
 def _is_stored_in_16_bits(place: Source, config: Any) -> bool:
     """As its config says; what GGUF holds is read as float32."""
     return place.kind != "gguf" and config.dtype in (torch.float16, torch.bfloat16)
-
-
-def _hub_folder(place: Source) -> Path:
-    try:
-        return Path(hf_hub_download(place.text, "config.json", revision=place.revision)).parent
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            "offline",
-            f"The config of {place.text} could not be read: {str(error).splitlines()[0]}",
-            "Check the id and the connection, or use a local folder or the bundled model.",
-        ) from error

@@ -17,6 +17,7 @@ from upq.config import (
     with_settings,
 )
 from upq.context import SeriesNames
+from upq.data import read_rows
 from upq.errors import UserError
 from upq.models import Shape
 from upq.quantize.memory import gpu_bytes, gpu_needs, shape_of
@@ -33,9 +34,10 @@ def ready(config: RunConfig, chosen: Collection[str] = (), gpu: int | None = Non
     """The config as it is to be queued: `with_savings`, of a model that can be quantized with the GPU that there is.
 
     chosen: dotted settings that a person has chosen. gpu: the GPU's bytes, 0 for none; None: those of `gpu_bytes`.
-    Raises the UserErrors of upq.models.inspect, and UserError("gpu_too_small").
+    Raises the UserErrors of upq.models.inspect and of upq.data.read_rows, and UserError("gpu_too_small").
     """
     config = with_savings(config, chosen)
+    _look_at_data(config)
     shape, found = shape_of(config), gpu_bytes(config) if gpu is None else gpu
     stage, needed = _largest(config, shape, found)
     if not found or needed <= found:
@@ -48,6 +50,16 @@ def ready(config: RunConfig, chosen: Collection[str] = (), gpu: int | None = Non
         + (f"set {wanted}." if changes else "no setting saves as much."),
         "Or use a smaller model, a GPU with more memory, or device=cpu.",
     )
+
+
+def _look_at_data(config: RunConfig) -> None:
+    """Refuse data that are not named, or a file that does not hold what the settings say. The hub is not asked."""
+    source, path = config.data.source, config.data.path
+    if source != "builtin" and not path.strip():
+        what = "hub dataset's id" if source == "hub" else "file's path"
+        raise UserError("bad_config", f"data.path is empty; expected the {what}.")
+    if source == "file":
+        read_rows(config.data, config.seed)
 
 
 def savings(config: RunConfig, chosen: Collection[str] = ()) -> dict[str, Value]:

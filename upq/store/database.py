@@ -23,11 +23,13 @@ from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
 from upq.store import examine as store_examine
+from upq.store import labels, queue
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
 from upq.store.artifacts import ArtifactRow, Prepared
 from upq.store.connections import Connections, migrate, next_revision
-from upq.store.lease import Lease, add_log
+from upq.store.labels import Labels, Wanted
+from upq.store.lease import Lease
 from upq.store.pack import Moved
 from upq.store.run import (
     GONE,
@@ -35,15 +37,9 @@ from upq.store.run import (
     SILENT,
     Ending,
     Run,
-    RunState,
     find_run,
-    from_row,
     running_runs,
 )
-
-#: So many dead workers in a row fail a run.
-MAX_CRASHES = 3
-NAME_CHARACTERS = 200
 
 
 class Store:
@@ -66,37 +62,48 @@ class Store:
         """Whom the runs belong to that are queued now."""
         return HOUSE
 
-    def enqueue(self, config: RunConfig, *, name: str = "") -> int:
-        """Put a quantization run at the end of the queue and return its id."""
+    def enqueue(self, config: RunConfig, *, name: str = "", note: str = "") -> int:
+        """Put a quantization run at the end of the queue and return its id. Raises UserError("bad_label")."""
         values = dataclasses.asdict(config)
-        labels = (name, config.model.source, config.method, config.preset)
-        return self._enqueue("quantize", values, None, labels)
+        row = {"model": config.model.source, "method": config.method, "preset": config.preset}
+        written = {"name": labels.clean_name(name), "note": labels.clean_note(note)}
+        return self._enqueue("quantize", values, row | written)
 
     def enqueue_check(self, config: CheckConfig, *, name: str = "") -> int:
-        """Put a check run at the end of the queue. Raises UserError("run_not_found")."""
+        """Put a check run at the end of the queue. Raises UserError: run_not_found, bad_label."""
         if config.run_id is not None:
             self.run(config.run_id)
-        labels = (name, config.model, "", "")
-        return self._enqueue("check", config.to_values(), config.run_id, labels)
+        row = {"parent_id": config.run_id, "model": config.model, "method": "", "preset": ""}
+        return self._enqueue("check", config.to_values(), row | {"name": labels.clean_name(name)})
 
-    def _enqueue(
-        self, kind: str, config: dict[str, Any], parent_id: int | None, labels: tuple[str, ...]
-    ) -> int:
-        name, *others = map(clean_text, labels)
+    def _enqueue(self, kind: str, config: dict[str, Any], row: dict[str, Any]) -> int:
+        row = {"parent_id": None, "note": ""} | row
+        texts = ("name", "note", "model", "method", "preset")
         with self._connections.write() as db:
             cursor = db.execute(
-                "INSERT INTO runs (kind, config, parent_id, created_at, revision, name, model,"
-                " method, preset, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (kind, config, parent_id, created_at, revision, owner, name,"
+                " note, model, method, preset) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     kind,
                     json.dumps(config),
-                    parent_id,
+                    row["parent_id"],
                     self._clock(),
                     next_revision(db),
-                    *(name[:NAME_CHARACTERS], *others, self.owner),
+                    self.owner,
+                    *(clean_text(row[name]) for name in texts),
                 ],
             )
             return int(cursor.lastrowid or 0)
+
+    def label(self, run_id: int, written: Labels) -> Run:
+        """Write a name, a note or a star on a run and return it. Raises UserError: run_not_found, bad_label."""
+        with self._connections.write() as db:
+            return labels.write(db, run_id, written)
+
+    def search(self, wanted: Wanted, limit: int = 100) -> list[Run]:
+        """The runs that fit, the newest first."""
+        with self._connections.read() as db:
+            return labels.search(db, wanted, limit)
 
     def run(self, run_id: int) -> Run:
         """The run with this id. Raises UserError("run_not_found")."""
@@ -107,13 +114,7 @@ class Store:
         self, limit: int = 100, kind: str | None = None, owner: str | None = None
     ) -> list[Run]:
         """The newest runs first. owner: those of the house and of this owner only; None: all."""
-        with self._connections.read() as db:
-            found = db.query(
-                "SELECT * FROM runs WHERE kind = coalesce(?, kind)"
-                " AND owner IN (coalesce(?, owner), ?) ORDER BY id DESC LIMIT ?",
-                [kind, owner, HOUSE, limit],
-            )
-            return [from_row(row) for row in found]
+        return self.search(Wanted(kind=kind, owner=owner), limit)
 
     def live_run(self) -> Run | None:
         """The run that a worker is on, if any."""
@@ -124,12 +125,7 @@ class Store:
     def queue_position(self, run_id: int) -> int:
         """1: the next to start; 0: not in the queue."""
         with self._connections.read() as db:
-            (row,) = db.query(
-                "SELECT count(*) AS place FROM runs WHERE state = 'queued' AND id <= ? AND EXISTS"
-                " (SELECT 1 FROM runs WHERE state = 'queued' AND id = ?)",
-                [run_id, run_id],
-            )
-            return row["place"]
+            return queue.position(db, run_id)
 
     def latest_revision(self) -> int:
         """A number that grows with every change of any run; cheap to ask for."""
@@ -142,7 +138,7 @@ class Store:
         with self._connections.write() as db:
             run = find_run(db, run_id)
             if run.state in ("queued", "interrupted"):
-                self._end(db, run_id, "cancelled")
+                queue.end(db, run_id, "cancelled", self._clock())
                 return f"Run {run_id} is cancelled; it was not running."
             if run.state != "running":
                 return f"Run {run_id} is already {run.state}; there is nothing to cancel."
@@ -160,14 +156,7 @@ class Store:
             run = find_run(db, run_id)
             if run.state not in ("failed", "cancelled", "interrupted"):
                 return f"Run {run_id} is {run.state}; there is nothing to resume."
-            db.execute(
-                "UPDATE runs SET state = 'queued', crashes = 0, cancel_requested = 0,"
-                " ended_at = NULL, error_code = '', error_message = '', error_hint = '',"
-                " revision = ? WHERE id = ?",
-                [next_revision(db), run_id],
-            )
-            add_log(db, run_id, [(self._clock(), "Resumed by hand.")])
-            return f"Run {run_id} is queued again and goes on from its last checkpoint."
+            return queue.resume(db, run, self._clock())
 
     def delete(self, run_id: int) -> None:
         """Remove an ended run, its checks, and all that they stored, except what others share.
@@ -225,23 +214,12 @@ class Store:
     # The queue, as workers and their supervisor see it
 
     def claim(self, worker: str, pid: int, lease_s: float) -> Run | None:
-        """Take the oldest queued run for `lease_s` seconds; None if the queue is empty."""
+        """Take the next run of the queue for `lease_s` seconds; None if it is empty."""
         with self._connections.read() as db:
             if not list(db.query("SELECT 1 FROM runs WHERE state = 'queued' LIMIT 1")):
                 return None  # the usual answer, without the write lock
         with self._connections.write() as db:
-            now = self._clock()
-            found = list(
-                db.query(
-                    "UPDATE runs SET state = 'running', worker = ?, pid = ?, lease_s = ?,"
-                    " lease_until = ?, started_at = coalesce(started_at, ?), ended_at = NULL,"
-                    " attempt = attempt + 1, error_code = '', error_message = '', error_hint = '',"
-                    " revision = ? WHERE id ="
-                    " (SELECT id FROM runs WHERE state = 'queued' ORDER BY id LIMIT 1) RETURNING *",
-                    [worker, pid, lease_s, now + lease_s, now, next_revision(db)],
-                )
-            )
-        return from_row(found[0]) if found else None
+            return queue.claim(db, worker, pid, lease_s, self._clock())
 
     def lease(self, run: Run) -> Lease:
         """The hold on a run that `claim` returned."""
@@ -274,7 +252,7 @@ class Store:
         with self._connections.write() as db:
             lost = [(run, ending) for run in running_runs(db) if (ending := loss(run))]
             for run, ending in lost:
-                self._give_up(db, run, ending)
+                queue.give_up(db, run, ending, self._clock())
         return [run.id for run, _ in lost]
 
     def has_left(self, worker: str, revision: int) -> bool:
@@ -283,41 +261,13 @@ class Store:
             sql = "SELECT 1 FROM runs WHERE worker = ? AND revision > ? AND state != 'running'"
             return bool(list(db.query(sql, [worker, revision])))
 
-    def _give_up(self, db: Database, run: Run, ending: Ending) -> None:
-        if run.cancel_requested:
-            self._end(db, run.id, "cancelled")
-            add_log(db, run.id, [(self._clock(), f"Cancelled: {ending.note}.")])
-            return
-        crashes = run.crashes + 1
-        db.execute("UPDATE runs SET crashes = ? WHERE id = ?", [crashes, run.id])
-        stage = run.stage or "start"
-        reason = f"Crash {crashes} of {MAX_CRASHES} in stage {stage}: {ending.note}."
-        add_log(db, run.id, [(self._clock(), reason)])
-        state = "failed" if crashes >= MAX_CRASHES else "interrupted"
-        self._end(db, run.id, state, ("worker_crashed", reason, ending.hint))
-
-    def _end(
-        self, db: Database, run_id: int, state: RunState, error: tuple[str, str, str] = ("", "", "")
-    ) -> None:
-        db.execute(
-            "UPDATE runs SET state = ?, ended_at = ?, lease_until = NULL, pid = NULL,"
-            " eta_s = NULL, tokens_per_s = NULL, error_code = ?, error_message = ?,"
-            " error_hint = ?, revision = ? WHERE id = ?",
-            [state, self._clock(), *error, next_revision(db), run_id],
-        )
-
     def requeue_interrupted(self) -> list[int]:
-        """Queue the interrupted runs again; their place is by age. Returns their ids."""
+        """Queue the interrupted runs again. Returns their ids."""
         with self._connections.read() as db:
             if not list(db.query("SELECT 1 FROM runs WHERE state = 'interrupted' LIMIT 1")):
                 return []
         with self._connections.write() as db:
-            found = db.query(
-                "UPDATE runs SET state = 'queued', ended_at = NULL, revision = ?"
-                " WHERE state = 'interrupted' RETURNING id",
-                [next_revision(db)],
-            )
-            return sorted(row["id"] for row in found)
+            return queue.requeue_interrupted(db)
 
     # What runs reported, read back
 

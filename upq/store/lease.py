@@ -16,7 +16,7 @@ from sqlite_utils import Database
 
 from upq.artifact import Artifact
 from upq.files import clean_text
-from upq.store import artifacts
+from upq.store import artifacts, asides
 from upq.store.connections import Connections, next_revision
 
 LOG_LINE_CHARACTERS = 4000
@@ -70,6 +70,16 @@ class Lease:
             )
         return bool(row["cancel_requested"])
 
+    def is_check_waiting(self) -> bool:
+        """Whether a check waits that the run should step aside for at its next checkpoint."""
+        with self._connections.read() as db:
+            return asides.waiting_check(db, self.run_id) is not None
+
+    def step_aside(self) -> int | None:
+        """Note that the run steps aside now and return the check that goes first; None if none waits any more."""
+        with self._fenced() as db:
+            return asides.step_aside(db, self.run_id)
+
     def stage(self, name: str, total: int) -> None:
         """Enter a stage of `total` steps; the one before it ends now."""
         with self._fenced() as db:
@@ -80,6 +90,7 @@ class Lease:
                 "total": total,
                 "seconds": stages.get(name, {}).get("seconds", 0.0),
                 "since": worked_s,
+                "step": stages.get(name, {}).get("step", 0),
             }
             db.execute(
                 "UPDATE runs SET stage = ?, stage_step = 0, stage_total = ?, detail = '',"
@@ -231,13 +242,16 @@ class Lease:
     def _ended_stages(self, db: Database) -> tuple[dict[str, Any], float]:
         """The stages, none of them going on, and the seconds worked so far.
 
-        A stage's `seconds` are what was worked in it, over all attempts.
+        A stage's `seconds` are what was worked in it, over all attempts, and `step` is how far it ever came.
         """
-        (row,) = db.query("SELECT stage, stages, worked_s FROM runs WHERE id = ?", [self.run_id])
+        (row,) = db.query(
+            "SELECT stage, stage_step, stages, worked_s FROM runs WHERE id = ?", [self.run_id]
+        )
         stages, worked_s = json.loads(row["stages"]), row["worked_s"]
         current = stages.get(row["stage"])
         if current and current["ended"] is None:
             current["ended"] = self._clock()
+            current["step"] = max(current.get("step", 0), row["stage_step"])
             current["seconds"] = (
                 current.get("seconds", 0.0) + worked_s - current.get("since", worked_s)
             )

@@ -52,7 +52,9 @@ class Run:
     tokens_per_s: float | None
     eta_s: float | None
     peak_bytes: int | None
-    stages: dict[str, dict[str, Any]]  #: name -> {"started", "ended" or None, "total", "seconds"}
+    stages: dict[
+        str, dict[str, Any]
+    ]  #: name -> {"started", "ended" or None, "total", "seconds", "step"}
     cancel_requested: bool
     worker: str | None
     pid: int | None
@@ -68,10 +70,25 @@ class Run:
     environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
     owner: str  #: HOUSE, or a visitor of an app that is open to strangers
+    note: str  #: of the people who made the run, some lines
+    starred: bool
+    aside_for: int | None  #: the check that it stepped aside for, until it goes on
+    aside_at_s: float | None  #: worked_s when it last stepped aside
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether it would go on from work that is kept: a finished block of a quantization, an outcome of a check."""
+        if self.kind == "check":
+            return self.stage_step > 0
+        later = self.stages.keys() - {"load", "data", FIRST_TRAINED}
+        blocks = self.stages.get(FIRST_TRAINED, {}).get("step", 0)
+        return bool(later or blocks) or (self.stage == FIRST_TRAINED and self.stage_step > 0)
 
 
 #: Owns the runs that everybody sees.
 HOUSE = ""
+#: The stage whose blocks are the first checkpoints of a quantization.
+FIRST_TRAINED = "int4"
 #: The largest number that SQLite gives a row.
 LARGEST_ID = 2**63 - 1
 
@@ -104,5 +121,6 @@ def from_row(row: dict[str, Any]) -> Run:
         "stages": json.loads(row["stages"]),
         "environments": json.loads(row["environments"]),
         "cancel_requested": bool(row["cancel_requested"]),
+        "starred": bool(row["starred"]),
     }
     return Run(**{**row, **decoded})

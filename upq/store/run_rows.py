@@ -18,6 +18,7 @@ _OF_A_RUN = (
     "kind",
     "state",
     "name",
+    "note",
     "model",
     "method",
     "preset",
@@ -34,6 +35,8 @@ _OF_A_RUN = (
     "worked_s",
     "environments",
 )
+#: What people write on a run, and may change when it is done.
+_WRITTEN_ON = ("name", "note")
 #: What a run reported: table -> its rows in order.
 _REPORTS = {
     "metrics": "SELECT * FROM metrics WHERE run_id = ? ORDER BY series, step",
@@ -66,9 +69,10 @@ class RunRows:
 
     @property
     def digest(self) -> str:
-        """A digest of what was done and what came of it, the log aside; the same in every database."""
+        """A digest of what was done and what came of it, log and labels aside; the same in every database."""
         reports = {table: rows for table, rows in self.reports.items() if table != "log"}
-        content = [{**self.run, "config": _config(self.run, None)}, reports, self.artifacts]
+        run = {name: value for name, value in self.run.items() if name not in _WRITTEN_ON}
+        content = [{**run, "config": _config(self.run, None)}, reports, self.artifacts]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

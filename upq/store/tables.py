@@ -162,5 +162,16 @@ ALTER TABLE measurements ADD COLUMN served_by TEXT;
 #: Whose run it is: '' belongs to the house, and everybody sees it; else a visitor of an app that is open to strangers.
 _OWNERS = "ALTER TABLE runs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
 
+#: What people write on runs; the check that a run stepped aside for until it goes on, and how long it had worked then.
+_LABELS_AND_ASIDES = """
+ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN starred INTEGER NOT NULL DEFAULT 0 CHECK (starred IN (0, 1));
+ALTER TABLE runs ADD COLUMN aside_for INTEGER;
+ALTER TABLE runs ADD COLUMN aside_at_s REAL;
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED, _OWNERS)
+MIGRATIONS: tuple[str, ...] = (
+    *(_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED),
+    *(_OWNERS, _LABELS_AND_ASIDES),
+)

@@ -127,7 +127,7 @@ def reconstruct(
     streams = Streams.enter(model, batches, here, folder, STREAM_BYTES)
     whole, names = BlockResult(plain=dict(task.norms)), SeriesNames(task.name)
     for index, kept in enumerate(blocks):
-        context.check()
+        context.check(kept=True)
         name, block = f"{prefix}.{index}.", on_device(kept, here)
         start, plain = _below(task.start, name), _below(task.norms, name)
         _reach_targets(block, streams, index)

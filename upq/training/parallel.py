@@ -24,7 +24,7 @@ class NoLongerNeeded(Exception):
 class Checks(Protocol):
     """Something that is asked whether the run has to stop, such as a RunContext."""
 
-    def check(self) -> None: ...
+    def check(self, *, kept: bool = False) -> None: ...
 
 
 def size() -> int:
@@ -59,13 +59,13 @@ def from_main(value: Any = None) -> Any:
 
 
 def check(context: Checks) -> None:
-    """Call context.check() in the main process; where it raises anything, the others raise NoLongerNeeded."""
+    """Call context.check(kept=True) in the main process; where it raises anything, the others raise NoLongerNeeded."""
     if not _is_joined():
-        return context.check()
+        return context.check(kept=True)
     error = None
     if is_main():
         try:
-            context.check()
+            context.check(kept=True)
         except BaseException as caught:
             error = caught
     goes_on = from_main(error is None)

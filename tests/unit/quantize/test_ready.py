@@ -104,3 +104,23 @@ def test_where_no_setting_helps_the_refusal_says_so(large: str) -> None:
 
 def test_a_cpu_refuses_nothing(large: str) -> None:
     assert ready(run_of(large, save_memory=False), gpu=0) == run_of(large, save_memory=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "words"),
+    [
+        ("hub", None, r"data\.path is empty"),
+        ("file", None, r"data\.path is empty"),
+        ("file", "", "empty"),
+        ("file", '{"question": "why?"}\n', "column"),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused_before_a_run_is_queued(
+    tiny_model_dir: Path, tmp_path: Path, source: str, content: str | None, words: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    changes = {"data.source": source, "data.path": "" if content is None else str(path)}
+    with pytest.raises(UserError, match=words):
+        ready(with_settings(tiny_config(tiny_model_dir), changes), gpu=0)
