@@ -10,6 +10,8 @@ from sqlite_utils import Database
 
 from upq.errors import UserError
 
+#: Owns the runs that everybody sees.
+HOUSE = ""
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
@@ -67,11 +69,9 @@ class Run:
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
     environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
-    owner: str  #: HOUSE, or a visitor of an app that is open to strangers
+    owner: str = HOUSE  #: or a visitor of an app that is open to strangers
 
 
-#: Owns the runs that everybody sees.
-HOUSE = ""
 #: The largest number that SQLite gives a row.
 LARGEST_ID = 2**63 - 1
 
