@@ -27,11 +27,17 @@ def constrained(name: str) -> str:
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{name}=="))
 
 
+def _runs(name: str) -> bool:
+    """Whether there is such a program and it works; one on PATH may be a shim of a version that is not chosen."""
+    found = shutil.which(name)
+    return bool(found) and not subprocess.run([found, "-c", ""], capture_output=True).returncode
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment; 3.12, which a Space has, where there is one."""
     folder = tmp_path_factory.mktemp("space") / "environment"
-    base = shutil.which("python3.12") or sys.executable
+    base = next(name for name in ("python3.12", sys.executable) if _runs(name))
     subprocess.run([base, "-m", "venv", str(folder)], check=True, timeout=300)
     inside = folder / "bin" / "python"
     install = [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
