@@ -10,6 +10,8 @@ from sqlite_utils import Database
 
 from upq.errors import UserError
 
+#: Owns the runs that everybody sees.
+HOUSE = ""
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
@@ -69,11 +71,11 @@ class Run:
     worked_s: float  #: seconds that workers spent on the run, pauses not counted
     environments: list[dict[str, Any]]  #: where it was executed: upq.machine.environment
     gpu_peak_bytes: int | None
-    owner: str  #: HOUSE, or a visitor of an app that is open to strangers
     note: str  #: of the people who made the run, some lines
     starred: bool
     aside_for: int | None  #: the check that it stepped aside for, until it goes on
     aside_at_s: float | None  #: worked_s when it last stepped aside
+    owner: str = HOUSE  #: or a visitor of an app that is open to strangers
 
     @property
     def has_checkpoint(self) -> bool:
@@ -85,8 +87,6 @@ class Run:
         return bool(later or blocks) or (self.stage == FIRST_TRAINED and self.stage_step > 0)
 
 
-#: Owns the runs that everybody sees.
-HOUSE = ""
 #: The stage whose blocks are the first checkpoints of a quantization.
 FIRST_TRAINED = "int4"
 #: The largest number that SQLite gives a row.
