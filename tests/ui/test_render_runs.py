@@ -177,6 +177,7 @@ def test_the_fields_of_a_run_are_not_filled_again_while_somebody_types(tmp_path:
     lab.store.label(run_id, Labels(note="from another window"))
     third = dict(zip(names, panel.show(app, 0, 0, second["seen"]), strict=True))
     assert third["note"] == "from another window"
+    assert third["name"] == third["starred"] == gr.skip(), "somebody may be typing there"
 
 
 def test_the_history_finds_stars_and_names_runs(tmp_path: Path) -> None:

@@ -117,22 +117,30 @@ def wire(
 
 
 def _wire_labels(app: App, panel: Panel, shown: gr.State, message: gr.HTML) -> None:
-    def write(run_id: int, name: str, note: str, starred: bool) -> Any:
-        try:
-            before = app.store.run(run_id)
-            after = app.store.label(run_id, Labels(name=name, note=note, starred=starred))
-        except UserError as error:
-            return parts.notice("failed", error.message, error.hint)
-        if after == before:
-            return gr.skip()
-        return parts.notice("done", f"What is written on run #{run_id} is kept.")
+    def writing(part: str) -> Callable[[int, Any], Any]:
+        """Each field writes its own part, so that none sends what another held a moment ago."""
 
-    typed = [panel.name, panel.note]
-    pins = [field.focus for field in typed]  # a run that begins does not take the fields away
+        def write(run_id: int, value: Any) -> Any:
+            try:
+                before = app.store.run(run_id)
+                after = app.store.label(run_id, Labels(**{part: value}))
+            except UserError as error:
+                return parts.notice("failed", error.message, error.hint)
+            if after == before:
+                return gr.skip()
+            return parts.notice("done", f"What is written on run #{run_id} is kept.")
+
+        return write
+
+    pins = [panel.name.focus, panel.note.focus]  # a run that begins does not take the fields away
     gr.on(pins, lambda run_id: run_id, panel.labelled, shown, **PRIVATE)
-    saves = [panel.name.blur, panel.name.submit, panel.note.blur, panel.starred.input]
-    fields = [panel.labelled, *typed, panel.starred]
-    gr.on(saves, write, fields, message, **PRIVATE)
+    fields = {
+        "name": (panel.name, [panel.name.blur, panel.name.submit]),
+        "note": (panel.note, [panel.note.blur]),
+        "starred": (panel.starred, [panel.starred.input]),
+    }
+    for part, (field, saves) in fields.items():
+        gr.on(saves, writing(part), [panel.labelled, field], message, **PRIVATE)
 
 
 def chosen(app: App, run_id: int) -> Run | None:
@@ -162,7 +170,7 @@ def show(app: App, run_id: int, started: int, seen: Any) -> list[Any]:
     if now_run != seen_run:
         values |= app.shared.get(("panel", *now_run), lambda: _drawn(app, run, position))
     if now_labels != seen_labels:
-        values |= _labels(run)
+        values |= _labels(run, seen_labels)
     if now_started != seen_started:
         values["started"] = line
     return Panel.fill(**values)
@@ -196,14 +204,15 @@ def _drawn(app: App, run: Run | None, position: int) -> dict[str, Any]:
     }
 
 
-def _labels(run: Run | None) -> dict[str, Any]:
-    """Values for the fields of what people write on a run."""
+def _labels(run: Run | None, seen: tuple[Any, ...]) -> dict[str, Any]:
+    """Values for the fields of what people write on a run; of one that is shown already, only what has changed.
+
+    seen: the run's id and its name, note and star that a page knows.
+    """
     if run is None:
         return {"labels": gr.update(visible=False), "labelled": 0}
-    return {
-        "labels": gr.update(visible=True),
-        "name": run.name,
-        "note": run.note,
-        "starred": run.starred,
-        "labelled": run.id,
-    }
+    written = {"name": run.name, "note": run.note, "starred": run.starred}
+    if seen[:1] == (run.id,):
+        known = dict(zip(written, seen[1:], strict=True))
+        return {part: value for part, value in written.items() if value != known[part]}
+    return {"labels": gr.update(visible=True), "labelled": run.id, **written}
