@@ -231,7 +231,9 @@ def test_what_the_chat_answers_with_stands_beside_what_was_measured(lab: Lab) ->
         assert "0.121" in words
         assert f"the engine that answers in the chat gives on the same tokens ({ENGINE})." in words
         assert f'title="{ENGINE}: top-1 88.4 %, perplexity 2.04"' in table
-    rows = {row["label"]: row for row in csv.DictReader(io.StringIO(render.csv_text(subject.rows)))}
+    rows = {
+        row["label"]: row for row in csv.DictReader(io.StringIO(render.rows_as_csv(subject.rows)))
+    }
     assert float(rows["INT4"]["served_kl"]) == pytest.approx(0.1212)
     assert (rows["INT4"]["served_by"], rows["RTN INT4"]["served_by"]) == (ENGINE, "")
     assert "top-1 89.3 %; as served KL 0.121, top-1 88.4 %" in report(subjects)
@@ -249,7 +251,7 @@ def test_where_one_engine_does_both_there_is_one_figure(lab: Lab) -> None:
 def test_csv_holds_every_column_and_reads_back(lab: Lab) -> None:
     run_id = lab.done(quick(model__source="=cmd('x')", int2__distill__beta=0.25))
     lab.checked(run_id, "mmlu", {"INT2": marks(True, False)})
-    text = render.csv_text(gather(lab.store, [run_id])[0].rows)
+    text = render.rows_as_csv(gather(lab.store, [run_id])[0].rows)
     rows = {row["label"]: row for row in csv.DictReader(io.StringIO(text))}
     assert rows["INT2"]["model"] == "'=cmd('x')"
     assert float(rows["INT4"]["size_bytes"]) == 88_408_646

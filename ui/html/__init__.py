@@ -3,8 +3,10 @@
 from ui.html.axes import Point, linear_axis, log_axis
 from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
+from ui.html.origin import commit_words, machine_words
 from ui.html.parts import fact, notice, run_name, table
 from ui.html.run_panel import stage_seconds
+from ui.html.spreadsheet import csv_text
 from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
@@ -34,6 +36,8 @@ __all__ = [
     "Precision",
     "Series",
     "block_chart",
+    "commit_words",
+    "csv_text",
     "duration",
     "fact",
     "fixed",
@@ -41,6 +45,7 @@ __all__ = [
     "line_chart",
     "linear_axis",
     "log_axis",
+    "machine_words",
     "model_name",
     "notice",
     "number",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ui.app_state import speed_note
-from ui.html import METHOD_NAMES, Point, model_name, size
+from ui.html import METHOD_NAMES, Point, commit_words, machine_words, model_name
 from upq.config import (
     QUANTIZED,
     CheckConfig,
@@ -286,23 +286,3 @@ def same_yardstick(subjects: Sequence[Subject]) -> bool:
     """Tell whether all runs were measured on the same held-out answers, by FP16's own perplexity of them."""
     reference = (row for subject in subjects for row in subject.rows if row.label == "FP16")
     return len({(row.model, row.tokens, round(row.ppl or 0.0, 6)) for row in reference}) < 2
-
-
-def machine_words(run: Run) -> str:
-    """Describe the machine that the run was last executed on; "" for runs of before this was kept."""
-    if not run.environments:
-        return ""
-    machine = run.environments[-1]["machine"]
-    cores = f"{machine['cores']} cores"
-    parts = [machine["processor"], cores, machine["instructions"], size(machine["memory_bytes"])]
-    if machine["gpu"]:
-        parts += [machine["gpu"], size(machine["gpu_bytes"])]
-    return ", ".join(filter(None, parts))
-
-
-def commit_words(run: Run) -> str:
-    """Return the commit that the run was last executed at, else the version; "" if that was not kept."""
-    if not run.environments:
-        return ""
-    last = run.environments[-1]
-    return last["commit"] or f"version {last['versions']['upq']}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -12,6 +10,7 @@ from ui.html import (
     NO_VALUE,
     Dot,
     Html,
+    csv_text,
     duration,
     fixed,
     join,
@@ -222,20 +221,14 @@ def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
     )
 
 
-def csv_text(rows: Sequence[ResultRow]) -> str:
+def rows_as_csv(rows: Sequence[ResultRow]) -> str:
     """Return the rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     plain = [field.name for field in fields(ResultRow) if field.name != "scores"]
     parts = [field.name for field in fields(Score)]
-    writer.writerow([*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)])
-    for row in rows:
-        scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
-        writer.writerow(map(_csv_cell, [*(getattr(row, name) for name in plain), *scores]))
-    return stream.getvalue()
+    head = [*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)]
+    return csv_text(head, (_values(row, plain, parts) for row in rows))
 
 
-def _csv_cell(value: object) -> object:
-    """Mark text that a spreadsheet would take for a formula."""
-    starts_formula = isinstance(value, str) and value[:1] in "=+-@\t\r" and value != ""
-    return f"'{value}" if starts_formula else value
+def _values(row: ResultRow, plain: Sequence[str], parts: Sequence[str]) -> list[object]:
+    scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
+    return [*(getattr(row, name) for name in plain), *scores]

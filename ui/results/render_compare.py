@@ -9,10 +9,12 @@ from ui.html import (
     NO_VALUE,
     Html,
     Series,
+    commit_words,
     duration,
     line_chart,
     linear_axis,
     log_axis,
+    machine_words,
     notice,
     peak_memory,
     run_name,
@@ -21,7 +23,7 @@ from ui.html import (
     table,
     tag,
 )
-from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
+from ui.results.comparison import Subject, differing, same_yardstick
 from upq.config import QUANTIZED, Precision
 from upq.context import UNNAMED, SeriesNames, curve_of, is_over_steps
 

@@ -190,7 +190,7 @@ def _drawn(
         differences=_differences(app, *pair),
         origins=render_compare.origins(subjects),
         table=render.results_table(rows),
-        csv=_download(app, "csv", ids, render.csv_text(rows), bool(rows)),
+        csv=_download(app, "csv", ids, render.rows_as_csv(rows), bool(rows)),
         report=_download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
