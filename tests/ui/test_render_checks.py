@@ -72,8 +72,16 @@ def test_a_check_opens_with_what_flipped_and_has_the_filters_that_make_sense() -
     assert chosen_filter(found, "flipped") == "flipped"
     alone = filters({"INT2": both["INT2"]})
     assert list(alone) == ["cut", "repeats", "failed", "all"], "nothing to flip against"
-    assert chosen_filter(alone, "flipped") == "cut"
+    assert chosen_filter(alone, "flipped") == "failed"
     assert filters({}) == {"failed": [], "all": []}
+
+
+def test_a_check_that_did_not_come_to_its_end_says_how_far_it_got() -> None:
+    results = {"FP16": [a_result(1, True)], "INT2": [a_result(1, False)]}
+    unfinished = a_run(kind="check", state="failed", stage_total=152)
+    assert "the first 2 of 152" in words_of(render.unfinished(unfinished, results))
+    assert render.unfinished(a_run(kind="check", state="done"), results) is None
+    assert render.unfinished(unfinished, {}) is None
 
 
 def test_a_filter_with_nothing_to_list_says_so() -> None:
@@ -162,6 +170,7 @@ def test_a_score_stands_beside_its_interval_and_the_test_beside_both() -> None:
     words = words_of(render.scores_table("builtin", results))
     assert "80.0 % [49.0, 94.3]" in words
     assert "8 1 0.039 10" in words, "lost, gained, p, n"
+    assert "repeats" not in words, "a column without any value is left out"
     alone = words_of(render.scores_table("builtin", {"FP16": results["FP16"]}))
     assert "McNemar" in words
     assert "McNemar" not in alone

@@ -20,6 +20,7 @@ from upq.evaluation import (
     by_type,
     scores,
 )
+from upq.store import Run
 
 #: Filter -> what it says where it has nothing to list.
 NOTHING: Mapping[Filter, tuple[str, str]] = {
@@ -47,8 +48,9 @@ def scores_table(suite: str, results: Results) -> Html:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
     found = scores.rows(suite, results)
     rows = [scores.readable(suite, row) for row in found]
-    head = ("", *list(rows[0])[1:])
-    cells = [[_model(row["model"]), *map(_score, list(row.values())[1:])] for row in rows]
+    titles = [name for name in list(rows[0])[1:] if any(row[name] for row in rows)]
+    head = ("", *titles)
+    cells = [[_model(row["model"]), *(_score(row[name]) for name in titles)] for row in rows]
     note = "In brackets 95 % intervals."
     if "p" in rows[0] and len(rows) > 1:
         note += (
@@ -62,6 +64,16 @@ def scores_table(suite: str, results: Results) -> Html:
         )
     whole = table(head, cells, numeric=range(1, len(head)), class_="totals")
     return join([whole, hint(note)])
+
+
+def unfinished(run: Run, results: Results) -> Html | None:
+    """Say how far a check got that is not done, since its figures are of that part; None where there are none."""
+    found = sum(map(len, results.values()))
+    if run.state == "done" or not found:
+        return None
+    return notice(
+        "empty", f"These figures are of the first {found:,} of {run.stage_total:,} answers."
+    )
 
 
 def _model(precision: str) -> Html:

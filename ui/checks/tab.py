@@ -20,7 +20,7 @@ from ui.checks import render as render_checks
 from ui.checks.choices import Filter, Results, chosen_filter, filters
 from ui.checks.form import NAMES, NEWEST, texts
 from ui.header import Header
-from ui.html import parts, run_panel
+from ui.html import Html, join, parts, run_panel
 from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
@@ -52,7 +52,9 @@ class Report(Outputs):
     origin: gr.HTML
     csv: gr.DownloadButton
     json: gr.DownloadButton
+    types_card: gr.Column
     types: gr.HTML
+    list_card: gr.Column
     listed: gr.Radio
     prompts: gr.HTML
     more: gr.Button
@@ -80,11 +82,14 @@ def build(app: App, header: Header) -> None:
             with gr.Row(elem_classes="buttons"):
                 csv = gr.DownloadButton("CSV", visible=False, size="sm", elem_id="check-csv")
                 json = gr.DownloadButton("JSON", visible=False, size="sm", elem_id="check-json")
-    with gr.Column(elem_classes="card"):
-        listed = gr.Radio([], label="Prompts", visible=False, elem_id="check-filter")
+    with gr.Column(elem_classes="card", visible=False) as list_card:
+        listed = gr.Radio([], label="Prompts", elem_id="check-filter")
         prompts = gr.HTML(elem_id="check-prompts")
         more = gr.Button("Show more", visible=False, size="sm", min_width=110)
-    with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type or subject", open=True):
+    with (
+        gr.Column(elem_classes="card", visible=False) as types_card,
+        gr.Accordion("Per instruction type or subject", open=True),
+    ):
         types = gr.HTML(elem_id="check-types")
     report = Report(
         summary=summary,
@@ -95,7 +100,9 @@ def build(app: App, header: Header) -> None:
         origin=origin,
         csv=csv,
         json=json,
+        types_card=types_card,
         types=types,
+        list_card=list_card,
         listed=listed,
         prompts=prompts,
         more=more,
@@ -193,13 +200,25 @@ def _drawn(app: App, run: Run | None, position: int, kind: Filter, limit: int) -
         "summary": run_panel.run_panel(run, position, time.time()) if run else "",
         "cancel": gr.update(visible=state in ("queued", "running", "interrupted")),
         "resume": gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        "totals": render_checks.scores_table(suite, results) if results or not run else "",
+        "totals": _totals(run, suite, results),
         "flips": render_checks.flip_line(suite, results),
         "origin": render_origin.origin(run) if run and results else "",
+        "types_card": gr.update(visible=bool(results)),
         "types": render_checks.bars(suite, results),
         **_listed({} if suite == "wikitext2" else results, asked, kind, limit),
         **_files(app, run, suite, results, asked),
     }
+
+
+def _totals(run: Run | None, suite: str, results: Results) -> Html:
+    if run is None:
+        return render_checks.scores_table(suite, {})
+    return join(
+        [
+            render_checks.unfinished(run, results),
+            render_checks.scores_table(suite, results) if results else None,
+        ]
+    )
 
 
 def _listed(
@@ -211,7 +230,8 @@ def _listed(
     keys = found[chosen]
     choices = [(f"{name} {len(items)}", name) for name, items in found.items()]
     return {
-        "listed": gr.update(choices=choices, value=chosen, visible=bool(results)),
+        "list_card": gr.update(visible=bool(results)),
+        "listed": gr.update(choices=choices, value=chosen),
         "prompts": render_checks.prompt_list(results, asked, chosen, keys, limit),
         "more": gr.update(visible=len(keys) > limit),
     }

@@ -1,7 +1,7 @@
 """Safe HTML and what every tab draws with: parts, charts, axes, words."""
 
 from ui.html.axes import Point, linear_axis, log_axis
-from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
+from ui.html.charts import Dot, Key, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
 from ui.html.origin import commit_words, machine_words
 from ui.html.parts import fact, notice, run_name, table
@@ -32,6 +32,7 @@ __all__ = [
     "PRECISIONS",
     "Dot",
     "Html",
+    "Key",
     "Point",
     "Precision",
     "Series",

@@ -13,6 +13,7 @@ from ui.html import PRECISIONS, Html, fixed, join, notice, percent, run_name, si
 from ui.results import render, render_compare
 from ui.results.comparison import ResultRow, Subject
 from ui.results.render import MEASURES, SUITES
+from ui.results.shared_rows import merged
 
 STYLE_SHEETS = ("theme.css", "report.css")
 DOCTYPE = Html("<!DOCTYPE html>\n")
@@ -67,7 +68,7 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
         ),
         tag("p", f"Report of {made}", class_="hint"),
     )
-    rows = [row for subject in subjects for row in subject.rows]
+    rows = merged([row for subject in subjects for row in subject.rows])
     if not rows:
         return [top, notice("empty", "Nothing has been measured yet.")]
     charts = [render.size_against_quality(rows, name) for name in _measured(rows)]
