@@ -111,7 +111,8 @@ def _curve_readings(curves: Sequence[Series], x_axis: Axis, x_name: str) -> list
         xs = [x for (x, _), _ in found.values()]
         span = " to ".join(dict.fromkeys([number(min(xs)), number(max(xs))]))
         values = [Value(name, number(y), kind) for name, ((_, y), kind) in found.items()]
-        readings.append(Reading(f"{x_name} {span}", values, part / READINGS, 1 / READINGS))
+        at = x_axis.place(sum(xs) / len(xs))
+        readings.append(Reading(f"{x_name} {span}", values, part / READINGS, 1 / READINGS, at))
     return readings
 
 
@@ -170,7 +171,7 @@ def _block_reading(
         Value("before", number(before), f"{kind} hollow"),
         Value("after", number(after), kind),
     ]
-    return Reading(f"block {index}", values, index / count, 1 / count)
+    return Reading(f"block {index}", values, index / count, 1 / count, (index + 0.5) / count)
 
 
 def _bar_pair(
@@ -198,7 +199,7 @@ def _bar(left: float, width: float, height: float, kind: str) -> Html:
 
 
 def scatter(
-    title: str,
+    y_name: str,
     dots: Sequence[Dot],
     *,
     x_name: str,
@@ -212,6 +213,7 @@ def scatter(
 
     A y where less is better has a logarithmic axis, broken where there is a 0.
     """
+    title = f"{y_name} against {x_name}"
     if not dots:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
     x_axis = linear_axis([dot.x for dot in dots])
@@ -222,7 +224,7 @@ def scatter(
     places = [(x_axis.place(dot.x), y_axis.place(dot.y)) for dot in ordered]
     sides = name_sides(places, [dot.name for dot in ordered])
     readings = [
-        Reading(dot.name, [Value(x_name, x_text(dot.x)), Value(title, y_text(dot.y))])
+        Reading(dot.name, [Value(x_name, x_text(dot.x)), Value(y_name, y_text(dot.y))])
         for dot in ordered
     ]
     group = group_of(title, readings)

@@ -26,12 +26,16 @@ class Value:
 
 @dataclass(frozen=True)
 class Reading:
-    """A place of a chart, such as "block 3", with the values there. left and width are shares of the plot's width."""
+    """A place of a chart, such as "block 3", with the values there.
+
+    left and width are those of its strip, at is where in it the values stand: shares of the plot's width.
+    """
 
     name: str
     values: Sequence[Value]
     left: float = 0.0
     width: float = 0.0
+    at: float = 0.0
 
     @property
     def words(self) -> str:
@@ -65,12 +69,18 @@ def strips(readings: Sequence[Reading], group: str) -> list[Html]:
         tag(
             "label",
             button(reading, group),
-            tip(reading, "right" if reading.left + reading.width / 2 < 0.5 else "left"),
+            tip(reading, "right" if reading.at < 0.5 else "left"),
             class_="reading",
-            style=f"left:{100 * reading.left:.2f}%;width:{100 * reading.width:.2f}%",
+            style=_strip(reading),
         )
         for reading in readings
     ]
+
+
+def _strip(reading: Reading) -> str:
+    inside = (reading.at - reading.left) / reading.width
+    place = f"left:{100 * reading.left:.2f}%;width:{100 * reading.width:.2f}%"
+    return f"{place};--at:{100 * inside:.0f}%"
 
 
 def values_table(head: str, readings: Sequence[Reading]) -> Html:

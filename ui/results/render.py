@@ -260,7 +260,7 @@ def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
         for row in measured
     ]
     return scatter(
-        f"{chosen.title} against size",
+        chosen.title,
         dots,
         x_name="size",
         x_text=size,
