@@ -79,7 +79,7 @@ def test_a_check_opens_with_what_flipped_and_has_the_filters_that_make_sense() -
 def test_a_check_that_did_not_come_to_its_end_says_how_far_it_got() -> None:
     results = {"FP16": [a_result(1, True)], "INT2": [a_result(1, False)]}
     unfinished = a_run(kind="check", state="failed", stage_total=152)
-    assert "the first 2 of 152" in words_of(render.unfinished(unfinished, results))
+    assert "the first 2 of 152" in words_of(render.unfinished(unfinished, results) or "")
     assert render.unfinished(a_run(kind="check", state="done"), results) is None
     assert render.unfinished(unfinished, {}) is None
 
@@ -140,10 +140,9 @@ def test_a_check_as_files_has_every_outcome_with_its_ending() -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_origin_of_a_check_has_the_line_that_repeats_it(suite: str) -> None:
-    amounts = {"per_subject": 2, "seed": 1} if suite == "mmlu" else {"limit": 9}
-    config = CheckConfig(
-        suite=suite, precisions=("FP16", "INT2"), run_id=4, model="bundled", **amounts
-    )
+    config = CheckConfig(suite=suite, precisions=("FP16", "INT2"), run_id=4, model="bundled")
+    changes = {"per_subject": 2, "seed": 1} if suite == "mmlu" else {"limit": 9}
+    config = replace(config, **changes)
     run = a_run(kind="check", config=config.to_values(), environments=[ENVIRONMENT])
     words = words_of(render_origin.origin(run))
     assert "0123456789ab+" in words
