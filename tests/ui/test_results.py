@@ -194,6 +194,9 @@ def test_runs_without_any_result_have_a_state_of_their_own(lab: Lab) -> None:
     words = [Structure(html).words for html in renderings(gather(lab.store, [run_id]))]
     assert "No results yet." in words[0]
     assert "Nothing has been measured yet." in words[-1]
+    failed, lease = lab.begun(quick())
+    lease.finish("failed", "diverged", "The loss is not a number.", "Lower the rate.", "")
+    assert "The loss is not a number." in report(gather(lab.store, [failed]))
     assert "No run is chosen." in render_compare.remarks([])
     assert "no run" in report([])
 

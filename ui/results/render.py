@@ -275,7 +275,7 @@ def _legend(rows: Sequence[ResultRow]) -> list[Key]:
     """Return the shapes of the precisions, the colours of the runs, and what is hollow."""
     shapes = {row.precision: f"shape {SHAPES[row.precision]} plain" for row in rows}
     runs = {
-        f"#{row.run} {METHOD_NAMES.get(row.method, row.method)} {row.run_name}".strip(): row.slot
+        f"#{row.run} {METHOD_NAMES.get(row.method, row.method)}": row.slot
         for row in rows
         if row.run is not None
     }

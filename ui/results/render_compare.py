@@ -186,6 +186,8 @@ def _facts(subject: Subject) -> list[Html]:
         ("machine", machine_words(run) or "not kept"),
         ("versions", versions or "not kept"),
     ]
+    if run.error_message:
+        facts.insert(1, ("reason", run.error_message))
     if len(run.environments) > 1:
         facts.append(("environments", f"{len(run.environments)}; the last one is shown"))
     return [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]

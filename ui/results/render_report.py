@@ -69,8 +69,9 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
         tag("p", f"Report of {made}", class_="hint"),
     )
     rows = merged([row for subject in subjects for row in subject.rows])
+    origins = _section("Where the results come from", render_compare.origins(subjects, opened=True))
     if not rows:
-        return [top, notice("empty", "Nothing has been measured yet.")]
+        return [top, notice("empty", "Nothing has been measured yet."), origins]
     charts = [render.size_against_quality(rows, name) for name in _measured(rows)]
     return [
         top,
@@ -84,7 +85,7 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
             if subject.checks
         ),
         *_differences(subjects),
-        _section("Where the results come from", render_compare.origins(subjects, opened=True)),
+        origins,
         *(
             _section(f"Answers of {subject.name}", found)
             for subject in subjects
