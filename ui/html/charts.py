@@ -305,4 +305,5 @@ def _plot(
         for axis, direction, side in ((y_axis, "y-break", "bottom"), (x_axis, "x-break", "left"))
         if axis.broken
     ]
-    return tag("div", svg, *breaks, *y_labels, *x_labels, name, marks, class_="plot")
+    drawn = [svg, *breaks, *y_labels, *x_labels, name, marks]
+    return tag("div", *drawn, class_="plot", role="group", aria_label=title)
