@@ -80,6 +80,7 @@ def ship_checks(store: Store, run_id: int, folder: Path) -> None:
         newest[suite]["config"] = run.config | {"path": None, "run_id": None}
         newest[suite]["results"] = results
         asked[suite] = asked_in(config, results)
+    # The suite that was checked first comes last, and so is what the app opens with.
     content = shipped_checks.written(list(newest.values()), {k: v for k, v in asked.items() if v})
     print(f"{shipped_checks.FILE}: {len(content):,} bytes, {', '.join(newest) or 'no checks'}")
     if len(content) > LARGEST_CHECKS_BYTES:

@@ -93,7 +93,7 @@ def test_a_first_visitor_finds_checks_and_results_alive(
         expect(page.locator("#check-origin")).to_contain_text("commit")
         expect(page.locator("#check-prompts")).not_to_contain_text("prompt 1")
         go(page, "Results")
-        for column in ("checks", "IFEval", "MMLU"):
+        for column in ("checks", "IFEval"):
             expect(page.locator("#results-table thead")).to_contain_text(column)
         page.screenshot(path=photos / "shipped-results.png", full_page=True)
     finally:

@@ -128,7 +128,7 @@ def test_the_checks_that_ship_are_of_the_run_that_ships() -> None:
     shipped_run = json.loads((shipped.FOLDER / DESCRIPTION).read_text())
     content = shipped_checks.read()
     suites = [check["config"]["suite"] for check in content["checks"]]
-    assert {"builtin", "ifeval", "mmlu"} <= set(suites)
+    assert {"builtin", "ifeval"} <= set(suites)
     assert len(suites) == len(set(suites))
     for check in content["checks"]:
         assert check["config"]["model"] == shipped_run["run"]["model"]
