@@ -1,14 +1,17 @@
 """Make the models that ship with the app of a finished run of the bundled model.
 
 python -m scripts.ship_demo --data-dir FOLDER RUN
+python -m scripts.ship_demo --data-dir FOLDER --checks RUN    # its checks alone
 python -m scripts.ship_demo --carried FOLDER      # of a run that was made on another machine
 
-Writes demo.json, INT4.npz and INT2.npz into upq/resources/demo, unpacks them again and compares every bit with the run.
+Writes demo.json, INT4.npz and INT2.npz into upq/resources/demo, unpacks them again and compares every bit with the run;
+and checks.json.gz with the newest finished check of each suite.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -18,11 +21,15 @@ import numpy
 
 from upq.artifact import Artifact
 from upq.artifact.delta import differences, restored
+from upq.config import CheckConfig
+from upq.evaluation import ifeval_suite, mmlu, scores
+from upq.jobs import shipped_checks
 from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
 from upq.models import LoadedModel, load
 from upq.store import Store, data_dir, open_store, prepare
+from upq.store.adopt import CHECK_FACTS, CHECK_VALUES
 
-LARGEST_BYTES = 30_000_000
+LARGEST_BYTES, LARGEST_CHECKS_BYTES = 30_000_000, 600_000
 RUN_FACTS = (
     "model",
     "method",
@@ -52,6 +59,48 @@ def ship(store: Store, run_id: int, loaded: LoadedModel, folder: Path) -> None:
         write(artifact, loaded, folder / f"{row.precision}.npz")
         artifacts[row.precision] = description(artifact)
     _describe(run, artifacts, folder)
+    ship_checks(store, run_id, folder)
+
+
+def ship_checks(store: Store, run_id: int, folder: Path) -> None:
+    """Write the newest finished check of each suite of a run, and what was asked in it, into `folder`.
+
+    Raises ValueError if that takes too much room.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for run in store.runs(limit=sys.maxsize, kind="check"):
+        suite = run.config["suite"]
+        if run.parent_id != run_id or run.state != "done" or suite in newest:
+            continue
+        config = CheckConfig.from_values(run.config)
+        results = store.check_results(run.id)
+        newest[suite] = {name: getattr(run, name) for name in (*CHECK_FACTS, *CHECK_VALUES)}
+        # Its path is one of this machine, and its number one of this database.
+        newest[suite]["config"] = run.config | {"path": None, "run_id": None}
+        newest[suite]["results"] = results
+        asked[suite] = asked_in(config, results)
+    # The suite that was checked first comes last, and so is what the app opens with.
+    content = shipped_checks.written(list(newest.values()), {k: v for k, v in asked.items() if v})
+    print(f"{shipped_checks.FILE}: {len(content):,} bytes, {', '.join(newest) or 'no checks'}")
+    if len(content) > LARGEST_CHECKS_BYTES:
+        raise ValueError(f"the checks have {len(content):,} bytes, of {LARGEST_CHECKS_BYTES:,}")
+    (folder / shipped_checks.FILE).write_bytes(content)
+
+
+def asked_in(config: CheckConfig, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a published suite asked in these results; of our own prompts, which are here anyway, nothing."""
+    path = Path(config.path) if config.path else None
+    found = scores.outcomes(config.suite, results).get(config.precisions[0], [])
+    if config.suite == "ifeval":
+        keys = {result.key for result in found}
+        rows = [prompt for prompt in ifeval_suite(path) if prompt.key in keys]
+        return [{"key": prompt.key, "prompt": prompt.prompt} for prompt in rows]
+    if config.suite == "mmlu":
+        items = {(result.subject, result.key) for result in found}
+        rows = [one for one in mmlu.exam(path).questions if (one.subject, one.key) in items]
+        return [dataclasses.asdict(question) for question in rows]
+    return []
 
 
 def ship_carried(source: Path, loaded: LoadedModel, folder: Path) -> None:
@@ -72,6 +121,7 @@ def ship_carried(source: Path, loaded: LoadedModel, folder: Path) -> None:
         if found != artifacts[path.stem]["digests"]:
             raise ValueError(f"{path.stem} does not give the tensors of the run again")
     _describe(run, artifacts, folder)
+    (folder / shipped_checks.FILE).unlink(missing_ok=True)  # they were put to another run's models
 
 
 def facts(store: Store, run_id: int) -> dict[str, Any]:
@@ -122,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=int, nargs="?", help="a finished run of the bundled model")
     parser.add_argument("--data-dir", help="folder of its database; else UPQ_HOME")
+    parser.add_argument("--checks", action="store_true", help="write the checks of the run alone")
     parser.add_argument("--carried", type=Path, help="what bench.gpu_training wrote, instead")
     options = parser.parse_args()
     if options.carried:
@@ -129,7 +180,10 @@ def main() -> None:
         return
     store = open_store(data_dir(options.data_dir))
     try:
-        ship(store, options.run, load(store.run(options.run).model), FOLDER)
+        if options.checks:
+            ship_checks(store, options.run, FOLDER)
+        else:
+            ship(store, options.run, load(store.run(options.run).model), FOLDER)
     except ValueError as error:
         sys.exit(f"Not shipped: {error}.")
     finally:

@@ -139,6 +139,9 @@ def test_the_rows_of_a_check_run_hold_scores_intervals_and_the_test(
     for name in names.get(suite, ["prompt_strict", "instruction_loose"]):
         for row in (fp16, other):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    if suite in ("builtin", "ifeval"):
+        assert other["endings"] == other["answers"] == len(context.verdicts) // 2
+        assert 0 < other["cut"] <= other["answers"], "answers of four tokens"
     if suite == "wikitext2":
         assert other["nll_difference_low"] <= other["nll_difference"]
         assert "nll_difference" not in fp16

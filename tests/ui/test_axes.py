@@ -37,8 +37,16 @@ def test_a_log_axis_wastes_no_decade() -> None:
     assert (axis.low, axis.high) == pytest.approx((0.1, 20.0))
 
 
-def test_zero_lies_at_the_lower_end_of_a_log_axis() -> None:
-    assert axes.log_axis([0.0, 0.3, 2.0]).place(0.0) == 0.0
+@given(st.lists(st.floats(1e-9, 1e9), max_size=30))
+def test_zero_lies_below_the_break_of_a_log_axis_and_everything_else_above(
+    values: list[float],
+) -> None:
+    axis = axes.log_axis([0.0, *values])
+    assert axis.broken
+    assert axis.ticks[0] == axis.place(0.0) == 0.0
+    assert all(axes.ZERO_SHARE <= axis.place(value) <= 1 for value in values)
+    assert sorted(map(axis.place, values)) == [axis.place(value) for value in sorted(values)]
+    assert not axes.log_axis(values or [1.0]).broken
 
 
 def test_long_curves_are_thinned_and_keep_their_last_point() -> None:

@@ -263,6 +263,8 @@ def test_checks_run_and_show_chips_totals_and_reasons(
     for precision in ("FP16", "INT4", "INT2"):
         expect(page.locator("#check-totals")).to_contain_text(precision)
     expect(page.locator("#check-flips")).to_contain_text("Flips")
+    expect(page.locator("#check-filter input:checked")).to_have_value("flipped")
+    page.locator("#check-filter label", has_text="all").click()
     page.locator("#check-prompts details").first.locator("summary").click()
     expect(page.locator("#check-prompts .chips li").first).to_be_visible()
     page.screenshot(path=photos / "checks.png", full_page=True)

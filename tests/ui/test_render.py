@@ -145,7 +145,7 @@ def everything_with(text: str) -> list[Html]:
         render_chat.conversation("INT4", messages, busy=text),
         render_chat.conversation("INT4", messages, view="word difference", reference=reference),
         render_chat.waiting_column("INT2", text),
-        render_checks.prompt_list(results, {1: text}, "all", 9),
+        render_checks.prompt_list(results, {1: text}, "all", [1], 9),
         render_checks.unavailable_types({text: text}),
     ]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from ui.checks.choices import Filter, Results
 from ui.html import NO_VALUE, PRECISIONS, Html, join, notice, plural, table, tag
 from upq.evaluation import (
     LETTERS,
+    Ending,
     Marked,
     PromptResult,
     Question,
@@ -18,10 +20,21 @@ from upq.evaluation import (
     by_type,
     scores,
 )
+from upq.store import Run
 
-Filter = Literal["all", "flipped", "failed"]
-#: Precision -> outcomes in the suite's order, as check_report.outcomes has them.
-Results = Mapping[str, Sequence[Any]]
+#: Filter -> what it says where it has nothing to list.
+NOTHING: Mapping[Filter, tuple[str, str]] = {
+    "flipped": (
+        "Nothing flipped.",
+        "The models passed what FP16 passed, and failed what it failed.",
+    ),
+    "lost": ("Nothing was lost.", "What FP16 passed, the other models passed too."),
+    "gained": ("Nothing was gained.", "What FP16 failed, the other models failed too."),
+    "cut": ("No answer was cut.", "The models ended all of their answers themselves."),
+    "repeats": ("No answer repeats itself.", "None ends in one thing said over and over."),
+    "failed": ("Nothing failed.", "The models passed everything that could be judged."),
+    "all": ("Nothing to list.", "The first answers have not come yet."),
+}
 
 
 def hint(text: str) -> Html:
@@ -33,17 +46,34 @@ def scores_table(suite: str, results: Results) -> Html:
     """Draw a row of scores for each precision: 95 % intervals below each score, and the test against FP16."""
     if not results:
         return notice("empty", "No results yet.", "Choose a suite and press Run.")
-    rows = [scores.readable(suite, row) for row in scores.rows(suite, results)]
-    head = ("", *list(rows[0])[1:])
-    cells = [[_model(row["model"]), *map(_score, list(row.values())[1:])] for row in rows]
+    found = scores.rows(suite, results)
+    rows = [scores.readable(suite, row) for row in found]
+    titles = [name for name in list(rows[0])[1:] if any(row[name] for row in rows)]
+    head = ("", *titles)
+    cells = [[_model(row["model"]), *(_score(row[name]) for name in titles)] for row in rows]
     note = "In brackets 95 % intervals."
     if "p" in rows[0] and len(rows) > 1:
         note += (
             " Lost: only FP16 is right; gained: the reverse; p: how likely a split at least as"
             " uneven is between equally good models (McNemar)."
         )
+    if any(row.get("endings") for row in found):
+        note += (
+            " Cut: answers that ended only because they were as long as is allowed; one that was passed by then"
+            " counts, as IFEval's rules have it. Repeats: answers that end in one thing said over and over."
+        )
     whole = table(head, cells, numeric=range(1, len(head)), class_="totals")
     return join([whole, hint(note)])
+
+
+def unfinished(run: Run, results: Results) -> Html | None:
+    """Say how far a check got that is not done, since its figures are of that part; None where there are none."""
+    found = sum(map(len, results.values()))
+    if run.state == "done" or not found:
+        return None
+    return notice(
+        "empty", f"These figures are of the first {found:,} of {run.stage_total:,} answers."
+    )
 
 
 def _model(precision: str) -> Html:
@@ -110,44 +140,30 @@ def flip_line(suite: str, results: Results) -> Html:
     return join(lines)
 
 
-def _item(outcome: PromptResult | Marked) -> tuple[Hashable, bool | None]:
-    """Return what names an item within its suite, and whether it was passed."""
-    if isinstance(outcome, Marked):
-        return (outcome.subject, outcome.key), outcome.correct
-    return outcome.key, outcome.strict
-
-
-def chosen_keys(results: Results, choice: Filter) -> list[Hashable]:
-    """Return the names of the prompts or questions to list, in suite order."""
-    passed = {name: dict(map(_item, results[name])) for name in _order(results)}
-    keys = list(dict.fromkeys(key for outcomes in passed.values() for key in outcomes))
-    verdicts = {key: {outcomes.get(key) for outcomes in passed.values()} for key in keys}
-    if choice == "flipped":
-        return [key for key in keys if len(verdicts[key] - {None}) > 1]
-    if choice == "failed":
-        return [key for key in keys if False in verdicts[key]]
-    return keys
-
-
 def prompt_list(
-    results: Results, prompts: Mapping[Hashable, str | Question], choice: Filter, limit: int
+    results: Results,
+    asked: Mapping[Hashable, str | Question],
+    kind: Filter,
+    keys: Sequence[Hashable],
+    limit: int,
 ) -> Html:
-    """Draw the chosen prompts or questions with a mark for each precision; what the models answered folds out."""
+    """Draw the first `limit` of these prompts or questions with a mark for each precision; the answers fold out.
+
+    kind is the filter that chose the keys.
+    """
     if not results:
         return Html()
-    keys = chosen_keys(results, choice)
     if not keys:
-        return notice("empty", f"No {choice} prompts.", "Choose another filter.")
+        return notice("empty", *NOTHING[kind])
     by_key = {
-        name: {_item(outcome)[0]: outcome for outcome in results[name]} for name in _order(results)
+        name: {scores.item(outcome)[0]: outcome for outcome in results[name]}
+        for name in _order(results)
     }
     rows = []
     for key in keys[:limit]:
         found = {name: own[key] for name, own in by_key.items() if key in own}
-        asked = prompts.get(key, f"prompt {key}")
-        rows.append(
-            _question(asked, found) if isinstance(asked, Question) else _prompt(asked, found)
-        )
+        text = asked.get(key, f"prompt {key}")
+        rows.append(_question(text, found) if isinstance(text, Question) else _prompt(text, found))
     shown = f"{min(limit, len(keys))} of {plural(len(keys), 'prompt')}"
     return tag("div", tag("p", shown, class_="hint"), *rows, class_="prompts")
 
@@ -186,27 +202,49 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
 
 
 def _summary(text: str, found: Mapping[str, Any]) -> Html:
-    sides = tag(
-        "span",
-        *(_outcome(name, _item(outcome)[1]) for name, outcome in found.items()),
-        class_="sides",
-    )
+    sides = tag("span", *(_side(name, outcome) for name, outcome in found.items()), class_="sides")
     return tag("summary", tag("span", text, class_="prompt-text"), sides)
 
 
-def _outcome(name: str, passed: bool | None) -> Html:
+def _side(name: str, outcome: PromptResult | Marked) -> Html:
+    """Draw a model's verdict in the line of a prompt, and how its answer ended where that was not as it should."""
+    _, passed = scores.item(outcome)
     mark = {True: "✓", False: "✗", None: NO_VALUE}[passed]
     state = {True: "passed", False: "failed", None: "unjudged"}[passed]
-    return tag("span", tag("b", name, class_=name.lower()), " ", mark, class_=f"side {state}")
+    ending = outcome.ending if isinstance(outcome, PromptResult) else None
+    words = [tag("small", " ", word) for word in _short_ending(ending)]
+    return tag(
+        "span", tag("b", name, class_=name.lower()), " ", mark, *words, class_=f"side {state}"
+    )
+
+
+def _short_ending(ending: Ending | None) -> list[str]:
+    if ending is None:
+        return []
+    return ["cut"] * ending.is_cut + ["repeats"] * ending.repeats
 
 
 def _answer(name: str, result: PromptResult) -> Html:
-    chips = tag("ul", *(_chip(verdict) for verdict in result.verdicts), class_="chips")
-    text = tag("div", result.response or "(an empty answer)", class_="text")
-    return tag("section", tag("h4", name, class_=name.lower()), chips, text)
+    title = tag("h4", name, class_=name.lower())
+    chips = tag(
+        "ul", *(_chip(verdict, result.is_cut) for verdict in result.verdicts), class_="chips"
+    )
+    text = tag("div", result.response or "(an empty answer)", class_="text", dir="auto")
+    return tag("section", title, _ending_chips(result.ending), chips, text)
 
 
-def _chip(verdict: Verdict) -> Html:
+def _ending_chips(ending: Ending | None) -> Html | None:
+    """Draw how an answer ended: that it was cut, and that it repeats itself, which are two things."""
+    if ending is None:
+        return None
+    words = [f"cut at {plural(ending.tokens, 'token')}"] * ending.is_cut
+    words += ["repeats itself"] * ending.repeats
+    chips = words or [plural(ending.tokens, "token")]
+    kind = "ending warns" if words else "ending"
+    return tag("p", *(tag("span", chip) for chip in chips), class_=kind)
+
+
+def _chip(verdict: Verdict, is_cut: bool) -> Html:
     name = verdict.instruction_id.split(":")[-1].replace("_", " ")
     if verdict.strict is None:
         return tag("li", tag("b", f"{NO_VALUE} {name}"), " ", verdict.reason, class_="unjudged")
@@ -214,7 +252,9 @@ def _chip(verdict: Verdict) -> Html:
     state = "passed" if verdict.strict else "failed"
     hint = f"strict {'followed' if verdict.strict else 'not followed'}, "
     hint += f"loose {'followed' if verdict.loose else 'not followed'}"
-    return tag("li", tag("b", f"{marks} {name}", title=hint), " ", verdict.reason, class_=state)
+    although = tag("em", " passed, cut") if verdict.strict and is_cut else None
+    chip = tag("b", f"{marks} {name}", title=hint)
+    return tag("li", chip, although, " ", verdict.reason, class_=state)
 
 
 def unavailable_types(types: Mapping[str, str | None]) -> Html:

@@ -6,7 +6,7 @@ A check is a run like any other: the worker executes it, this tab shows what the
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import PRIVATE, App, Outputs
+from ui.checks import export, render_origin
 from ui.checks import form as checks_form
 from ui.checks import render as render_checks
+from ui.checks.choices import Filter, Results, chosen_filter, filters
 from ui.checks.form import NAMES, NEWEST, texts
-from ui.checks.render import Filter
 from ui.header import Header
-from ui.html import parts, run_panel
+from ui.html import Html, join, parts, run_panel
 from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.evaluation import mmlu, scores
+from upq.jobs import shipped_checks
 from upq.store import Run
 
-FILTERS = ("all", "flipped", "failed")
+#: The filter that a check opens with: what quantization changed.
+FIRST_FILTER: Filter = "flipped"
 PAGE = 25
 
 
@@ -46,7 +49,13 @@ class Report(Outputs):
     resume: gr.Button
     totals: gr.HTML
     flips: gr.HTML
+    origin: gr.HTML
+    csv: gr.DownloadButton
+    json: gr.DownloadButton
+    types_card: gr.Column
     types: gr.HTML
+    list_card: gr.Column
+    listed: gr.Radio
     prompts: gr.HTML
     more: gr.Button
     seen: gr.State
@@ -69,16 +78,39 @@ def build(app: App, header: Header) -> None:
                 resume = gr.Button("Resume", visible=False, size="sm", min_width=90)
             totals = gr.HTML(elem_id="check-totals")
             flips = gr.HTML(elem_id="check-flips")
-    with gr.Column(elem_classes="card"), gr.Accordion("Per instruction type or subject", open=True):
-        types = gr.HTML(elem_id="check-types")
-    with gr.Column(elem_classes="card"):
-        listed = gr.Radio(FILTERS, value="all", label="Prompts", elem_id="check-filter")
+            origin = gr.HTML(elem_id="check-origin")
+            with gr.Row(elem_classes="buttons"):
+                csv = gr.DownloadButton("CSV", visible=False, size="sm", elem_id="check-csv")
+                json = gr.DownloadButton("JSON", visible=False, size="sm", elem_id="check-json")
+    with gr.Column(elem_classes="card", visible=False) as list_card:
+        listed = gr.Radio([], label="Prompts", elem_id="check-filter")
         prompts = gr.HTML(elem_id="check-prompts")
         more = gr.Button("Show more", visible=False, size="sm", min_width=110)
-    report = Report(summary, cancel, resume, totals, flips, types, prompts, more, gr.State(("", 0)))
+    with (
+        gr.Column(elem_classes="card", visible=False) as types_card,
+        gr.Accordion("Per instruction type or subject", open=True),
+    ):
+        types = gr.HTML(elem_id="check-types")
+    report = Report(
+        summary=summary,
+        cancel=cancel,
+        resume=resume,
+        totals=totals,
+        flips=flips,
+        origin=origin,
+        csv=csv,
+        json=json,
+        types_card=types_card,
+        types=types,
+        list_card=list_card,
+        listed=listed,
+        prompts=prompts,
+        more=more,
+        seen=gr.State(("", 0)),
+    )
     selector.input(lambda value: value, selector, choice.chosen, **PRIVATE)
     checks_form.wire(app, header, form, start, started, choice.outputs)
-    _wire_report(app, header, report, choice, listed, started)
+    _wire_report(app, header, report, choice, started)
 
 
 def _wire_report(
@@ -86,10 +118,9 @@ def _wire_report(
     header: Header,
     report: Report,
     choice: Choice,
-    listed: gr.Radio,
     started: gr.HTML,
 ) -> None:
-    shown = gr.State(PAGE)
+    shown, kind = gr.State(PAGE), gr.State(FIRST_FILTER)
 
     def show(run_id: int | None, check_id: int, kind: Filter, limit: int, seen: Any) -> Any:
         return _report(app, run_id, check_id, kind, limit, seen)
@@ -114,14 +145,15 @@ def _wire_report(
         header.checks.change,
         header.chosen.change,
         choice.chosen.change,
-        listed.change,
+        kind.change,
         shown.change,
     ]
-    inputs = [*picked, listed, shown, report.seen]
+    inputs = [*picked, kind, shown, report.seen]
     gr.on(changes, show, inputs, report.outputs, trigger_mode="always_last", **PRIVATE)
     gr.on([header.catalog.change, header.chosen.change], choices, picked, choice.outputs, **PRIVATE)
     report.cancel.click(cancel, picked, started, **PRIVATE)
     report.resume.click(resume, picked, started, **PRIVATE)
+    report.listed.input(lambda value: (value, PAGE), report.listed, [kind, shown], **PRIVATE)
     report.more.click(lambda limit: limit + PAGE, shown, shown, **PRIVATE)
 
 
@@ -142,45 +174,98 @@ def _check_name(run: Run) -> str:
     if config.suite == "mmlu":
         amount = f"{config.per_subject} per subject" if config.per_subject else "whole"
     precisions = " ".join(config.precisions)
-    return f"#{run.id} {NAMES[config.suite]}{file} · {amount} · {precisions} · {run.state}"
+    facts = [f"#{run.id} {NAMES[config.suite]}{file}", amount, precisions, run.state, run.name]
+    return " · ".join(filter(None, facts))
 
 
 def _report(
-    app: App, run_id: int | None, check_id: int, choice: Filter, limit: int, seen: Any
+    app: App, run_id: int | None, check_id: int, kind: Filter, limit: int, seen: Any
 ) -> list[Any]:
     run = _chosen(app, run_id, check_id)
     position = app.store.queue_position(run.id) if run else 0
-    now_seen = [run.id if run else 0, run.revision if run else 0, position, choice, limit]
+    now_seen = [run.id if run else 0, run.revision if run else 0, position, kind, limit]
     if now_seen == seen:
         return Report.fill()
-    report = app.shared.get(
-        ("checks", *now_seen), lambda: _drawn(app, run, position, choice, limit)
-    )
+    report = app.shared.get(("checks", *now_seen), lambda: _drawn(app, run, position, kind, limit))
     return Report.fill(**report, seen=now_seen)
 
 
-def _drawn(app: App, run: Run | None, position: int, choice: Filter, limit: int) -> dict[str, Any]:
+def _drawn(app: App, run: Run | None, position: int, kind: Filter, limit: int) -> dict[str, Any]:
     """Values for the components of a Report, alike on all pages that show this check."""
     suite = CheckConfig.from_values(run.config).suite if run else "builtin"
     results = scores.outcomes(suite, app.store.check_results(run.id)) if run else {}
-    listed = {} if suite == "wikitext2" else results
-    keys = render_checks.chosen_keys(listed, choice)
     state = run.state if run else ""
-    prompts = _prompts(run) if run else {}
+    asked = _asked(run, results) if run else {}
     return {
         "summary": run_panel.run_panel(run, position, time.time()) if run else "",
         "cancel": gr.update(visible=state in ("queued", "running", "interrupted")),
         "resume": gr.update(visible=state in ("failed", "cancelled", "interrupted")),
-        "totals": render_checks.scores_table(suite, results) if results or not run else "",
+        "totals": _totals(run, suite, results),
         "flips": render_checks.flip_line(suite, results),
+        "origin": render_origin.origin(run) if run and results else "",
+        "types_card": gr.update(visible=bool(results)),
         "types": render_checks.bars(suite, results),
-        "prompts": render_checks.prompt_list(listed, prompts, choice, limit),
+        **_listed({} if suite == "wikitext2" else results, asked, kind, limit),
+        **_files(app, run, suite, results, asked),
+    }
+
+
+def _totals(run: Run | None, suite: str, results: Results) -> Html:
+    if run is None:
+        return render_checks.scores_table(suite, {})
+    return join(
+        [
+            render_checks.unfinished(run, results),
+            render_checks.scores_table(suite, results) if results else None,
+        ]
+    )
+
+
+def _listed(
+    results: Results, asked: Mapping[Hashable, str | mmlu.Question], kind: Filter, limit: int
+) -> dict[str, Any]:
+    """Values for the list of prompts: the filters with their counts, and the items of the chosen one."""
+    found = filters(results)
+    chosen = chosen_filter(found, kind)
+    keys = found[chosen]
+    choices = [(f"{name} {len(items)}", name) for name, items in found.items()]
+    return {
+        "list_card": gr.update(visible=bool(results)),
+        "listed": gr.update(choices=choices, value=chosen),
+        "prompts": render_checks.prompt_list(results, asked, chosen, keys, limit),
         "more": gr.update(visible=len(keys) > limit),
     }
 
 
-def _prompts(run: Run) -> dict[Hashable, str | mmlu.Question]:
+def _files(
+    app: App,
+    run: Run | None,
+    suite: str,
+    results: Results,
+    asked: Mapping[Hashable, str | mmlu.Question],
+) -> dict[str, Any]:
+    """Values for the two downloads. A check that goes on offers none yet."""
+    if run is None or not results or run.state in ("queued", "running"):
+        return {name: gr.update(visible=False) for name in ("csv", "json")}
+    texts_of = {
+        "csv": export.csv_of(results, asked),
+        "json": export.json_of(suite, run.config, results),
+    }
+    found = {}
+    for name, text in texts_of.items():
+        path = app.export_dir / f"upq-check-{run.id}.{name}"
+        path.write_text(text, encoding="utf-8")
+        found[name] = gr.update(value=str(path), visible=True)
+    return found
+
+
+def _asked(run: Run, results: Results) -> Mapping[Hashable, str | mmlu.Question]:
+    """Return what was asked, from what ships where that has it all, so that nothing asks the hub for it."""
     config = CheckConfig.from_values(run.config)
+    shipped = shipped_checks.asked(config.suite)
+    items = {scores.item(one)[0] for own in results.values() for one in own} if shipped else set()
+    if config.path is None and items and items <= shipped.keys():
+        return shipped
     try:
         return texts(config.suite, config.path)
     except UserError:

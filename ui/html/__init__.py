@@ -1,10 +1,12 @@
 """Safe HTML and what every tab draws with: parts, charts, axes, words."""
 
 from ui.html.axes import Point, linear_axis, log_axis
-from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
+from ui.html.charts import Dot, Key, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
+from ui.html.origin import commit_words, machine_words
 from ui.html.parts import fact, notice, run_name, table
 from ui.html.run_panel import stage_seconds
+from ui.html.spreadsheet import csv_text
 from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
@@ -31,10 +33,13 @@ __all__ = [
     "PRECISIONS",
     "Dot",
     "Html",
+    "Key",
     "Point",
     "Precision",
     "Series",
     "block_chart",
+    "commit_words",
+    "csv_text",
     "duration",
     "fact",
     "fixed",
@@ -43,6 +48,7 @@ __all__ = [
     "line_chart",
     "linear_axis",
     "log_axis",
+    "machine_words",
     "model_name",
     "notice",
     "number",

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_POINTS = 400
+#: A chart of curves is read at so many places at most.
+READINGS = 24
+#: The share of a logarithmic axis that lies below its break, at whose lower end 0 has its place.
+ZERO_SHARE = 0.14
 TICKS = 4
 #: The size that a plot is taken to have when names are placed, and that of the names, pixels.
 PLOT_PIXELS = (620.0, 270.0)
@@ -19,19 +23,23 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from values to 0..1, linear or logarithmic."""
+    """A scale from values to 0..1, linear or logarithmic. A broken one is logarithmic and has a place for 0."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
     logarithmic: bool = False
+    broken: bool = False
 
     def place(self, value: float) -> float:
         """Return the position of a value between the ends, clipped to 0..1."""
+        if self.broken and value <= 0:
+            return 0.0
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(max(value, self.low))
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return ZERO_SHARE + (1 - ZERO_SHARE) * share if self.broken else share
 
 
 def linear_axis(values: Sequence[float], from_zero: bool = True) -> Axis:
@@ -59,7 +67,10 @@ def ends_axis(values: Sequence[float]) -> Axis:
 
 
 def log_axis(values: Sequence[float]) -> Axis:
-    """Return an axis from one, two or five times a power of ten to another, around the positive values."""
+    """Return an axis from one, two or five times a power of ten to another, around the positive values.
+
+    A logarithmic axis never reaches 0; where there is one, the axis is broken, and 0 lies at its lower end.
+    """
     positive = [value for value in values if value > 0] or [1.0]
     first, last = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     marks = [
@@ -73,7 +84,9 @@ def log_axis(values: Sequence[float]) -> Axis:
     if len(inside) > 2 * TICKS:
         powers = [10.0**power for power in range(first, last + 1) if low <= 10.0**power <= high]
         inside = powers[:: max(1, math.ceil(len(powers) / TICKS))]
-    return Axis(low, high, tuple(inside), logarithmic=True)
+    broken = any(value <= 0 for value in values)
+    ticks = (0.0, *inside) if broken else tuple(inside)
+    return Axis(low, high, ticks, logarithmic=True, broken=broken)
 
 
 def _round_step(raw: float) -> float:

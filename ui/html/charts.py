@@ -2,6 +2,7 @@
 
 The drawing is an SVG stretched over its box and every label is HTML placed in percent, so text keeps
 its size from a phone to a wide screen and a stroke never gets thick. Colours are classes of theme.css.
+Every chart can be read: see ui.html.readings.
 """
 
 from __future__ import annotations
@@ -9,11 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ui.html.axes import Axis, close_axis, ends_axis, front, linear_axis, log_axis, name_sides, thin
+from ui.html.axes import (
+    READINGS,
+    ZERO_SHARE,
+    Axis,
+    Point,
+    close_axis,
+    ends_axis,
+    front,
+    linear_axis,
+    log_axis,
+    name_sides,
+    thin,
+)
 from ui.html.markup import Html, join, tag
+from ui.html.readings import Reading, Value, button, group_of, strips, tip, values_table
 from ui.html.words import number
 
 Scale = Callable[[Sequence[float]], Axis]
+#: An entry of a legend: its words, the classes of its sign, and a value or "".
+Key = tuple[str, str, str]
+BROKEN = "the axis is broken: 0 has no place on a logarithmic scale and stands below the break"
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Dot:
-    """One point of a scatter with the text shown beside it and on hover."""
+    """One point of a scatter. kind is its colour class, shape one of round, square and diamond.
+
+    A hollow one is there to compare with, and takes no part in the front.
+    """
 
     x: float
     y: float
     kind: str
     name: str
-    hint: str
+    shape: str = "round"
     hollow: bool = False
 
 
@@ -52,7 +72,10 @@ def line_chart(
     x_scale: Scale = ends_axis,
     y_scale: Scale = linear_axis,
 ) -> Html:
-    """Draw curves over a common axis with a legend that carries the latest values."""
+    """Draw curves over a common axis with a legend that carries the latest values.
+
+    What stands behind a comma in x_name is a remark, which belongs to the axis alone.
+    """
     drawn = [replace(curve, points=thin(sorted(curve.points))) for curve in series if curve.points]
     if not drawn:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
@@ -69,7 +92,28 @@ def line_chart(
         for curve in labelled
     ]
     ends = join(_end_mark(curve, x_axis, y_axis) for curve in labelled)
-    return _frame(title, legend, _plot(title, x_axis, y_axis, curves, ends, x_name))
+    short_name = x_name.partition(",")[0]
+    readings = _curve_readings(drawn, x_axis, short_name)
+    places = strips(readings, group_of(title, readings))
+    plot = _plot(title, x_axis, y_axis, curves, join([ends, *places]), x_name)
+    return _frame(title, legend, plot, values_table(short_name, readings))
+
+
+def _curve_readings(curves: Sequence[Series], x_axis: Axis, x_name: str) -> list[Reading]:
+    """Return what the curves are at READINGS places or fewer: of each curve its last point in that part of the axis."""
+    parts: dict[int, dict[str, tuple[Point, str]]] = {}
+    for curve in curves:
+        for x, y in curve.points:
+            part = min(int(x_axis.place(x) * READINGS), READINGS - 1)
+            parts.setdefault(part, {})[curve.name] = ((x, y), curve.kind)
+    readings = []
+    for part, found in sorted(parts.items()):
+        xs = [x for (x, _), _ in found.values()]
+        span = " to ".join(dict.fromkeys([number(min(xs)), number(max(xs))]))
+        values = [Value(name, number(y), kind) for name, ((_, y), kind) in found.items()]
+        at = x_axis.place(sum(xs) / len(xs))
+        readings.append(Reading(f"{x_name} {span}", values, part / READINGS, 1 / READINGS, at))
+    return readings
 
 
 def _curve(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
@@ -83,14 +127,13 @@ def _curve(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
 
 def _end_mark(curve: Series, x_axis: Axis, y_axis: Axis) -> Html:
     x, y = curve.points[-1]
-    hint = f"{curve.name}: {number(y)}"
     label = tag("b", curve.label, class_="right") if curve.label else None
-    return _mark(x_axis.place(x), y_axis.place(y), f"mark {curve.kind}", hint, label)
+    place = _place(x_axis.place(x), y_axis.place(y))
+    return tag("span", label, class_=f"mark {curve.kind}", style=place)
 
 
-def _mark(x: float, y: float, class_: str, hint: str, *children: object) -> Html:
-    place = f"left:{100 * x:.2f}%;bottom:{100 * y:.2f}%"
-    return tag("span", *children, class_=class_, style=place, title=hint)
+def _place(x: float, y: float) -> str:
+    return f"left:{100 * x:.2f}%;bottom:{100 * y:.2f}%"
 
 
 def block_chart(
@@ -112,20 +155,35 @@ def block_chart(
     )
     blocks_axis = Axis(0, max(count - 1, 1), (0, count - 1))
     legend = [("before", f"{kind} hollow", ""), ("after", kind, "")]
-    return _frame(title, legend, _plot(title, blocks_axis, axis, bars, Html(), "block"))
+    readings = [
+        _block_reading(index, count, before.get(index), after.get(index), kind)
+        for index in sorted({*before, *after})
+    ]
+    places = join(strips(readings, group_of(title, readings)))
+    plot = _plot(title, blocks_axis, axis, bars, places, "block")
+    return _frame(title, legend, plot, values_table("block", readings))
+
+
+def _block_reading(
+    index: int, count: int, before: float | None, after: float | None, kind: str
+) -> Reading:
+    values = [
+        Value("before", number(before), f"{kind} hollow"),
+        Value("after", number(after), kind),
+    ]
+    return Reading(f"block {index}", values, index / count, 1 / count, (index + 0.5) / count)
 
 
 def _bar_pair(
     index: int, count: int, before: float | None, after: float | None, axis: Axis, kind: str
 ) -> Html:
     slot = 100 / count
-    hint = tag("title", f"block {index}: {number(before)} before, {number(after)} after")
     bars = [
         _bar(index * slot + shift * slot, 0.36 * slot, axis.place(value), class_)
         for value, shift, class_ in ((before, 0.12, f"{kind} hollow"), (after, 0.52, kind))
         if value is not None
     ]
-    return tag("g", hint, *bars)
+    return tag("g", *bars)
 
 
 def _bar(left: float, width: float, height: float, kind: str) -> Html:
@@ -141,51 +199,68 @@ def _bar(left: float, width: float, height: float, kind: str) -> Html:
 
 
 def scatter(
-    title: str,
+    y_name: str,
     dots: Sequence[Dot],
     *,
     x_name: str,
     x_text: Callable[[float], str],
     y_text: Callable[[float], str] = number,
     higher_is_better: bool = False,
+    legend: Sequence[Key] = (),
     empty: str,
 ) -> Html:
     """Draw named points, less x is better. The Pareto front is drawn and its points are named below.
 
-    A y where less is better has a logarithmic axis, with 0 at its lower end.
+    A y where less is better has a logarithmic axis, broken where there is a 0.
     """
+    title = f"{y_name} against {x_name}"
     if not dots:
         return _frame(title, None, tag("p", empty, class_="chart-empty"))
     x_axis = linear_axis([dot.x for dot in dots])
     y_axis = (close_axis if higher_is_better else log_axis)([dot.y for dot in dots])
-    best = front([(dot.x, dot.y) for dot in dots], higher_is_better)
+    best = front([(dot.x, dot.y) for dot in dots if not dot.hollow], higher_is_better)
     line = _curve(Series("front", "front", best), x_axis, y_axis) if len(best) > 1 else Html()
-    ordered = sorted(dots, key=lambda dot: ((dot.x, dot.y) not in best, dot.hollow))
+    ordered = sorted(dots, key=lambda dot: (not _is_on(best, dot), dot.hollow))
     places = [(x_axis.place(dot.x), y_axis.place(dot.y)) for dot in ordered]
     sides = name_sides(places, [dot.name for dot in ordered])
+    readings = [
+        Reading(dot.name, [Value(x_name, x_text(dot.x)), Value(y_name, y_text(dot.y))])
+        for dot in ordered
+    ]
+    group = group_of(title, readings)
+    names = [
+        tag("b", dot.name, class_=side if _is_on(best, dot) else f"{side} minor") if side else None
+        for dot, side in zip(ordered, sides, strict=True)
+    ]
     marks = join(
-        _mark(
-            *place,
-            f"dot {dot.kind}{' hollow' if dot.hollow else ''}",
-            dot.hint,
-            tag("b", dot.name, class_=side if (dot.x, dot.y) in best else f"{side} minor")
-            if side
-            else None,
-        )
-        for dot, place, side in zip(ordered, places, sides, strict=True)
+        _dot(dot, place, name, reading, group)
+        for dot, place, name, reading in zip(ordered, places, names, readings, strict=True)
     )
-    names = [dot.name for dot in sorted(ordered, key=lambda dot: dot.x) if (dot.x, dot.y) in best]
-    legend = [(f"Pareto front: {', '.join(names)}", "front", "")]
-    return _frame(title, legend, _plot(title, x_axis, y_axis, line, marks, x_name, x_text, y_text))
+    front_names = [dot.name for dot in sorted(ordered, key=lambda dot: dot.x) if _is_on(best, dot)]
+    keys = [*legend, (f"Pareto front: {', '.join(front_names)}", "front", "")] if best else legend
+    plot = _plot(title, x_axis, y_axis, line, marks, x_name, x_text, y_text)
+    return _frame(title, keys, plot, values_table("model", readings))
 
 
-def _frame(title: str, legend: Sequence[tuple[str, str, str]] | None, body: Html) -> Html:
+def _dot(dot: Dot, place: Point, name: Html | None, reading: Reading, group: str) -> Html:
+    shape = tag("i", class_=f"{dot.shape}{' hollow' if dot.hollow else ''}")
+    words = tip(reading, "right" if place[0] < 0.5 else "left")
+    parts = [button(reading, group), shape, name, words]
+    return tag("label", *parts, class_=f"dot {dot.kind}", style=_place(*place))
+
+
+def _is_on(best: Sequence[Point], dot: Dot) -> bool:
+    """Whether a dot is one of those that nothing beats."""
+    return not dot.hollow and (dot.x, dot.y) in best
+
+
+def _frame(title: str, legend: Sequence[Key] | None, *body: Html) -> Html:
     keys = [
         tag("span", tag("i", class_=f"key {kind}"), name, tag("b", value) if value else None)
         for name, kind, value in legend or ()
     ]
     caption = tag("figcaption", tag("span", title), tag("span", *keys, class_="legend"))
-    return tag("figure", caption, body, class_="chart")
+    return tag("figure", caption, *body, class_="chart")
 
 
 def _plot(
@@ -209,7 +284,7 @@ def _plot(
         viewBox="0 0 100 100",
         preserveAspectRatio="none",
         role="img",
-        aria_label=title,
+        aria_label=f"{title}, {BROKEN}" if y_axis.broken or x_axis.broken else title,
     )
     y_labels = [
         tag("span", y_text(tick), class_="y", style=f"bottom:{100 * y_axis.place(tick):.2f}%")
@@ -220,4 +295,15 @@ def _plot(
         for tick in dict.fromkeys(x_axis.ticks)
     ]
     name = tag("span", x_name, class_="x-name")
-    return tag("div", svg, marks, *y_labels, *x_labels, name, class_="plot")
+    breaks = [
+        tag(
+            "span",
+            class_=f"break {direction}",
+            style=f"{side}:{50 * ZERO_SHARE:.2f}%",
+            title=BROKEN,
+        )
+        for axis, direction, side in ((y_axis, "y-break", "bottom"), (x_axis, "x-break", "left"))
+        if axis.broken
+    ]
+    drawn = [svg, *breaks, *y_labels, *x_labels, name, marks]
+    return tag("div", *drawn, class_="plot", role="group", aria_label=title)

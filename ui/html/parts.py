@@ -11,7 +11,7 @@ from typing import Literal
 
 from ui.html.clock import clock
 from ui.html.markup import Html, join, tag
-from ui.html.words import METHOD_NAMES, model_name, percent, stage_name
+from ui.html.words import METHOD_NAMES, NO_VALUE, model_name, percent, stage_name
 from upq.decode import ROWS
 from upq.store import Run
 
@@ -103,8 +103,8 @@ def table(
 ) -> Html:
     """Draw a table that scrolls inside its own box; numeric columns are right-aligned.
 
-    On a phone each row is a block, and a number carries the name of its column. keys holds what each cell is sorted by
-    when the head of its column is clicked; without keys nothing can be clicked.
+    On a phone each row is a block without the cells that have no value, and a number carries the name of its column.
+    keys holds what each cell is sorted by when the head of its column is clicked; without keys nothing can be clicked.
     """
 
     def title(column: int, name: object) -> Html:
@@ -113,9 +113,11 @@ def table(
 
     def cell(row: int, column: int, value: object) -> Html:
         key = keys[row][column] if keys else None
+        without = "nothing" if value == NO_VALUE else ""
         if column not in numeric:
-            return tag("td", value, data_key=key)
-        return tag("td", value, class_="number", data_label=head[column], data_key=key)
+            return tag("td", value, class_=without or None, data_key=key)
+        kind = f"number {without}".strip()
+        return tag("td", value, class_=kind, data_label=head[column], data_key=key)
 
     titles = tag("tr", *(title(column, name) for column, name in enumerate(head)))
     lines = [

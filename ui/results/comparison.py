@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ui.app_state import speed_note
-from ui.html import METHOD_NAMES, Point, model_name, size
+from ui.html import METHOD_NAMES, Point, commit_words, machine_words, model_name
 from upq.config import (
     QUANTIZED,
     CheckConfig,
@@ -40,23 +40,30 @@ Checks = dict[str, dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and the number of trials."""
+    """The outcome of an evaluation suite: its main figure, the 95 % interval of it, and the number of trials.
+
+    cut and repeats count answers, where the suite has some and it is known how they ended.
+    """
 
     value: float
     low: float
     high: float
     count: int
+    cut: int | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One artifact or baseline of one run; None means that something was not measured.
+    """One artifact or baseline; None means that something was not measured, or is not of one run.
 
+    run is the run that made or measured it, None of a row that stands for several, which are in runs; is_apart marks
+    one of those whose model was measured on other answers as well. slot is its colour class in charts.
     served_kl, served_top1 and served_ppl are what the engine that answers gives on the same tokens, where it computes
     otherwise; served_by names it. scores holds the outcome of the newest check of each suite.
     """
 
-    run: int
+    run: int | None
     model: str
     method: str
     preset: str
@@ -77,14 +84,18 @@ class ResultRow:
     served_ppl: float | None
     served_by: str | None
     tokens_per_s: float | None
-    run_seconds: float
+    run_seconds: float | None
     training_tokens: int | None
     peak_bytes: int | None
     gpu_peak_bytes: int | None
-    seed: int
+    seed: int | None
     machine: str
     commit: str
     command: str
+    run_name: str = ""
+    runs: tuple[int, ...] = ()
+    is_apart: bool = False
+    slot: str = "plain"
     scores: Mapping[str, Score] = field(default_factory=dict)
 
     @property
@@ -141,10 +152,23 @@ def gather(store: Store, run_ids: Sequence[int]) -> list[Subject]:
     """Return the chosen runs in the order of their numbers; ones that are gone are left out."""
     checks = _newest_checks(store, set(run_ids))
     runs = {run.id: run for run in comparable(store) if run.id in set(run_ids)}
+    chosen = slots(sorted(runs)[:MAX_RUNS])
     return [
-        _subject(store, runs[run_id], f"slot{slot}", checks.get(run_id, {}))
-        for slot, run_id in enumerate(sorted(runs)[:MAX_RUNS])
+        _subject(store, runs[run_id], slot, checks.get(run_id, {}))
+        for run_id, slot in chosen.items()
     ]
+
+
+def slots(run_ids: Sequence[int]) -> dict[int, str]:
+    """Return the colour class of each of MAX_RUNS runs or fewer: that of its number.
+
+    Only where two numbers have the same one does the later run take the next that is free.
+    """
+    taken: dict[int, str] = {}
+    for run_id in run_ids:
+        wanted = [f"slot{(run_id + shift) % MAX_RUNS}" for shift in range(MAX_RUNS)]
+        taken[run_id] = next(slot for slot in wanted if slot not in taken.values())
+    return taken
 
 
 def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
@@ -161,6 +185,7 @@ def _subject(store: Store, run: Run, slot: str, checks: Checks) -> Subject:
         "machine": machine_words(run),
         "commit": commit_words(run),
         "command": command(config) if config else "",
+        "slot": slot,
     }
     scores = {
         (suite, name): score for suite in checks for name, score in scores_of(suite, checks[suite])
@@ -216,6 +241,7 @@ def _row(
     extras = ("kl_low", "kl_high", "agreed_median")
     return ResultRow(
         run=run.id,
+        run_name=run.name,
         model=model_name(run.model),
         method=run.method,
         preset=run.preset,
@@ -257,7 +283,14 @@ def scores_of(suite: str, found: Mapping[str, Sequence[Any]]) -> Iterator[tuple[
     for row in check_report.rows(suite, found):
         yield (
             row["precision"],
-            Score(row[name], row[f"{name}_low"], row[f"{name}_high"], row[count]),
+            Score(
+                value=row[name],
+                low=row[f"{name}_low"],
+                high=row[f"{name}_high"],
+                count=row[count],
+                cut=row["cut"] if row.get("endings") else None,
+                repeats=row["repeats"] if row.get("endings") else None,
+            ),
         )
 
 
@@ -286,23 +319,3 @@ def same_yardstick(subjects: Sequence[Subject]) -> bool:
     """Tell whether all runs were measured on the same held-out answers, by FP16's own perplexity of them."""
     reference = (row for subject in subjects for row in subject.rows if row.label == "FP16")
     return len({(row.model, row.tokens, round(row.ppl or 0.0, 6)) for row in reference}) < 2
-
-
-def machine_words(run: Run) -> str:
-    """Describe the machine that the run was last executed on; "" for runs of before this was kept."""
-    if not run.environments:
-        return ""
-    machine = run.environments[-1]["machine"]
-    cores = f"{machine['cores']} cores"
-    parts = [machine["processor"], cores, machine["instructions"], size(machine["memory_bytes"])]
-    if machine["gpu"]:
-        parts += [machine["gpu"], size(machine["gpu_bytes"])]
-    return ", ".join(filter(None, parts))
-
-
-def commit_words(run: Run) -> str:
-    """Return the commit that the run was last executed at, else the version; "" if that was not kept."""
-    if not run.environments:
-        return ""
-    last = run.environments[-1]
-    return last["commit"] or f"version {last['versions']['upq']}"

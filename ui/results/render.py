@@ -1,17 +1,18 @@
-"""The results: one row an artifact or baseline, as a table, as size against quality, and as CSV text."""
+"""The results: one row for an artifact or baseline, as a table, as size against quality, and as CSV text."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from ui.html import (
     METHOD_NAMES,
     NO_VALUE,
+    PRECISIONS,
     Dot,
     Html,
+    Key,
+    csv_text,
     duration,
     fixed,
     join,
@@ -56,6 +57,10 @@ MEASURES: Mapping[str, Measure] = {
     "ifeval": Measure("IFEval prompts followed", _score("ifeval"), percent, True, _CHECK),
     "builtin": Measure("Built-in checks followed", _score("builtin"), percent, True, _CHECK),
 }
+#: A row of several runs names so many of them.
+NAMED_RUNS = 3
+#: Precision -> its shape in a scatter.
+SHAPES = {"FP16": "square", "INT4": "round", "INT2": "diamond"}
 #: Suite -> its column in the table.
 SUITES = {"wikitext2": "WikiText-2", "mmlu": "MMLU", "ifeval": "IFEval", "builtin": "checks"}
 
@@ -81,9 +86,36 @@ def _suite_column(suite: str) -> Column:
     )
 
 
-def _artifact(row: ResultRow) -> Html:
+def row_name(row: ResultRow) -> str:
+    """Name a row in short: "#4 INT2" of a run, "FP16" and "RTN INT2" of several runs, with these if others differ."""
+    if row.run is not None:
+        return f"#{row.run} {row.label}"
+    return f"{row.label} ({_runs(row)})" if row.is_apart else row.label
+
+
+def _runs(row: ResultRow) -> str:
+    return ", ".join(f"#{run}" for run in row.runs[:NAMED_RUNS]) + (
+        f" and {len(row.runs) - NAMED_RUNS} more" if len(row.runs) > NAMED_RUNS else ""
+    )
+
+
+def _model(row: ResultRow) -> Html:
+    """Draw what a row is of, and below it whose it is."""
+    sign = tag("i", class_=f"key shape {SHAPES[row.precision]} {_colour(row)}")
     kind = f"{row.precision.lower()}{' baseline' if row.baseline else ''}"
-    return tag("span", row.label, class_=kind)
+    if row.run is not None:
+        own = " ".join(filter(None, [METHOD_NAMES.get(row.method, row.method), row.run_name]))
+        name = join([tag("b", f"#{row.run} "), tag("span", row.label, class_=kind)])
+    else:
+        where = f" on their {row.tokens or 0:,} tokens, apart from others" if row.is_apart else ""
+        whose = f"{row.model}, " if row.label == "FP16" else ""
+        own = f"{whose}measured by {_runs(row)}{where}"
+        name = tag("span", row.label, class_=kind)
+    return join([sign, name, tag("small", own)])
+
+
+def _colour(row: ResultRow) -> str:
+    return f"{row.slot}{' hollow' if row.baseline else ''}"
 
 
 def _kl(row: ResultRow) -> Html:
@@ -106,27 +138,26 @@ def _agreed(row: ResultRow) -> Html | str:
 
 
 def _method(row: ResultRow) -> str:
-    return f"{METHOD_NAMES.get(row.method, row.method)} {row.preset}"
+    return f"{METHOD_NAMES.get(row.method, row.method)} {row.preset}".strip()
 
 
-def _run(row: ResultRow) -> Html:
-    return join([tag("b", f"#{row.run}"), tag("small", f" {row.model}")])
-
-
+#: What tells the rows of several models apart; of one model it would say the same everywhere.
+SOURCE = Column("of", lambda row: row.model, lambda row: row.model, numeric=False)
+#: The first column stays in view; those that matter most stand beside it.
 COLUMNS = (
-    Column("run", _run, lambda row: row.run, numeric=False),
-    Column("artifact", _artifact, lambda row: row.label, numeric=False),
-    Column("method", _method, _method, numeric=False),
-    Column("b/w", lambda row: fixed(row.bits_per_weight, 2), lambda row: row.bits_per_weight),
-    Column("size", lambda row: size(row.size_bytes), lambda row: row.size_bytes),
+    Column("model", _model, row_name, numeric=False),
     Column("KL", _kl, lambda row: row.kl),
+    Column("top-1", lambda row: percent(row.top1), lambda row: row.top1),
+    Column("size", lambda row: size(row.size_bytes), lambda row: row.size_bytes),
+    Column("b/w", lambda row: fixed(row.bits_per_weight, 2), lambda row: row.bits_per_weight),
+    *(_suite_column(suite) for suite in ("builtin", "ifeval", "mmlu", "wikitext2")),
+    Column("tok/s", lambda row: number(row.tokens_per_s), lambda row: row.tokens_per_s),
     Column("KL as served", _served, lambda row: row.served_kl),
     Column("KL p95", lambda row: fixed(row.kl_p95, 3), lambda row: row.kl_p95),
-    Column("top-1", lambda row: percent(row.top1), lambda row: row.top1),
     Column("agrees for", _agreed, lambda row: row.agreed_median),
     Column("ppl", lambda row: number(row.ppl), lambda row: row.ppl),
-    *(_suite_column(suite) for suite in SUITES),
-    Column("tok/s", lambda row: number(row.tokens_per_s), lambda row: row.tokens_per_s),
+    SOURCE,
+    Column("method", lambda row: _method(row) or NO_VALUE, _method, numeric=False),
     Column(
         "trained on",
         lambda row: f"{row.training_tokens:,}" if row.training_tokens else NO_VALUE,
@@ -138,7 +169,12 @@ COLUMNS = (
         lambda row: peak_memory(row.peak_bytes, row.gpu_peak_bytes),
         lambda row: row.gpu_peak_bytes or row.peak_bytes,
     ),
-    Column("seed", lambda row: row.seed, lambda row: row.seed, origin=True),
+    Column(
+        "seed",
+        lambda row: NO_VALUE if row.seed is None else row.seed,
+        lambda row: row.seed,
+        origin=True,
+    ),
     Column("commit", lambda row: row.commit or NO_VALUE, lambda row: row.commit, False, True),
     Column("machine", lambda row: row.machine or NO_VALUE, lambda row: row.machine, False, True),
 )
@@ -147,16 +183,20 @@ COLUMNS = (
 def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
     """Draw every artifact and baseline side by side; a click on a column's head sorts by it.
 
-    brief is for paper: without the columns that are empty or about where the rows come from, and without sorting.
+    A column without any value is left out. brief is for paper: without the columns about where the rows come from,
+    and without sorting.
     """
     if not rows:
         return notice(
             "empty", "No results yet.", "They appear here when a run has packed its first artifact."
         )
+    single = len({row.model for row in rows}) == 1
     chosen = [
         column
         for column in COLUMNS
-        if not brief or (not column.origin and any(column.key(row) is not None for row in rows))
+        if not (single and column is SOURCE)
+        and not (brief and column.origin)
+        and any(column.key(row) not in (None, "") for row in rows)
     ]
     drawn = table(
         [column.name for column in chosen],
@@ -166,6 +206,13 @@ def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
         keys=() if brief else [[column.key(row) for column in chosen] for row in rows],
     )
     return join([drawn, _serving_note(rows)])
+
+
+def filtered_table(rows: Sequence[ResultRow], listed: Sequence[ResultRow]) -> Html:
+    """Draw the table of the rows that a filter left of all of them."""
+    if rows and not listed:
+        return notice("empty", "No row is left.", "Take a check out of the filters above.")
+    return results_table(listed)
 
 
 def _serving_note(rows: Sequence[ResultRow]) -> Html | None:
@@ -197,45 +244,56 @@ def with_interval(
 
 
 def size_against_quality(rows: Sequence[ResultRow], measure: str) -> Html:
-    """Draw size on disk against one of MEASURES, FP16 once for each model."""
+    """Draw size on disk against one of MEASURES: a run by its colour, a precision by its shape, baselines hollow."""
     chosen = MEASURES[measure]
     models = {row.model for row in rows}
-    dots: dict[str, Dot] = {}
-    for row in rows:
-        value = chosen.value(row)
-        if row.size_bytes is None or value is None:
-            continue
-        name = f"#{row.run} {row.label}"
-        if row.label == "FP16":
-            name = "FP16" if len(models) == 1 else f"FP16 {row.model}"
-        hint = f"{name}: {size(row.size_bytes)}, {chosen.title} {chosen.text(value)}"
-        kind = row.precision.lower()
-        dots[name] = Dot(row.size_bytes, value, kind, name, hint, hollow=row.baseline)
+    measured = [row for row in rows if row.size_bytes is not None and chosen.value(row) is not None]
+    dots = [
+        Dot(
+            row.size_bytes or 0,
+            chosen.value(row) or 0.0,
+            row.slot,
+            row_name(row) if len(models) == 1 or row.run else f"{row_name(row)} {row.model}",
+            SHAPES[row.precision],
+            hollow=row.baseline,
+        )
+        for row in measured
+    ]
     return scatter(
-        f"{chosen.title} against size",
-        list(dots.values()),
+        chosen.title,
+        dots,
         x_name="size",
         x_text=size,
         y_text=chosen.text,
         higher_is_better=chosen.higher_is_better,
+        legend=_legend(measured),
         empty=chosen.missing,
     )
 
 
-def csv_text(rows: Sequence[ResultRow]) -> str:
+def _legend(rows: Sequence[ResultRow]) -> list[Key]:
+    """Return the shapes of the precisions, the colours of the runs, and what is hollow."""
+    shapes = {row.precision: f"shape {SHAPES[row.precision]} plain" for row in rows}
+    runs = {
+        f"#{row.run} {METHOD_NAMES.get(row.method, row.method)}": row.slot
+        for row in rows
+        if row.run is not None
+    }
+    found = [(name, shapes[name], "") for name in PRECISIONS if name in shapes]
+    if any(row.baseline for row in rows):
+        found.append(("baseline", "shape hollow plain", ""))
+    return [*found, *((name, slot, "") for name, slot in runs.items())]
+
+
+def rows_as_csv(rows: Sequence[ResultRow]) -> str:
     """Return the rows as CSV, sizes in bytes, times in seconds, shares from 0 to 1."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    plain = [field.name for field in fields(ResultRow) if field.name != "scores"]
+    plain = [field.name for field in fields(ResultRow) if field.name not in ("scores", "slot")]
     parts = [field.name for field in fields(Score)]
-    writer.writerow([*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)])
-    for row in rows:
-        scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
-        writer.writerow(map(_csv_cell, [*(getattr(row, name) for name in plain), *scores]))
-    return stream.getvalue()
+    head = [*plain, *(f"{suite}_{part}" for suite in SUITES for part in parts)]
+    return csv_text(head, (_values(row, plain, parts) for row in rows))
 
 
-def _csv_cell(value: object) -> object:
-    """Mark text that a spreadsheet would take for a formula."""
-    starts_formula = isinstance(value, str) and value[:1] in "=+-@\t\r" and value != ""
-    return f"'{value}" if starts_formula else value
+def _values(row: ResultRow, plain: Sequence[str], parts: Sequence[str]) -> list[object]:
+    scores = [getattr(row.scores.get(suite), part, None) for suite in SUITES for part in parts]
+    values = vars(row) | {"runs": " ".join(map(str, row.runs))}
+    return [*(values[name] for name in plain), *scores]

@@ -9,11 +9,13 @@ from ui.html import (
     NO_VALUE,
     Html,
     Series,
+    commit_words,
     duration,
     in_order,
     line_chart,
     linear_axis,
     log_axis,
+    machine_words,
     notice,
     peak_memory,
     run_name,
@@ -22,9 +24,10 @@ from ui.html import (
     table,
     tag,
 )
-from ui.results.comparison import Subject, commit_words, differing, machine_words, same_yardstick
+from ui.results.comparison import Subject, differing, same_yardstick
 from upq.config import QUANTIZED, Precision
-from upq.context import UNNAMED, SeriesNames, curve_of, is_over_steps
+from upq.context import STAGES, UNNAMED, SeriesNames, curve_of, is_over_steps
+from upq.store import Run
 
 #: Curves over the steps of a training, by the name that people know them by.
 SERIES_NAMES = {
@@ -43,12 +46,12 @@ LOG_MINUTES = 12.0
 
 
 def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
-    """Draw held-out KL while the runs were worked on; a run without a curve is a point at its end."""
+    """Draw held-out KL while the runs were worked on; a model without a curve is a point where it was done."""
     series = [
         curve
         for precision in QUANTIZED
         for subject in subjects
-        if (curve := _kl_series(subject, precision)).points
+        if (curve := kl_series(subject, precision)).points
     ]
     ends = [max(x for x, _ in curve.points) for curve in series]
     spread = max(ends, default=1.0) / max(min(ends, default=1.0), 1e-9)
@@ -63,15 +66,26 @@ def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
     )
 
 
-def _kl_series(subject: Subject, precision: Precision) -> Series:
+def kl_series(subject: Subject, precision: Precision) -> Series:
+    """Return held-out KL of one precision of a run over minutes, INT4 dashed."""
     points = list(subject.minutes.get(SeriesNames(precision.key).held_out_kl, ()))
     name = f"{subject.name} {precision.name}"
     if not points:
-        measured = subject.run.stages.get("measure", {}).get("seconds", 0.0)
-        at = (subject.run.worked_s - measured) / 60
+        at = _done_after_s(subject.run, precision) / 60
         points = [(at, row.kl) for row in subject.rows if row.label == precision.name and row.kl]
-        name += ", at its end"
+        name += ", when it was done"
     return Series(name, subject.slot, points, precision is Precision.INT4, f"#{subject.run.id}")
+
+
+def _done_after_s(run: Run, precision: Precision) -> float:
+    """Return the seconds that a run had been worked on when a precision was made; all of them if that is unknown."""
+    own = (precision.key, SeriesNames(precision.key).distill_stage)
+    last = max(STAGES.index(name) for name in own)
+    known = {name: run.stages[name] for name in STAGES[: last + 1] if name in run.stages}
+    if known.keys() & set(own):
+        return sum(stage_seconds(times, times["started"]) for times in known.values())
+    measured = run.stages.get("measure", {}).get("seconds", 0.0)
+    return run.worked_s - measured
 
 
 def block_errors(subjects: Sequence[Subject], precision: Precision) -> Html:
@@ -173,6 +187,8 @@ def _facts(subject: Subject) -> list[Html]:
         ("machine", machine_words(run) or "not kept"),
         ("versions", versions or "not kept"),
     ]
+    if run.error_message:
+        facts.insert(1, ("reason", run.error_message))
     if len(run.environments) > 1:
         facts.append(("environments", f"{len(run.environments)}; the last one is shown"))
     return [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]

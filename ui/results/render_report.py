@@ -13,6 +13,7 @@ from ui.html import PRECISIONS, Html, fixed, join, notice, percent, run_name, si
 from ui.results import render, render_compare
 from ui.results.comparison import ResultRow, Subject
 from ui.results.render import MEASURES, SUITES
+from ui.results.shared_rows import merged
 
 STYLE_SHEETS = ("theme.css", "report.css")
 DOCTYPE = Html("<!DOCTYPE html>\n")
@@ -67,9 +68,10 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
         ),
         tag("p", f"Report of {made}", class_="hint"),
     )
-    rows = [row for subject in subjects for row in subject.rows]
+    rows = merged([row for subject in subjects for row in subject.rows])
+    origins = _section("Where the results come from", render_compare.origins(subjects, opened=True))
     if not rows:
-        return [top, notice("empty", "Nothing has been measured yet.")]
+        return [top, notice("empty", "Nothing has been measured yet."), origins]
     charts = [render.size_against_quality(rows, name) for name in _measured(rows)]
     return [
         top,
@@ -83,7 +85,7 @@ def _sections(subjects: Sequence[Subject]) -> list[Html]:
             if subject.checks
         ),
         *_differences(subjects),
-        _section("Where the results come from", render_compare.origins(subjects, opened=True)),
+        origins,
         *(
             _section(f"Answers of {subject.name}", found)
             for subject in subjects

@@ -11,9 +11,10 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import Header
-from ui.html import Html, parts
+from ui.html import METHOD_NAMES, PRECISIONS, Html, parts
 from ui.results import comparison, render, render_compare, render_report
-from ui.results.comparison import MAX_RUNS, Subject
+from ui.results.comparison import MAX_RUNS, ResultRow, Subject
+from ui.results.shared_rows import filtered, merged
 
 #: A click on the head of a column sorts the table by it; empty cells stay at the end.
 SORT = """element.addEventListener('click', (event) => {
@@ -48,6 +49,10 @@ class Page(Outputs):
     """What the chosen runs fill. The controls among these keep their values where they can."""
 
     note: gr.HTML
+    models: gr.CheckboxGroup
+    methods: gr.CheckboxGroup
+    precisions: gr.CheckboxGroup
+    table: gr.HTML
     scatter: gr.HTML
     minutes: gr.HTML
     blocks: gr.HTML
@@ -57,9 +62,21 @@ class Page(Outputs):
     second: gr.Dropdown
     differences: gr.HTML
     origins: gr.HTML
-    table: gr.HTML
     csv: gr.DownloadButton
     report: gr.DownloadButton
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a reader has set beside the runs: what is set against size, the filters, a curve, and two runs."""
+
+    measure: str
+    models: Sequence[str] | None
+    methods: Sequence[str] | None
+    precisions: Sequence[str] | None
+    series: str | None
+    first: int | None
+    second: int | None
 
 
 def build(app: App, header: Header) -> None:
@@ -73,6 +90,14 @@ def build(app: App, header: Header) -> None:
         report = gr.DownloadButton("Download report", size="sm", visible=False, elem_id="report")
         csv = gr.DownloadButton("Download CSV", size="sm", visible=False, elem_id="csv")
     note = gr.HTML()
+    with gr.Column(elem_classes="card", elem_id="results"):
+        gr.HTML(parts.panel_title("Runs and artifacts"))
+        with gr.Row(elem_id="result-filters"):
+            models, methods, precisions = (
+                gr.CheckboxGroup([], label=label, info="none: all", visible=False, min_width=180)
+                for label in ("Model", "Method", "Precision")
+            )
+        table = gr.HTML(js_on_load=SORT, elem_id="results-table")
     with gr.Column(elem_classes="card", elem_id="scatter"):
         measure = gr.Radio(MEASURE_CHOICES, value="kl", label="Quality", elem_id="measure")
         scatter = gr.HTML()
@@ -92,11 +117,11 @@ def build(app: App, header: Header) -> None:
     with gr.Column(elem_classes="card"):
         gr.HTML(parts.panel_title("Where the results come from"))
         origins = gr.HTML(elem_id="origins")
-    with gr.Column(elem_classes="card"):
-        gr.HTML(parts.panel_title("Runs and artifacts"))
-        table = gr.HTML(js_on_load=SORT, elem_id="results-table")
     page = Page(
         note=note,
+        models=models,
+        methods=methods,
+        precisions=precisions,
         scatter=scatter,
         minutes=minutes,
         blocks=blocks,
@@ -118,7 +143,8 @@ def _wire(
 ) -> None:
     selector.input(lambda ids: ids, selector, chosen, trigger_mode="always_last", **IN_ORDER)
     header.catalog.change(partial(_choices, app), chosen, selector, **IN_ORDER)
-    inputs = [chosen, measure, page.series, page.first, page.second]
+    kept = [page.models, page.methods, page.precisions]
+    inputs = [chosen, measure, *kept, page.series, page.first, page.second]
     gr.on(
         [header.catalog.change, chosen.change],
         partial(_show, app),
@@ -127,7 +153,14 @@ def _wire(
         trigger_mode="always_last",
         **PRIVATE,
     )
-    measure.input(partial(_scatter, app), [chosen, measure], page.scatter, **PRIVATE)
+    gr.on(
+        [measure.input, *(filter_.input for filter_ in kept)],
+        partial(_filtered, app),
+        [chosen, measure, *kept],
+        [page.table, page.scatter],
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
     page.series.input(partial(_overlay, app), [chosen, page.series], page.overlay, **PRIVATE)
     gr.on(
         [page.first.input, page.second.input],
@@ -158,29 +191,37 @@ def _choices(app: App, chosen: Sequence[int] | None) -> Any:
 def _show(app: App, chosen: Sequence[int] | None, *controls: Any) -> list[Any]:
     """Draw the chosen runs, once for all pages that have chosen the same."""
     runs = None if chosen is None else tuple(chosen)
-    key = ("results", app.store.latest_revision(), runs, *controls)
-    return app.shared.get(key, lambda: _drawn(app, runs, *controls))
+    key = ("results", app.store.latest_revision(), runs, repr(controls))
+    return app.shared.get(key, lambda: _drawn(app, runs, Controls(*controls)))
 
 
-def _drawn(
-    app: App,
-    chosen: Sequence[int] | None,
-    measure: str,
-    series: str | None,
-    first: int | None,
-    second: int | None,
-) -> list[Any]:
+def _drawn(app: App, chosen: Sequence[int] | None, controls: Controls) -> list[Any]:
     subjects = _subjects(app, chosen)
-    rows = [row for subject in subjects for row in subject.rows]
+    rows = _rows(subjects)
+    offered = {
+        "models": list(dict.fromkeys(row.model for row in rows)),
+        "methods": list(dict.fromkeys(row.method for row in rows if row.method)),
+        "precisions": [name for name in PRECISIONS if any(row.precision == name for row in rows)],
+    }
+    wanted = {
+        name: [value for value in getattr(controls, name) or () if value in values]
+        for name, values in offered.items()
+    }
+    listed = filtered(rows, **wanted)
     curves = render_compare.series_choices(subjects)
     known = [name for _, name in curves]
-    curve = series if series in known else next(iter(known), None)
+    curve = controls.series if controls.series in known else next(iter(known), None)
     ids = [subject.run.id for subject in subjects]
-    pair = (_kept(first, ids, 0), _kept(second, ids, -1))
+    pair = (_kept(controls.first, ids, 0), _kept(controls.second, ids, -1))
     names = [(parts.run_name(subject.run), subject.run.id) for subject in subjects]
     return Page.fill(
         note=render_compare.remarks(subjects),
-        scatter=render.size_against_quality(rows, measure),
+        **{
+            name: gr.update(choices=_named(values), value=wanted[name], visible=len(values) > 1)
+            for name, values in offered.items()
+        },
+        table=render.filtered_table(rows, listed),
+        scatter=render.size_against_quality(listed, controls.measure),
         minutes=render_compare.kl_over_minutes(subjects),
         blocks=render_compare.all_block_errors(subjects),
         series=gr.update(choices=curves, value=curve, visible=bool(curves)),
@@ -189,8 +230,7 @@ def _drawn(
         second=gr.update(choices=names, value=pair[1], visible=len(ids) > 1),
         differences=_differences(app, *pair),
         origins=render_compare.origins(subjects),
-        table=render.results_table(rows),
-        csv=_download(app, "csv", ids, render.csv_text(rows), bool(rows)),
+        csv=_download(app, "csv", ids, render.rows_as_csv(rows), bool(rows)),
         report=_download(app, "html", ids, render_report.report(subjects), bool(rows)),
     )
 
@@ -206,9 +246,20 @@ def _download(app: App, kind: str, ids: Sequence[int], text: str, visible: bool)
     return gr.update(value=str(path), visible=visible)
 
 
-def _scatter(app: App, chosen: Sequence[int] | None, measure: str) -> Html:
-    rows = [row for subject in _subjects(app, chosen) for row in subject.rows]
-    return render.size_against_quality(rows, measure)
+def _rows(subjects: Sequence[Subject]) -> list[ResultRow]:
+    return merged([row for subject in subjects for row in subject.rows])
+
+
+def _named(values: Sequence[str]) -> list[tuple[str, str]]:
+    return [(METHOD_NAMES.get(value, value), value) for value in values]
+
+
+def _filtered(
+    app: App, chosen: Sequence[int] | None, measure: str, *wanted: Sequence[str]
+) -> tuple[Html, Html]:
+    rows = _rows(_subjects(app, chosen))
+    listed = filtered(rows, *wanted)
+    return render.filtered_table(rows, listed), render.size_against_quality(listed, measure)
 
 
 def _overlay(app: App, chosen: Sequence[int] | None, series: str) -> Html:

@@ -1,5 +1,6 @@
 """What a model is worth: fidelity to FP16, IFEval, MMLU and WikiText-2, with intervals and tests."""
 
+from upq.evaluation.endings import Ending
 from upq.evaluation.fidelity import Reference
 from upq.evaluation.ifeval import (
     PromptResult,
@@ -16,6 +17,7 @@ from upq.evaluation.wikitext import read_chunk
 
 __all__ = [
     "LETTERS",
+    "Ending",
     "Marked",
     "PromptResult",
     "Question",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from upq.errors import UserError
+from upq.evaluation.endings import Ending
 from upq.evaluation.suite_data import hub_rows, read_suite_file
 from upq.files import is_whole
 from upq.killable import Killable, Stopped
@@ -101,11 +102,12 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptResult:
-    """All verdicts on one answer."""
+    """All verdicts on one answer. ending is None where it was not kept, as in checks of older versions."""
 
     key: int
     response: str
     verdicts: tuple[Verdict, ...]
+    ending: Ending | None = None
 
     @property
     def strict(self) -> bool | None:
@@ -117,13 +119,31 @@ class PromptResult:
         """The same, after leaving out first line, last line or asterisks if that helps."""
         return _all_followed([verdict.loose for verdict in self.verdicts])
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer is known to have been cut."""
+        return self.ending is not None and self.ending.is_cut
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the answer is known to repeat itself."""
+        return self.ending is not None and self.ending.repeats
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"verdicts": [asdict(verdict) for verdict in self.verdicts]}
+        """The result as plain JSON values; an ending that is not known is left out."""
+        values = {
+            "key": self.key,
+            "response": self.response,
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+        }
+        return values if self.ending is None else values | {"ending": self.ending.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
+        """Read what to_json wrote, here or in an older version, which kept no ending."""
         verdicts = tuple(Verdict(**verdict) for verdict in data["verdicts"])
-        return cls(key=data["key"], response=data["response"], verdicts=verdicts)
+        ending = Ending(**data["ending"]) if "ending" in data else None
+        return cls(key=data["key"], response=data["response"], verdicts=verdicts, ending=ending)
 
 
 def builtin_suite() -> list[CheckPrompt]:

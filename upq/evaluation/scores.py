@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,13 @@ def outcomes(suite: str, stored: Sequence[Mapping[str, Any]]) -> dict[str, list[
     return found
 
 
+def item(outcome: PromptResult | Marked) -> tuple[Hashable, bool | None]:
+    """What names an item within its suite, and whether it was passed, strictly; None where that was not judged."""
+    if isinstance(outcome, Marked):
+        return (outcome.subject, outcome.key), outcome.correct
+    return outcome.key, outcome.strict
+
+
 def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """One row a precision: `precision`, the scores of the suite, NAME_low and NAME_high beside each.
 
@@ -49,7 +56,7 @@ def rows(suite: str, found: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]
 
 
 def _instructions(own: Sequence[PromptResult], base: Sequence[PromptResult]) -> dict[str, Any]:
-    row = totals(own).row()
+    row = totals(own).row() | endings(own)
     if base:
         row |= _tested(compare(base, own))
         row["p_loose"] = compare(base, own, "loose").p
@@ -105,6 +112,8 @@ def readable(suite: str, row: Mapping[str, Any]) -> dict[str, str]:
         rules = [f"{unit}_{rule}" for unit in ("prompt", "instruction") for rule in RULES]
         names = {rule: rule.replace("_", " ") for rule in rules}
     cells = {title: _percentage(row, name) for name, title in names.items()}
+    if suite != "mmlu":
+        cells |= {"cut": _cut(row), "repeats": _of_known(row, "repeats")}
     tested: dict[str, str] = dict.fromkeys(("lost", "gained", "p"), "")
     if "p" in row:
         tested = {"lost": str(row["lost"]), "gained": str(row["gained"]), "p": p_value(row["p"])}
@@ -119,6 +128,20 @@ def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
 def _percentage(row: Mapping[str, Any], name: str) -> str:
     value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _cut(row: Mapping[str, Any]) -> str:
+    """Count the answers that were cut, and those among them that were passed all the same."""
+    passed = f", {row['cut_passed']} passed" if row["cut_passed"] else ""
+    return f"{_of_known(row, 'cut')}{passed}"
+
+
+def _of_known(row: Mapping[str, Any], name: str) -> str:
+    """Count answers; if only some endings are known, of how many; "" where none is."""
+    known = row["endings"]
+    if not known:
+        return ""
+    return f"{row[name]}" if known == row["answers"] else f"{row[name]} of {known}"
 
 
 def p_value(p: float) -> str:
@@ -161,6 +184,21 @@ def totals(results: Sequence[PromptResult]) -> Totals:
         instruction_loose=_judged_share(verdict.loose for verdict in verdicts),
         unavailable=sum(verdict.strict is None for verdict in verdicts),
     )
+
+
+def endings(results: Sequence[PromptResult]) -> dict[str, Any]:
+    """How the answers ended: `answers`, and of the `endings` that are known how many are cut, repeat themselves, and
+    are passed although they were cut, which IFEval's rules allow.
+    """
+    known = [result for result in results if result.ending]
+    cut = [result for result in known if result.is_cut]
+    return {
+        "answers": len(results),
+        "endings": len(known),
+        "cut": len(cut),
+        "cut_passed": sum(result.strict is True for result in cut),
+        "repeats": sum(result.repeats for result in known),
+    }
 
 
 def by_type(results: Iterable[PromptResult]) -> dict[str, Share]:

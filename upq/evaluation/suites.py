@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from upq.config import CheckConfig
 from upq.decode import answers, end_ids
 from upq.evaluation import ifeval, mmlu, wikitext
+from upq.evaluation.endings import ending
 from upq.models import chat_ids
 
 #: What decoding and reading call with the tokens done so far; may raise.
@@ -68,7 +70,8 @@ class Instructions:
         ends, longest = end_ids(served.engine, served.tokenizer), self.config.max_tokens
         for at, answer in answers(served.engine, ids, ends, max_new_tokens=longest, check=step):
             text = served.tokenizer.decode(answer, skip_special_tokens=True)
-            yield at, ifeval.judge(self.items[at], text, self.config.seed).to_json()
+            judged = ifeval.judge(self.items[at], text, self.config.seed)
+            yield at, replace(judged, ending=ending(answer, ends)).to_json()
 
 
 class MultipleChoice:

@@ -21,12 +21,12 @@ import numpy
 
 from upq.artifact.delta import restored
 from upq.context import training_tokens
-from upq.files import RESOURCES
+from upq.jobs import shipped_checks
+from upq.jobs.shipped_checks import FOLDER
 from upq.jobs.worker import give_way
 from upq.models import LoadedModel, load, resolve
 from upq.store import Prepared, Store, open_store, prepare
 
-FOLDER = RESOURCES / "demo"
 #: What is not a tensor: the run, its curves and measurements, and each artifact's manifest and digests.
 DESCRIPTION = "demo.json"
 NAME = "shipped with the app"
@@ -48,8 +48,8 @@ def digests(prepared: Prepared) -> dict[str, str]:
 def add_to(store: Store, folder: Path = FOLDER) -> int | None:
     """Add the shipped run to a store without a finished quantization and return its id; None if there is nothing to do.
 
-    Nothing is downloaded. Takes some ten seconds, and memory for the float32 model meanwhile. Raises Mismatch, and
-    UserError as models.load does.
+    The checks of its models that ship come with it. Nothing is downloaded. Takes some ten seconds, and memory for the
+    float32 model meanwhile. Raises Mismatch, and UserError as models.load does.
     """
     if not is_wanted(store, folder):
         return None
@@ -59,7 +59,8 @@ def add_to(store: Store, folder: Path = FOLDER) -> int | None:
         return None
     loaded = load(run["model"])
     prepared = [_checked(precision, kept, folder, loaded) for precision, kept in artifacts.items()]
-    return store.adopt({**run, "name": NAME}, prepared, origin(run), NOTE)
+    checks = [{**check, "name": NAME} for check in shipped_checks.read(folder)["checks"]]
+    return store.adopt({**run, "name": NAME, "checks": checks}, prepared, origin(run), NOTE)
 
 
 def is_wanted(store: Store, folder: Path = FOLDER) -> bool:

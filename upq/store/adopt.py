@@ -1,4 +1,4 @@
-"""A quantization that was executed elsewhere, inserted with all that it left."""
+"""A quantization that was executed elsewhere, inserted with all that it left, its checks among it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,24 @@ from upq.store import artifacts as store_artifacts
 from upq.store.artifacts import Prepared
 from upq.store.connections import next_revision
 from upq.store.lease import add_log, add_measurements
+from upq.store.run_rows import RunRows, insert_run
+
+#: What is kept of a check beside its outcomes. It left no curves and is done.
+CHECK_FACTS = (
+    "name",
+    "model",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "stage",
+    "stage_step",
+    "stage_total",
+    "worked_s",
+    "peak_bytes",
+    "gpu_peak_bytes",
+)
+#: The same, of what a column holds as JSON.
+CHECK_VALUES = ("config", "stages", "environments")
 
 
 def may_adopt(db: Database, note: str) -> bool:
@@ -29,8 +47,9 @@ def insert(
 ) -> int:
     """Insert a done run inside the caller's transaction and return its id.
 
-    run: columns, `measurements` as a run reports them and `metrics` as they are read. line: its log. No worker of this
-    database ever held it, so its attempt stays 0.
+    run: columns, `measurements` as a run reports them, `metrics` as they are read, and `checks`, each with CHECK_FACTS,
+    CHECK_VALUES and its `results`. line: the run's log. No worker of this database ever held them, so their attempt
+    stays 0.
     """
     cursor = db.execute(
         "INSERT INTO runs (kind, state, revision, name, model, method, preset, config, stages,"
@@ -64,4 +83,15 @@ def insert(
         ],
     )
     add_log(db, run_id, [(now, line)])
+    for check in run.get("checks", ()):
+        insert_run(db, _check_rows(check), run_id)
     return run_id
+
+
+def _check_rows(check: Mapping[str, Any]) -> RunRows:
+    """A check as rows; its results are dicts of precision, position and result."""
+    row = {name: check[name] for name in CHECK_FACTS}
+    row |= {name: json.dumps(check[name]) for name in CHECK_VALUES}
+    row |= {"kind": "check", "state": "done", "method": "", "preset": ""}
+    outcomes = [{**found, "result": json.dumps(found["result"])} for found in check["results"]]
+    return RunRows(row, {"check_results": outcomes}, [], {})

@@ -194,8 +194,8 @@ class Store:
     ) -> int | None:
         """Insert a done run that was executed elsewhere, in one transaction, and return its id.
 
-        run: columns, `measurements` and `metrics`; line: its log. Once for each `note`, and only while no quantization
-        is done: else nothing is written, and the answer is None.
+        run: columns, `measurements`, `metrics` and `checks`; line: its log. Once for each `note`, and only while no
+        quantization is done: else nothing is written, and the answer is None.
         """
         with self._connections.write() as db:
             if not store_adopt.may_adopt(db, note):

@@ -33,8 +33,9 @@ LAST_SECOND = 2.0**33
 TIMES = {"created_at", "started_at", "ended_at", "at", "at_s", "worked_s"}
 MADE = [precision.name for precision in QUANTIZED]
 
-#: A shape of JSON: a type or types; a dict with the keys that must be there, or {str: shape} for any keys; [shape].
-_Shape = type | tuple[type, ...] | dict[Any, Any] | list[Any]
+#: A shape of JSON: a type; a tuple of shapes, one of which fits; a dict with the keys that must be there, or
+#: {str: shape} for any keys; [shape].
+_Shape = type | tuple[Any, ...] | dict[Any, Any] | list[Any]
 _NUMBER = (int, float)
 _NUMBER_OR_NONE, _TEXT_OR_NONE = (*_NUMBER, type(None)), (str, type(None))
 _STAGES: _Shape = {str: {"started": _NUMBER, "ended": _NUMBER_OR_NONE}}
@@ -59,7 +60,7 @@ _MANIFEST: _Shape = {
     "layers": {str: dict},
     "base_model": {"name": str, "source": str, "reference_note": str},
 }
-_JUDGED: _Shape = {
+_JUDGED: dict[str, Any] = {
     "key": int,
     "response": str,
     "verdicts": [
@@ -71,10 +72,12 @@ _JUDGED: _Shape = {
         }
     ],
 }
-#: Suite -> what is stored of an item: the fields of upq.evaluation.scores.KINDS, no others.
+_ENDED: _Shape = {**_JUDGED, "ending": {"finish": str, "tokens": int, "repeats": bool}}
+#: Suite -> what is stored of an item: the fields of upq.evaluation.scores.KINDS, no others. How an answer ended was not
+#: always kept.
 _OUTCOMES: dict[str, _Shape] = {
-    "builtin": _JUDGED,
-    "ifeval": _JUDGED,
+    "builtin": (_JUDGED, _ENDED),
+    "ifeval": (_JUDGED, _ENDED),
     "mmlu": {"key": int, "subject": str, "answer": int, "scores": [_NUMBER]},
     "wikitext2": {"nll": _NUMBER, "tokens": int},
 }
@@ -186,6 +189,8 @@ def _refuse(constant: str) -> None:
 
 
 def _fits(value: Any, shape: _Shape, exact: bool) -> bool:
+    if isinstance(shape, tuple):
+        return any(_fits(value, one, exact) for one in shape)
     if isinstance(shape, list):
         return isinstance(value, list) and all(_fits(one, shape[0], exact) for one in value)
     if not isinstance(shape, dict):

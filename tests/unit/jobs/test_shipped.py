@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from scripts import ship_demo
 from tests.support.helpers import tiny_config
 from upq.artifact.delta import differences
-from upq.jobs import shipped
+from upq.config import CheckConfig
+from upq.evaluation import Ending, PromptResult, scores
+from upq.jobs import shipped, shipped_checks
 from upq.jobs.shipped import DESCRIPTION, NOTE, Mismatch, add_to
 from upq.jobs.worker_context import WorkerContext, execute
 from upq.models import LoadedModel, load
@@ -81,7 +84,63 @@ def test_a_shipped_run_comes_back_with_every_bit_and_number(
     assert [getattr(kept, name) for name in same] == [getattr(given, name) for name in same]
     assert (kept.state, kept.attempt, kept.name) == ("done", 0, shipped.NAME)
     ((_, line),) = store.log_lines(added)
-    assert line.startswith("Shipped with the app: preset smoke, trained in 0 minutes on")
+    assert re.match(r"Shipped with the app: preset smoke, trained in \d+ minutes on", line)
+
+
+def test_shipped_checks_come_along_with_what_was_asked(
+    made: tuple[Store, int, Path], store: Store, files: Path, tmp_path: Path
+) -> None:
+    origin, run_id, _ = made
+    suite = tmp_path / "suite.jsonl"
+    row = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    prompts = [{"key": at, "prompt": f"Write {at} words.", **row} for at in range(3)]
+    suite.write_text("\n".join(map(json.dumps, prompts)), encoding="utf-8")
+    for names, count in ((("FP16",), 3), (("FP16", "INT2"), 2)):
+        config = CheckConfig(
+            suite="ifeval", precisions=names, run_id=run_id, model="tiny", path=str(suite)
+        )
+        origin.enqueue_check(config)
+        run = origin.claim("cpu@here:1", 1, 30.0)
+        assert run is not None
+        lease = origin.lease(run)
+        for precision in names:
+            for at in range(count):
+                lease.save_check_result(precision, at, judged(at))
+        lease.finish("done")
+    ship_demo.ship_checks(origin, run_id, files)
+    added = add_to(store, files)
+    (check,) = store.runs(kind="check")
+    assert (check.parent_id, check.state, check.name) == (added, "done", shipped.NAME)
+    kept = CheckConfig.from_values(check.config)
+    assert (kept.run_id, kept.path, kept.precisions) == (added, None, ("FP16", "INT2"))
+    newest = origin.runs(kind="check")[0]
+    assert store.check_results(check.id) == origin.check_results(newest.id)
+    assert shipped_checks.asked("ifeval", files) == {0: "Write 0 words.", 1: "Write 1 words."}
+    assert store.doctor() == []
+
+
+def judged(key: int) -> dict[str, Any]:
+    how = Ending(finish="length", tokens=64, repeats=True)
+    return PromptResult(key=key, response="a", verdicts=(), ending=how).to_json()
+
+
+def test_the_checks_that_ship_are_of_the_run_that_ships() -> None:
+    shipped_run = json.loads((shipped.FOLDER / DESCRIPTION).read_text())
+    content = shipped_checks.read()
+    suites = [check["config"]["suite"] for check in content["checks"]]
+    assert {"builtin", "ifeval"} <= set(suites)
+    assert len(suites) == len(set(suites))
+    for check in content["checks"]:
+        assert check["config"]["model"] == shipped_run["run"]["model"]
+        assert check["config"]["path"] is None, "no path of the machine that measured"
+        assert check["environments"][-1]["commit"]
+        found = scores.outcomes(check["config"]["suite"], check["results"])
+        assert list(found) == ["FP16", "INT4", "INT2"]
+        items = {scores.item(outcome)[0] for outcome in found["FP16"]}
+        if check["config"]["suite"] != "builtin":
+            assert items == shipped_checks.asked(check["config"]["suite"]).keys()
+    size = (shipped.FOLDER / shipped_checks.FILE).stat().st_size
+    assert size <= ship_demo.LARGEST_CHECKS_BYTES
 
 
 def test_the_files_hold_nothing_that_the_model_says_already(

@@ -23,7 +23,9 @@ from upq.store import Store, connections, packed_file, tables
 from upq.store.artifacts import PART_BYTES
 
 VERDICT = {"instruction_id": "a", "strict": True, "loose": None, "reason": "because"}
+#: As versions before kept it, and with how the answer ended.
 OUTCOME = {"key": 1, "response": "Hello", "verdicts": [VERDICT]}
+ENDED = {**OUTCOME, "ending": {"finish": "length", "tokens": 64, "repeats": True}}
 #: A little more than one part.
 LARGE = torch.arange(PART_BYTES // 4 + 100, dtype=torch.int32)
 
@@ -63,6 +65,7 @@ def checked(store: Store, run_id: int) -> int:
     check_id = store.enqueue_check(a_check(run_id))
     lease = store.lease(claimed(store))
     lease.save_check_result("INT4", 0, OUTCOME)
+    lease.save_check_result("INT4", 1, ENDED)
     lease.finish("done")
     return check_id
 
@@ -335,6 +338,10 @@ DAMAGE: dict[str, tuple[list[str], str]] = {
     "an unknown precision": (["UPDATE check_results SET precision = 'INT3'"], "INT3"),
     "an outcome of something else": (
         ["""UPDATE check_results SET result = '{"key": 1}'"""],
+        "result of check_results",
+    ),
+    "an ending of something else": (
+        ["""UPDATE check_results SET result = json_set(result, '$.ending.tokens', 'many')"""],
         "result of check_results",
     ),
     "a type that torch has not": (["UPDATE artifact_tensors SET dtype = 'load'"], "'load'"),
