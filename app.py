@@ -100,7 +100,7 @@ def serve(options: argparse.Namespace) -> None:
         page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
-        adding = None if options.without_shipped else shipped.start(store, folder)
+        app.unpacking = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
         if options.host not in LOOPBACK and not (options.auth_file or is_public(options)):
             sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
@@ -109,9 +109,9 @@ def serve(options: argparse.Namespace) -> None:
         page.close(verbose=False)
         app.exports.stop()
         worker.stop()
-        if adding:
-            adding.kill()
-            adding.wait()
+        if app.unpacking:
+            app.unpacking.kill()
+            app.unpacking.wait()
 
 
 def is_public(options: argparse.Namespace) -> bool:

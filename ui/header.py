@@ -55,8 +55,8 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are, in which
-    state, and what is written on them.
+    quantization at work has done, in percent, and of what was timed; catalog of which runs and artifacts there are, in
+    which state, and what is written on them, and of the unpacking of those that ship with the app.
     """
 
     revision: str
@@ -113,7 +113,8 @@ def given_text(event: gr.EventData) -> str:
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
     worker = app.supervisor
-    state = f"{app.store.latest_revision()} {worker.is_ready} {worker.trouble}"
+    beside = f"{app.timed} {app.unpack_state}"
+    state = f"{app.store.latest_revision()} {worker.is_ready} {worker.trouble} {beside}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -132,13 +133,15 @@ def _news(app: App) -> News:
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     told = [(run.id, run.state, run.name, run.note, run.starred) for run in runs]
-    catalog = repr((told, artifacts))
+    catalog = repr((told, artifacts, app.unpack_state))
 
     def newest(kind: str) -> str:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)
         return f"{max(mine, default=0)} {catalog}"
 
-    return News(newest("quantize"), newest("check"), _progress(live), catalog, status)
+    return News(
+        newest("quantize"), newest("check"), f"{_progress(live)} {app.timed}", catalog, status
+    )
 
 
 def _progress(live: Run | None) -> str:

@@ -5,6 +5,7 @@ from ui.html.charts import Dot, Key, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
 from ui.html.origin import commit_words, machine_words
 from ui.html.parts import fact, notice, run_name, table
+from ui.html.rich_text import GrowingMarkdown, markdown
 from ui.html.run_panel import stage_seconds
 from ui.html.spreadsheet import csv_text
 from ui.html.words import (
@@ -32,6 +33,7 @@ __all__ = [
     "NO_VALUE",
     "PRECISIONS",
     "Dot",
+    "GrowingMarkdown",
     "Html",
     "Key",
     "Point",
@@ -49,6 +51,7 @@ __all__ = [
     "linear_axis",
     "log_axis",
     "machine_words",
+    "markdown",
     "model_name",
     "notice",
     "number",

@@ -161,7 +161,7 @@ def show(app: App, run_id: int, started: int, seen: Any) -> list[Any]:
     seen_run, seen_labels, seen_started = map(tuple, seen)
     run = chosen(app, run_id)
     position = app.store.queue_position(run.id) if run else 0
-    now_run = (run.id, position, run.revision) if run else ("none",)
+    now_run = (run.id, position, run.revision) if run else ("none", app.unpack_state)
     now_labels = (run.id, run.name, run.note, run.starred) if run else ("none",)
     line, now_started = _started(app, started)
     if (now_run, now_labels, now_started) == (seen_run, seen_labels, seen_started):
@@ -195,7 +195,8 @@ def _drawn(app: App, run: Run | None, position: int) -> dict[str, Any]:
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
     return {
-        "summary": run_panel.run_panel(run, position, time.time()),
+        "summary": (None if run else parts.unpacking(app.unpack_state))
+        or run_panel.run_panel(run, position, time.time()),
         "charts": render.run_charts(run, app.store.metrics(run.id) if run else []),
         "log": render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
         "cancel": gr.update(visible=stoppable),
