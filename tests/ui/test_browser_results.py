@@ -73,7 +73,7 @@ def test_a_first_visitor_finds_checks_and_results_alive(
     try:
         page = open_page(url=url)
         chosen = page.locator("#run-selector input")
-        expect(chosen).to_have_value(re.compile(NAME), timeout=RUN_MS)
+        expect(chosen).to_have_value(re.compile(NAME), timeout=3 * RUN_MS)
         go(page, "Checks")
         expect(page.locator("#check-totals")).to_contain_text("INT2")
         page.locator("#check-selector input").click()
