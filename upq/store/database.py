@@ -22,6 +22,7 @@ from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
+from upq.store import conversations as store_conversations
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
 from upq.store.artifacts import ArtifactRow, Prepared
@@ -52,6 +53,7 @@ class Store:
         self._connections = Connections(path)
         self._clock = clock
         migrate(self._connections)
+        self.conversations = store_conversations.Conversations(self._connections, clock)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -386,6 +388,7 @@ class Store:
             for run in running_runs(db):
                 if (run.lease_until or 0) < self._clock():
                     found.append(f"Run {run.id} is marked as running but its worker is silent.")
+            found += store_conversations.problems(db)
             return found + store_artifacts.problems(db)
 
 

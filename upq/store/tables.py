@@ -159,5 +159,22 @@ ALTER TABLE measurements ADD COLUMN served_ppl REAL;
 ALTER TABLE measurements ADD COLUMN served_by TEXT;
 """
 
+#: run_id refers to nothing, because a conversation outlives its run. words: what it is found by, in small letters.
+_CONVERSATIONS = """
+CREATE TABLE conversations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: addresses carry it
+    owner TEXT NOT NULL DEFAULT '',
+    title TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    run_id INTEGER,
+    saves INTEGER NOT NULL DEFAULT 1,
+    words TEXT NOT NULL DEFAULT '',
+    models TEXT NOT NULL,
+    turns TEXT NOT NULL
+) STRICT;
+CREATE INDEX conversations_by_time ON conversations (owner, updated_at, id);
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
-MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED)
+MIGRATIONS: tuple[str, ...] = (_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED, _CONVERSATIONS)
