@@ -3,6 +3,7 @@
 from ui.html.axes import Point, linear_axis, log_axis
 from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
+from ui.html.page import standalone
 from ui.html.parts import fact, notice, run_name, table
 from ui.html.run_panel import stage_seconds
 from ui.html.words import (
@@ -53,6 +54,7 @@ __all__ = [
     "span",
     "stage_name",
     "stage_seconds",
+    "standalone",
     "table",
     "tag",
 ]

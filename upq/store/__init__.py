@@ -1,12 +1,22 @@
 """All SQL: the queue of runs, what they report and the artifacts they leave, in one SQLite file."""
 
 from upq.store.artifacts import Prepared, prepare
+from upq.store.conversation_text import (
+    about,
+    as_lines,
+    as_markdown,
+    drawn_with,
+    ending,
+    numbered,
+    precisions_of,
+)
 from upq.store.conversations import (
     Answer,
     Author,
     Content,
     Conversation,
     Exchange,
+    Found,
     Headline,
     Place,
 )
@@ -24,6 +34,7 @@ __all__ = [
     "Conversation",
     "Ending",
     "Exchange",
+    "Found",
     "Headline",
     "LostLease",
     "Moved",
@@ -31,9 +42,16 @@ __all__ = [
     "Prepared",
     "Run",
     "Store",
+    "about",
+    "as_lines",
+    "as_markdown",
     "checkpoint_dir",
     "data_dir",
+    "drawn_with",
+    "ending",
     "exports_dir",
+    "numbered",
     "open_store",
+    "precisions_of",
     "prepare",
 ]

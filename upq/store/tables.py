@@ -165,8 +165,8 @@ CREATE TABLE conversations (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: addresses carry it
     owner TEXT NOT NULL DEFAULT '',
     title TEXT NOT NULL,
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
+    created_at REAL NOT NULL CHECK (created_at BETWEEN 0 AND 8589934592),  -- a date can be made of it
+    updated_at REAL NOT NULL CHECK (updated_at BETWEEN 0 AND 8589934592),
     run_id INTEGER,
     saves INTEGER NOT NULL DEFAULT 1,
     words TEXT NOT NULL DEFAULT '',
