@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import api, header, theme
+from ui import address, api, header, theme
 from ui.app_state import App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
@@ -38,13 +38,14 @@ def build(app: App) -> gr.Blocks:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
             with gr.Tab("Chat", id="chat"):
-                chat_tab.build(app, top)
+                history = chat_tab.build(app, top)
             with gr.Tab("Checks", id="checks"):
                 checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
                 tab.build(app, top)
             with gr.Tab("Export", id="export") as export:
                 export_tab.build(app, top, export)
+        address.build(app, demo, tabs, top, history)
         api.build(app)
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)

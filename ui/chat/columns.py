@@ -10,10 +10,11 @@ import gradio as gr
 
 from ui.app_state import App, Outputs
 from ui.chat import render
+from ui.chat.keep import kept_answer
 from ui.chat.render import View
 from ui.chat.render_head import column_head
 from ui.chat.script import PANE, SWITCH
-from ui.chat.turn import Turn, answer, column
+from ui.chat.turn import Turn, column
 from ui.html import PRECISIONS, Html, Precision
 
 
@@ -55,9 +56,8 @@ def stream(app: App, precision: Precision, turn: Turn | None) -> Iterator[list[A
     yield Pane.fill()  # a listener that yields nothing would empty its column
     if turn is None or not turn.claim(precision):
         return
-    history = turn.histories.get(precision, [])
     drawn = ""
-    for progress in answer(app, turn, precision, turn.run_id, history):
+    for progress in kept_answer(app, precision, turn):
         if turn.abandoned:
             return
         values: dict[str, Any] = {}

@@ -29,8 +29,14 @@ def kept_list(found: Found, searched: str, runs: Mapping[int, str], opened: int 
         )
     lines = [_line(line, runs, opened) for line in found.lines]
     left = found.total - len(found.lines)
-    more = f"{plural(left, 'older conversation')} not shown." if left else ""
-    return join([tag("ul", *lines, class_="kept"), tag("p", more, class_="hint") if more else None])
+    more = _button(f"Show more ({left:,} older)", "more") if left else None
+    clear = _button("Delete all", "clear", plural(found.total, "conversation"))
+    foot = [more, None if searched.strip() else clear]
+    return join([tag("ul", *lines, class_="kept"), tag("p", *foot, class_="actions")])
+
+
+def _button(words: str, action: str, title: str | None = None) -> Html:
+    return tag("button", words, class_="small", data_action=action, data_title=title)
 
 
 def _line(line: Headline, runs: Mapping[int, str], opened: int | None) -> Html:
@@ -114,13 +120,25 @@ def _question(number: int, exchange: Exchange) -> Html:
     )
 
 
-def run_is_gone(run_id: int) -> Html:
+def run_is_gone(run_id: int | None) -> Html:
     """Say that a conversation can only be read."""
     return notice(
         "empty",
         f"Run {run_id} is gone, so this conversation can be read but not gone on with.",
         "New chat asks the models of the run that is chosen above.",
     )
+
+
+def link(query: str) -> Html:
+    """Draw a link that the page completes by its own address; the moment makes an equal one a new one."""
+    box = tag("pre", class_="command", data_query=query, data_at=time.time(), tabindex=0)
+    return tag("div", tag("p", "Copy this link:", class_="said", role="status"), box)
+
+
+def all_deleted(count: int) -> Html:
+    """Say that nothing is left."""
+    words = "One conversation is" if count == 1 else f"All {count:,} conversations are"
+    return notice("done", f"{words} deleted.")
 
 
 def not_kept(message: str, hint: str) -> Html:

@@ -11,6 +11,8 @@ from upq.store.conversation_text import (
     precisions_of,
 )
 from upq.store.conversations import (
+    MOST_KEPT,
+    SEARCH_CHARACTERS,
     Answer,
     Author,
     Content,
@@ -27,6 +29,8 @@ from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
 
 __all__ = [
+    "MOST_KEPT",
+    "SEARCH_CHARACTERS",
     "SILENT",
     "Answer",
     "Author",

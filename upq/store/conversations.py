@@ -44,6 +44,7 @@ class Answer(_Kept):
     finish: str = "stop"
     tokens: Annotated[int, Field(ge=0)] = 0
     prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     hint: str = ""
 
 
