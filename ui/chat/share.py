@@ -86,4 +86,5 @@ def _number(text: str) -> int | float | str:
     """The number that a text says; a text that says none stays one, and is refused as such."""
     if re.fullmatch(r"\d{1,19}", text, re.ASCII):
         return int(text)
-    return float(text) if re.fullmatch(r"\d{1,9}\.\d{1,9}", text, re.ASCII) else text
+    is_number = re.fullmatch(r"\d{1,19}(\.\d{1,20})?(e-\d{1,3})?", text, re.ASCII)
+    return float(text) if is_number else text
