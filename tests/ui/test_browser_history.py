@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.conversations import content, exchange
-from tests.ui.pages import HOSTILE, LOADED_MS, RUN_MS, go, scrolls_sideways
+from tests.ui.pages import HOSTILE, LOADED_MS, RUN_MS, go, note_stranger, scrolls_sideways
 from tests.ui.studio import start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
@@ -35,6 +35,27 @@ def lab(tmp_path: Path, tiny: LoadedModel, tiny_model_dir: Path) -> Iterator[tup
             yield url, store
         finally:
             stop_app(process)
+
+
+@pytest.fixture
+def open_page(browser: Browser, strangers: list[str]) -> Iterator[Callable[..., Page]]:
+    """Open a whole address, with what comes behind its question mark."""
+    pages: list[Page] = []
+
+    def open_at(address: str, width: int = 1440) -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        pages.append(page)
+        origin = address.partition("?")[0]
+        page.on("request", lambda request: note_stranger(request.url, origin, strangers))
+        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
+        page.goto(address)
+        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
+        return page
+
+    yield open_at
+    for page in pages:
+        page.close()
+    assert strangers == []
 
 
 def ask(page: Page, text: str) -> None:
@@ -61,7 +82,7 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
     lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
 ) -> None:
     url, _ = lab
-    page = open_page(url=f"{url}?tab=chat&run=1")
+    page = open_page(f"{url}?tab=chat&run=1")
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
     page.get_by_text("Decoding", exact=True).click()
     page.get_by_label("number input for Longest answer, tokens").first.fill("16")
@@ -71,7 +92,7 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
     expect(page).to_have_url(re.compile(r"tab=chat&run=1&conversation=1$"))
     shown = page.locator("#pane-int2 .conversation").inner_text()
     page.reload()
-    for window in (page, open_page({"width": 390, "height": 844}, url=page.url)):
+    for window in (page, open_page(page.url, 390)):
         expect(window.locator("#pane-fp16 .message.user").first).to_contain_text(
             "one", timeout=LOADED_MS
         )
@@ -95,7 +116,7 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
     store.conversations.save(content(exchange("sky", answer="Rayleigh scattering"), run_id=2))
     store.conversations.save(content(exchange(HOSTILE, answer=HOSTILE), run_id=1))
     store.conversations.save(content(exchange("gone"), run_id=99))
-    page = open_page(url=f"{url}?tab=chat")
+    page = open_page(f"{url}?tab=chat")
     unfold(page)
     lines = page.locator("#kept li")
     expect(lines).to_have_count(3, timeout=LOADED_MS)
@@ -135,7 +156,7 @@ def test_a_conversation_and_one_question_leave_as_files(
     url, store = lab
     said = [exchange("one", answer=HOSTILE), exchange("two")]
     store.conversations.save(content(*said, run_id=1))
-    page = open_page(url=f"{url}?tab=chat&conversation=1")
+    page = open_page(f"{url}?tab=chat&conversation=1")
     unfold(page)
     expect(page.locator("#take-along")).to_be_visible(timeout=LOADED_MS)
     for name, ending in (("JSON lines", "jsonl"), ("HTML", "html"), ("Markdown", "md")):
@@ -148,25 +169,29 @@ def test_a_conversation_and_one_question_leave_as_files(
         text = download.value.path().read_text(encoding="utf-8")
         assert "two" in text
         if ending == "html":
-            asked: list[str] = []
-            alone = page.context.new_page()
-            alone.on("request", lambda request: asked.append(request.url))
-            alone.set_content(text)
-            expect(alone.locator(".asked").first).to_have_text("one")
-            expect(alone.locator("img, script, form")).to_have_count(0)
-            alone.screenshot(path=photos / "conversation-page.png", full_page=True)
-            assert asked == []
+            assert requests_of(page.context.new_page(), text, photos) == []
     page.locator("#take-part input").click()
     page.get_by_role("option", name="question 2: two").click()
     link = page.locator("#take-file a, a#take-file")
     expect(link).to_have_attribute("href", re.compile("question-2"))
 
 
+def requests_of(alone: Page, text: str, photos: Path) -> list[str]:
+    """Show a page that was downloaded; what it asks for."""
+    asked: list[str] = []
+    alone.on("request", lambda request: asked.append(request.url))
+    alone.set_content(text)
+    expect(alone.locator(".asked").first).to_have_text("one")
+    expect(alone.locator("img, script, form")).to_have_count(0)
+    alone.screenshot(path=photos / "conversation-page.png", full_page=True)
+    return asked
+
+
 def test_a_link_fills_the_box_and_sends_nothing(
     lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
 ) -> None:
     url, store = lab
-    page = open_page(url=f"{url}?tab=chat&run=1")
+    page = open_page(f"{url}?tab=chat&run=1")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
     page.locator("#copy-link").click()
@@ -176,7 +201,7 @@ def test_a_link_fills_the_box_and_sends_nothing(
     expect(page.locator("#link .said")).to_have_text("The link is copied.")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.locator("#link .command").inner_text()
-    other = open_page(url=link)
+    other = open_page(link)
     expect(other.locator("#message textarea")).to_have_value(
         "Why & <b>how</b>?\nTwo lines.", timeout=LOADED_MS
     )
@@ -190,13 +215,13 @@ def test_nonsense_in_an_address_is_left_out_and_said(
     lab: tuple[str, Store], open_page: Callable[..., Page]
 ) -> None:
     url, _ = lab
-    page = open_page(url=f"{url}?tab=chat&run=77&conversation=abc&prompt=Hi&temperature=9")
+    page = open_page(f"{url}?tab=chat&run=77&conversation=abc&prompt=Hi&temperature=9")
     note = page.locator("#chat-problem")
     expect(note).to_contain_text("Left out of this address", timeout=LOADED_MS)
     for words in ("run 77 is not here", "conversation is 'abc'", "temperature is 9"):
         expect(note).to_contain_text(words)
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#2 "))
-    page = open_page(url=f"{url}?tab=chat&conversation=5")
+    page = open_page(f"{url}?tab=chat&conversation=5")
     expect(page.locator("#history-note")).to_contain_text(
         "There is no conversation 5.", timeout=LOADED_MS
     )
@@ -206,7 +231,7 @@ def test_the_tab_is_in_the_address_and_gradios_own_parameters_stay(
     lab: tuple[str, Store], open_page: Callable[..., Page]
 ) -> None:
     url, _ = lab
-    page = open_page(url=url, theme="dark")
+    page = open_page(f"{url}?__theme=dark")
     for name in ("Results", "Export", "Chat"):
         go(page, name)
         expect(page).to_have_url(re.compile(rf"__theme=dark.*tab={name.lower()}"))

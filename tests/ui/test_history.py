@@ -12,8 +12,7 @@ import gradio as gr
 import pytest
 
 from tests.support.conversations import content, conversation, exchange
-from tests.ui.test_chat_tab import answered, send
-from tests.ui.test_chat_tab import questions as questions_in
+from tests.ui.test_chat_tab import answered, asked_of, send
 from tests.unit.jobs.test_served import stored_run
 from ui import App
 from ui.chat import columns, history, keep, questions
@@ -106,7 +105,7 @@ def test_an_opened_conversation_goes_on_where_it_ended(app: App, run_id: int) ->
     assert (turn.system, turn.decoding) == (before.system, before.decoding)
     assert turn.histories == before.histories
     after = asked(app, turn, run_id, "three")
-    assert questions_in(after) == [["one", "two", "three"]] * 3
+    assert asked_of(after) == [["one", "two", "three"]] * 3
     kept = app.store.conversations.get(1).content.exchanges
     assert [one.question for one in kept] == ["one", "two", "three"]
     assert app.store.conversations.find().total == 1
