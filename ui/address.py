@@ -78,21 +78,31 @@ def query_of(tab: str, run: int | None, conversation: int | None) -> str:
     return urlencode({name: value for name, value in values.items() if value not in (None, "")})
 
 
+def names_a_tab(request: gr.Request, tabs: gr.Tabs) -> bool:
+    """Whether the address of a page that was just opened names one of its tabs."""
+    return (
+        place_of(dict(request.query_params), [str(tab.id) for tab in _each(tabs)]).tab is not None
+    )
+
+
+def _each(tabs: gr.Tabs) -> list[gr.Tab]:
+    return [tab for tab in tabs.children if isinstance(tab, gr.Tab)]
+
+
 def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: History) -> None:
     """Wire the address. Must be called inside `demo`, behind the tabs."""
-    each: list[gr.Tab] = [tab for tab in tabs.children if isinstance(tab, gr.Tab)]
-    names = [str(tab.id) for tab in each]
-    shown_tab = gr.State("")
+    names = [str(tab.id) for tab in _each(tabs)]
+    shown_tab, has_arrived = gr.State(""), gr.State(False)
     address = gr.HTML("", visible="hidden", js_on_load=WRITE, elem_id="address")
     composer = history.chat.composer
 
     filled = [tabs, shown_tab, header.chosen, header.selector, history.wanted, history.note]
-    filled += [composer.problem, composer.message, *composer.settings]
+    filled += [composer.problem, composer.message, *composer.settings, has_arrived]
 
     def arrive(request: gr.Request) -> list[Any]:
         place = place_of(dict(request.query_params), names)
         problems = list(place.problems)
-        values: dict[Any, Any] = {}
+        values: dict[Any, Any] = {has_arrived: True}
         if place.tab:
             values |= {tabs: gr.Tabs(selected=place.tab), shown_tab: place.tab}
         if place.run is not None and place.conversation is None:
@@ -114,10 +124,16 @@ def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: His
         return in_places(filled, values)
 
     demo.load(arrive, None, filled, **IN_ORDER)
-    for tab in each:
+    for tab in _each(tabs):
         tab.select(partial(str, tab.id), None, shown_tab, **PRIVATE)
-    seen = [shown_tab, header.chosen, history.opened]
-    gr.on([state.change for state in seen], query_of, seen, address, **PRIVATE)
+
+    def follow(has_arrived: bool, *shown: Any) -> Any:
+        """The address is read before it is written."""
+        return query_of(*shown) if has_arrived else gr.skip()
+
+    seen = [has_arrived, shown_tab, header.chosen, history.opened]
+    changes = [state.change for state in seen]
+    gr.on(changes, follow, seen, address, trigger_mode="always_last", **PRIVATE)
 
 
 def _choose(app: App, run_id: int) -> tuple[tuple[Any, Any], str]:

@@ -63,7 +63,7 @@ def test_parameters_of_others_are_no_business_of_ours() -> None:
 def test_a_link_brings_back_the_question_that_it_was_made_of(
     message: str, system: str, max_tokens: int, temperature: float, seed: int
 ) -> None:
-    question = Question.at([message, system, max_tokens, temperature, 0.95, seed])
+    question = Question.at([message, system, max_tokens, temperature, 0.95, seed, 1.25])
     parameters = dict(parse_qsl(share.link_of(question, 3)))
     assert place_of(parameters, TABS) == Place("chat", 3, None, question, ())
 

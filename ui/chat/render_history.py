@@ -5,7 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ui.html import METHOD_NAMES, Html, fixed, join, model_name, notice, plural, standalone, tag
+from ui.html import (
+    METHOD_NAMES,
+    Html,
+    Precision,
+    fixed,
+    join,
+    markdown,
+    model_name,
+    notice,
+    plural,
+    standalone,
+    tag,
+)
 from upq.store import (
     Conversation,
     Exchange,
@@ -102,7 +114,7 @@ def _authors(conversation: Conversation) -> list[Html]:
 def _question(number: int, exchange: Exchange) -> Html:
     columns = []
     for precision, answer in exchange.answers.items():
-        text = tag("div", answer.content or "(an empty answer)", class_="text", dir="auto")
+        text = tag("div", markdown(answer.content) or "(an empty answer)", class_="text said")
         foot = tag("p", ending(answer), class_="hint")
         head = tag("h4", precision, class_=precision.lower())
         columns.append(tag("div", head, text, foot))
@@ -127,6 +139,18 @@ def run_is_gone(run_id: int | None) -> Html:
         f"Run {run_id} is gone, so this conversation can be read but not gone on with.",
         "New chat asks the models of the run that is chosen above.",
     )
+
+
+def head_of_gone(precision: Precision) -> Html:
+    """Draw the head of a column whose model was deleted with its run."""
+    kind = precision.lower()
+    line = tag("span", "its run is deleted", class_="line")
+    return tag("div", tag("h3", precision, class_=kind), line, class_=f"column-head gone {kind}")
+
+
+def nothing_kept(precision: Precision) -> Html:
+    """Draw a column of a conversation that can only be read, and that this precision took no part in."""
+    return notice("empty", f"{precision} took no part in this conversation.")
 
 
 def link(query: str) -> Html:

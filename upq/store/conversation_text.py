@@ -96,22 +96,31 @@ def drawn_with(exchange: Exchange) -> str:
 
 def ending(answer: Answer) -> str:
     """Say how long an answer is and how it ended."""
-    count = f"{answer.tokens:,} token{'' if answer.tokens == 1 else 's'}"
-    return ", ".join(filter(None, [count, ENDINGS.get(answer.finish, ""), answer.hint.rstrip(".")]))
+    facts = [_plural(answer.tokens, "token"), ENDINGS.get(answer.finish, "")]
+    facts += ["repeats itself"] if answer.repeats else []
+    if answer.left_out:
+        were = "was" if answer.left_out == 1 else "were"
+        facts.append(f"{_plural(answer.left_out, 'earlier turn')} {were} not read")
+    return ", ".join(filter(None, [*facts, answer.hint.rstrip(".")]))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _messages(exchanges: list[Exchange], precision: PrecisionName) -> list[dict[str, str]]:
-    """What a model read for its last answer, and that answer. A failed answer and its question it does not read."""
+    """What a model read for its last answer, and that answer.
+
+    It reads no failed answer and not its question, and of the others not the first ones that had no room.
+    """
     *before, last = exchanges
+    answered = [(exchange.question, exchange.answers.get(precision)) for exchange in before]
+    read = [(asked, answer) for asked, answer in answered if answer and answer.finish != "failed"]
+    final = last.answers[precision]
     messages = [{"role": "system", "content": last.system}] if last.system.strip() else []
-    for exchange in [*before, last]:
-        answer = exchange.answers.get(precision)
-        if answer is None or (answer.finish == "failed" and exchange is not last):
-            continue
-        messages += [
-            {"role": "user", "content": exchange.question},
-            {"role": "assistant", "content": answer.content},
-        ]
+    for question, answer in [*read[final.left_out :], (last.question, final)]:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer.content})
     return messages
 
 

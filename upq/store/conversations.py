@@ -38,13 +38,16 @@ class _Kept(BaseModel):
 
 
 class Answer(_Kept):
-    """What one precision answered. finish and hint are those of a message of the chat."""
+    """What one precision answered: a message of the chat, whose fields these are."""
 
     content: str
     finish: str = "stop"
     tokens: Annotated[int, Field(ge=0)] = 0
     prompt_tokens: Annotated[int, Field(ge=0)] = 0
     seconds: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    repeats: bool = False
+    left_out: Annotated[int, Field(ge=0)] = 0
+    limit: Annotated[int, Field(ge=0)] = 0
     hint: str = ""
 
 
