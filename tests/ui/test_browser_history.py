@@ -84,7 +84,7 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
     url, _ = lab
     page = open_page(f"{url}?tab=chat&run=1")
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("#decoding button").first.click()
     page.get_by_label("number input for Longest answer, tokens").first.fill("16")
     page.keyboard.press("Tab")
     ask(page, "one")
@@ -99,7 +99,7 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
         expect(window.locator("#run-selector input")).to_have_value(re.compile("#1 "))
         assert not scrolls_sideways(window)
     assert page.locator("#pane-int2 .conversation").inner_text() == shown
-    page.get_by_text("Decoding", exact=True).click()
+    page.locator("#decoding button").first.click()
     expect(page.get_by_label("number input for Longest answer, tokens").first).to_have_value("16")
     ask(page, "three")
     assert questions(page) == ["one", "two", "three"]
@@ -151,7 +151,7 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
 
 
 def test_a_conversation_and_one_question_leave_as_files(
-    lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
+    browser: Browser, lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
 ) -> None:
     url, store = lab
     said = [exchange("one", answer=HOSTILE), exchange("two")]
@@ -164,7 +164,7 @@ def test_a_conversation_and_one_question_leave_as_files(
         text = downloaded(page, f"upq-conversation-1.{ending}")
         assert "two" in text
         if ending == "html":
-            assert requests_of(page.context.new_page(), text, photos) == []
+            assert requests_of(browser.new_page(), text, photos) == []
     page.locator("#take-part input").click()
     page.get_by_role("option", name="question 2: two").click()
     assert "Question 1" not in downloaded(page, "upq-conversation-1-question-2.md")
@@ -189,6 +189,7 @@ def requests_of(alone: Page, text: str, photos: Path) -> list[str]:
     expect(alone.locator(".asked").first).to_have_text("one")
     expect(alone.locator("img, script, form")).to_have_count(0)
     alone.screenshot(path=photos / "conversation-page.png", full_page=True)
+    alone.close()
     return asked
 
 
