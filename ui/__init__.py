@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import api, header, theme
+from ui import address, api, header, theme
 from ui.app_state import PRIVATE, App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
@@ -43,14 +42,20 @@ def build(app: App) -> Page:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
             with gr.Tab("Chat", id="chat"):
-                chat_tab.build(app, top)
+                history = chat_tab.build(app, top)
             with gr.Tab("Checks", id="checks"):
                 checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
                 tab.build(app, top)
             with gr.Tab("Export", id="export") as export:
                 export_tab.build(app, top, export)
-        demo.load(partial(landing, app), None, tabs, **PRIVATE)
+        address.build(app, demo, tabs, top, history)
+
+        def land(request: gr.Request) -> Any:
+            is_named = address.names_a_tab(request, tabs)
+            return gr.skip() if is_named else landing(app)
+
+        demo.load(land, None, tabs, **PRIVATE)
         api.build(app)
     demo.guards = app.guards
     without_analytics()

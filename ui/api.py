@@ -130,6 +130,18 @@ def _chat(app: App, asked: requests.Chat) -> Iterator[dict[str, Any]]:
         yield dataclasses.asdict(piece)
 
 
+def _list_conversations(app: App, asked: requests.ListConversations) -> dict[str, Any]:
+    found = app.store.conversations.find(asked.search, asked.limit)
+    lines = [line._asdict() for line in found.lines]
+    return {"total": found.total, "conversations": lines}
+
+
+def _conversation(app: App, asked: requests.OneConversation) -> dict[str, Any]:
+    kept = app.store.conversations.get(asked.conversation)
+    content = kept.content.model_dump()
+    return {**kept.head._asdict(), "models": content["authors"], "turns": content["exchanges"]}
+
+
 def _list_exports(app: App, asked: requests.ListExports) -> list[dict[str, Any]]:
     return offers_of(app, asked.run_id, asked.precision)
 
@@ -150,6 +162,8 @@ ENDPOINTS = {
     "resume_run": Endpoint(requests.ResumeRun, _resume_run, str),
     "list_runs": Endpoint(requests.ListRuns, _list_runs, list),
     "chat": Endpoint(requests.Chat, _chat, dict),
+    "list_conversations": Endpoint(requests.ListConversations, _list_conversations, dict),
+    "conversation": Endpoint(requests.OneConversation, _conversation, dict),
     "run_checks": Endpoint(requests.RunChecks, _run_checks, dict),
     "list_exports": Endpoint(requests.ListExports, _list_exports, list),
     "make_export": Endpoint(requests.MakeExport, _make_export, dict),

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
@@ -151,6 +151,11 @@ class Outputs:
         if strangers := values.keys() - set(names):
             raise TypeError(f"{cls.__name__} has no {', '.join(sorted(strangers))}")
         return [values[name] if name in values else gr.skip() for name in names]
+
+
+def in_places(components: Sequence[Any], values: Mapping[Any, Any]) -> list[Any]:
+    """Return what a handler returns for these outputs: the values of some of them; all others stay as they are."""
+    return [values.get(component, gr.skip()) for component in components]
 
 
 def device_line() -> str:

@@ -87,7 +87,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
     beat = [gr.State(""), *moving]
     gr.on([demo.load, timer.tick], partial(_poll, app), beat, [*beat, status], **PRIVATE)
     both = [header.chosen, selector]
-    header.catalog.change(lambda chosen: _choices(app, chosen), header.chosen, both, **IN_ORDER)
+    header.catalog.change(lambda chosen: choices(app, chosen), header.chosen, both, **IN_ORDER)
     selector.input(
         lambda value: value, selector, header.chosen, trigger_mode="always_last", **IN_ORDER
     )
@@ -150,7 +150,7 @@ def _progress(live: Run | None) -> str:
     return f"{live.id} {live.stage} {parts.stage_share(live):.0%}"
 
 
-def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:
+def choices(app: App, chosen: int | None) -> tuple[Any, Any]:
     """Offer the runs that left an artifact, newest first. Until somebody chooses, the newest one is taken."""
     artifacts = {row.run_id for row in app.store.artifacts()}
     runs = [run for run in app.store.runs(kind="quantize") if run.id in artifacts]
@@ -158,6 +158,6 @@ def _choices(app: App, chosen: int | None) -> tuple[Any, Any]:
         return None, gr.skip()
     keep = chosen is not None and chosen in {NO_RUN, *artifacts}
     value = chosen if keep else runs[0].id
-    choices = [(parts.run_label(run), run.id) for run in runs]
-    choices.append((f"{model_name('bundled')} · FP16 only", NO_RUN))
-    return value, gr.update(choices=choices, value=value)
+    offered = [(parts.run_label(run), run.id) for run in runs]
+    offered.append((f"{model_name('bundled')} · FP16 only", NO_RUN))
+    return value, gr.update(choices=offered, value=value)

@@ -22,7 +22,7 @@ from upq.config import (
 from upq.decode import DECODING_RANGES, Decoding
 from upq.errors import UserError, shown
 from upq.export import FORMATS
-from upq.store import NAME_CHARACTERS, NOTE_CHARACTERS
+from upq.store import MOST_KEPT, NAME_CHARACTERS, NOTE_CHARACTERS, SEARCH_CHARACTERS
 
 R = TypeVar("R", bound="Request")
 QuantizedName = Literal["INT4", "INT2"]
@@ -186,6 +186,25 @@ class Question(Request):
             seed=self.seed,
             repetition_penalty=self.repetition_penalty,
         )
+
+
+class ListConversations(Request):
+    """The conversations that are kept, newest first: how many there are in all, and the first of them."""
+
+    search: Annotated[
+        str, _text(SEARCH_CHARACTERS, "only those whose title, questions or answers hold this")
+    ] = ""
+    limit: Annotated[
+        int, _between(1, MOST_KEPT, "conversations at most"), BeforeValidator(_whole)
+    ] = 50
+
+
+class OneConversation(Request):
+    """A kept conversation: its models, and each question with its settings and the answers of the precisions."""
+
+    conversation: Annotated[
+        int, _between(1, LARGEST, "the number of the conversation"), BeforeValidator(_whole)
+    ]
 
 
 class OfModel(OfRun):

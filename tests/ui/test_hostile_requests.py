@@ -52,6 +52,9 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "system": TEXTS,
     "model": TEXTS | st.just("bundled"),
     "path": TEXTS,
+    "search": TEXTS,
+    "limit": st.integers(1, 9),
+    "conversation": st.integers(1, 3),
     "settings_json": TEXTS
     | st.dictionaries(
         st.sampled_from(["seed", "data.max_rows", "int2.start", "x"]) | TEXTS, HOSTILE, max_size=3
@@ -97,6 +100,7 @@ def is_right(name: str, answer: Answer) -> bool:
         return isinstance(last, dict) and last["done"] and 0 < last["tokens"] <= 8192
     kinds = {"start_run": dict, "run_status": dict, "run_checks": dict, "list_runs": list}
     kinds |= {"list_exports": list, "make_export": dict}
+    kinds |= {"list_conversations": dict, "conversation": dict}
     return len(answer.results) == 1 and isinstance(last, kinds.get(name, str))
 
 

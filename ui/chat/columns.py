@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import App, Outputs
-from ui.chat import render
+from ui.chat import render, render_history
+from ui.chat.keep import kept_answer
 from ui.chat.render import View
 from ui.chat.render_head import column_head
 from ui.chat.script import PANE, SWITCH
-from ui.chat.turn import Column, Progress, Turn, answer, column
+from ui.chat.turn import Column, Progress, Turn, column
 from ui.html import PRECISIONS, GrowingMarkdown, Html, Precision, parts
 
 
@@ -60,7 +61,7 @@ def stream(app: App, precision: Precision, turn: Turn | None) -> Iterator[list[A
     if turn is None or not turn.claim(precision):
         return
     picture = _Picture(app, precision, turn)
-    for progress in answer(app, turn, precision, turn.run_id, turn.histories.get(precision, [])):
+    for progress in kept_answer(app, precision, turn):
         if turn.abandoned:
             return
         if progress.over:
@@ -144,6 +145,17 @@ def at_rest(app: App, turn: Turn | None, chosen: int | None) -> dict[Precision, 
             "now": "",
             "stop": gr.update(visible=False),
         }
+    return columns
+
+
+def of_gone(turn: Turn) -> dict[Precision, dict[str, Any]]:
+    """Draw the columns of a conversation whose run is deleted, without what is said in them. Values as `at_rest`."""
+    columns: dict[Precision, dict[str, Any]] = {}
+    for precision in PRECISIONS:
+        columns[precision] = {"head": render_history.head_of_gone(precision)}
+        if not turn.histories.get(precision):
+            past = render_history.nothing_kept(precision)
+            columns[precision] |= {"past": past, "now": "", "stop": gr.update(visible=False)}
     return columns
 
 

@@ -11,6 +11,8 @@ import gradio as gr
 
 from ui.app_state import App, Outputs
 from ui.chat.composer import IN_TURN, SEND, STOP
+from ui.chat.keep import exchanges_of
+from ui.chat.render_history import run_is_gone
 from ui.chat.turn import Turn, models_behind, without_last
 from ui.html import notice
 from ui.requests import Question
@@ -105,7 +107,8 @@ def _asked(
     goes_on = before is not None and before.goes_on_with(models)
     if before and goes_on and not before.is_over:
         return {}
-    histories = dict(before.histories) if before and goes_on else {}
+    if before and goes_on and before.is_gone:
+        return {"problem": run_is_gone(before.run_id)}
     try:
         question = Question.at([message or "", system or "", *decoding])
         turn = Turn(
@@ -115,7 +118,7 @@ def _asked(
             one_at_a_time=mode == IN_TURN,
             run_id=run_id,
             models=models,
-            histories=without_last(histories) if replaces else histories,
+            **_past(before if goes_on else None, replaces),
         )
     except UserError as error:
         return {"problem": notice("failed", error.message, error.hint)}
@@ -127,4 +130,15 @@ def _asked(
         "send": gr.update(value=STOP, variant="stop"),
         "problem": "",
         "examples": gr.update(visible=False),
+    }
+
+
+def _past(before: Turn | None, replaces: bool) -> dict[str, Any]:
+    """What a turn takes over from the one before, or from the one that it replaces, by the names of Turn."""
+    if before is None:
+        return {}
+    return {
+        "histories": without_last(before.histories) if replaces else dict(before.histories),
+        "earlier": before.earlier if replaces else exchanges_of(before),
+        "thread": before.thread,
     }

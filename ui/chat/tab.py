@@ -18,10 +18,12 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, composer, questions, render, speeds
+from ui.chat import columns, composer, history, questions, render, share, speeds
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
+from ui.chat.history import Doings, History
 from ui.chat.questions import Sent
+from ui.chat.render import View
 from ui.chat.script import ANNOUNCED
 from ui.chat.turn import Turn, models_behind
 from ui.header import Header
@@ -97,7 +99,7 @@ class Change:
         return [*chain.from_iterable(panes), *changing]
 
 
-def build(app: App, header: Header) -> None:
+def build(app: App, header: Header) -> History:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     panes = columns.build()
     box = composer.build()
@@ -116,6 +118,12 @@ def build(app: App, header: Header) -> None:
     _wire_stops(chat)
     _wire_views(app, header, chat)
     # A panel beside the conversation is built here: it listens to chat.over.change and reads chat.turn.
+    doings = Doings(
+        lambda turn, chosen: _start_over(app, turn, chosen).values,
+        lambda before, turn, chosen, view: _take_up(app, before, turn, chosen, view).values,
+    )
+    share.build(app, header, chat)
+    return history.build(app, header, chat, doings)
 
 
 def _wire_questions(app: App, header: Header, chat: Chat) -> None:
@@ -223,8 +231,21 @@ def _start_over(app: App, turn: Turn | None, chosen: int | None) -> Change:
     )
 
 
+def _take_up(app: App, before: Turn | None, turn: Turn, chosen: int | None, view: View) -> Change:
+    """Show a conversation that was kept, whose turn is over, in place of the one before."""
+    if before:
+        before.abandon()
+    drawn = columns.of_gone(turn) if turn.is_gone else columns.at_rest(app, turn, chosen)
+    for precision, past in zip(PRECISIONS, columns.bodies(turn, view), strict=True):
+        if turn.occupies(precision):
+            drawn[precision] |= {"past": past, "now": "", "stop": gr.update(visible=False)}
+    send = gr.update(value=SEND, variant="primary")
+    examples = gr.update(visible=False)
+    return Change(drawn, send=send, examples=examples, turn=turn, over=turn.id)
+
+
 def _show(app: App, turn: Turn | None, chosen: int | None) -> Change:
     """Return columns, Send and turn after a change: all start over if another model answers in a column now."""
     if turn and not turn.goes_on_with(models_behind(app, chosen)):
         return _start_over(app, turn, chosen)
-    return Change(columns.at_rest(app, turn, chosen))
+    return Change({} if turn and turn.is_gone else columns.at_rest(app, turn, chosen))

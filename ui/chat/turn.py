@@ -15,6 +15,7 @@ from ui.html import PRECISIONS, Precision, percent, stage_name
 from upq.decode import Decoding, Piece, text_repeats
 from upq.errors import UserError
 from upq.jobs import ModelKey, Served, key_of
+from upq.store import Exchange, Place
 
 WAIT_S = 0.2
 #: Shorter answers say little about speed.
@@ -24,13 +25,27 @@ _logger = logging.getLogger(__name__)
 _ids = itertools.count(1)
 
 
+@dataclass
+class Thread:
+    """What the turns of a conversation share: where it is kept, and what kept it from being kept last time.
+
+    is_deleted: somebody threw it away on this page, so that it is not kept again.
+    """
+
+    place: Place | None = None
+    is_deleted: bool = False
+    trouble: UserError | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(kw_only=True)
 class Turn:
     """One message on its way to the columns: what they need, how they are told to stop, what they answered.
 
     run_id is the run whose models answer, None for the bundled FP16 model; models tells which model stands behind each
     column that answers; histories holds the messages of each column, those of earlier turns included; id is another one
-    for each turn of this program.
+    for each turn of this program. answers holds what the columns said in this turn, earlier the exchanges before it;
+    is_gone tells that the run of the conversation is deleted, so that it can only be read.
     """
 
     message: str
@@ -42,6 +57,10 @@ class Turn:
     histories: dict[Precision, list[Message]] = field(default_factory=dict)
     stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
+    answers: dict[Precision, Message] = field(default_factory=dict)
+    earlier: list[Exchange] = field(default_factory=list)
+    thread: Thread = field(default_factory=Thread)
+    is_gone: bool = False
     abandoned: bool = False
     id: int = field(default_factory=lambda: next(_ids))
     _claimed: set[Precision] = field(default_factory=set)

@@ -4,6 +4,7 @@ from ui.html.axes import Point, linear_axis, log_axis
 from ui.html.charts import Dot, Key, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
 from ui.html.origin import commit_words, machine_words
+from ui.html.page import standalone
 from ui.html.parts import fact, notice, run_name, table
 from ui.html.rich_text import GrowingMarkdown, markdown
 from ui.html.run_panel import stage_seconds
@@ -64,6 +65,7 @@ __all__ = [
     "span",
     "stage_name",
     "stage_seconds",
+    "standalone",
     "table",
     "tag",
 ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 
 from ui.checks import render as render_checks
-from ui.html import PRECISIONS, Html, fixed, join, notice, percent, run_name, size, tag
+from ui.html import PRECISIONS, Html, fixed, join, notice, percent, run_name, size, standalone, tag
 from ui.results import render, render_compare
 from ui.results.comparison import ResultRow, Subject
 from ui.results.render import MEASURES, SUITES
 from ui.results.shared_rows import merged
 
-STYLE_SHEETS = ("theme.css", "report.css")
-DOCTYPE = Html("<!DOCTYPE html>\n")
 #: Prompts whose answers are shown, and of each answer so many characters.
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 700
 
@@ -24,31 +19,7 @@ EXAMPLES, EXAMPLE_CHARACTERS = 3, 700
 def report(subjects: Sequence[Subject]) -> str:
     """Return the whole page: headline figures, charts, scores, settings that differ, origins and example answers."""
     title = "UPQ Studio: " + (", ".join(subject.name for subject in subjects) or "no run")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", _style()),
-    )
-    body = tag("body", tag("main", *_sections(subjects), class_="prose"), class_="gradio-container")
-    return DOCTYPE + tag("html", head, body, lang="en")
-
-
-@cache
-def _style() -> Html:
-    """Return the page's own look and the app's, so that charts and tables look as they do there.
-
-    It is dark where the reader's system is, but not on paper.
-    """
-    app, own = (
-        (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in STYLE_SHEETS
-    )
-    dark = re.search(r"^\.dark (\{.*?^\})", app, re.MULTILINE | re.DOTALL)
-    assert dark, "theme.css has a dark palette"
-    return Html(
-        f"{app}\n@media screen and (prefers-color-scheme: dark) {{ :root {dark[1]} }}\n{own}"
-    )
+    return standalone(title, *_sections(subjects))
 
 
 def _sections(subjects: Sequence[Subject]) -> list[Html]:

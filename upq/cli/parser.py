@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import upq
-from upq.cli import commands, exports
+from upq.cli import commands, conversations, exports
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 #: The states that a run may be in; upq.store, which says so as well, takes a second to import.
@@ -69,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument("file", metavar="FILE", help="the file to write, such as out.upq")
     unpacking = command("unpack", exports.unpack, "take in a run that was packed elsewhere")
     unpacking.add_argument("file", metavar="FILE", help="what `pack` wrote")
+    words = "list the conversations of the chat, or export or delete one"
+    _add_conversation_flags(command("conversations", conversations.conversations, words))
     command("doctor", commands.doctor, "check the data folder and say what is wrong")
     words = "execute queued runs (the app starts this by itself)"
     worker = command("worker", commands.worker, words)
@@ -155,6 +157,16 @@ def _add_push_flags(subparser: argparse.ArgumentParser) -> None:
     subparser.add_argument("--private", action="store_true", help=words)
     words = "write what would be sent into a folder, and send nothing"
     subparser.add_argument("--dry-run", metavar="DIR", help=words)
+
+
+def _add_conversation_flags(subparser: argparse.ArgumentParser) -> None:
+    words = "list only those whose title, questions or answers hold this"
+    subparser.add_argument("--search", default="", metavar="TEXT", help=words)
+    words = "write a conversation as FILE.md, FILE.jsonl or FILE.html"
+    subparser.add_argument("--export", nargs=2, metavar=("FILE", "NUMBER"), help=words)
+    words = "delete a conversation, after a question"
+    subparser.add_argument("--delete", type=int, metavar="NUMBER", help=words)
+    subparser.add_argument("--yes", action="store_true", help="delete without a question")
 
 
 def _add_run_flags(subparser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
+from upq.store import conversations as store_conversations
 from upq.store import examine as store_examine
 from upq.store import labels, queue
 from upq.store import pack as store_pack
@@ -50,6 +51,7 @@ class Store:
         self._connections = Connections(path)
         self._clock = clock
         migrate(self._connections)
+        self.conversations = store_conversations.Conversations(self._connections, clock)
 
     def close(self) -> None:
         """Close the connections that are not in use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from upq.store import artifacts
+from upq.store import artifacts, conversations
 from upq.store.run import running_runs
 
 
@@ -17,4 +17,4 @@ def problems(db: Database, now: float) -> list[str]:
     for run in running_runs(db):
         if (run.lease_until or 0) < now:
             found.append(f"Run {run.id} is marked as running but its worker is silent.")
-    return found + artifacts.problems(db)
+    return found + conversations.problems(db) + artifacts.problems(db)

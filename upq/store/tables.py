@@ -170,8 +170,25 @@ ALTER TABLE runs ADD COLUMN aside_for INTEGER;
 ALTER TABLE runs ADD COLUMN aside_at_s REAL;
 """
 
+#: run_id refers to nothing, because a conversation outlives its run. words: what it is found by, in small letters.
+_CONVERSATIONS = """
+CREATE TABLE conversations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: addresses carry it
+    owner TEXT NOT NULL DEFAULT '',
+    title TEXT NOT NULL,
+    created_at REAL NOT NULL CHECK (created_at BETWEEN 0 AND 8589934592),  -- a date can be made of it
+    updated_at REAL NOT NULL CHECK (updated_at BETWEEN 0 AND 8589934592),
+    run_id INTEGER,
+    saves INTEGER NOT NULL DEFAULT 1,
+    words TEXT NOT NULL DEFAULT '',
+    models TEXT NOT NULL,
+    turns TEXT NOT NULL
+) STRICT;
+CREATE INDEX conversations_by_time ON conversations (owner, updated_at, id);
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
 MIGRATIONS: tuple[str, ...] = (
     *(_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED),
-    *(_OWNERS, _LABELS_AND_ASIDES),
+    *(_OWNERS, _LABELS_AND_ASIDES, _CONVERSATIONS),
 )
