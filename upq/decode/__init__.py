@@ -1,6 +1,7 @@
 """From a model to text: engines that take one token per sequence and step, and what writes with them."""
 
 from upq.decode.choice import engine_for, native_engine
+from upq.decode.draw import nucleus
 from upq.decode.engine import Engine, Session, diverged
 from upq.decode.generate import DECODING_RANGES, ROWS, Decoding, Piece, answers, end_ids, stream
 from upq.decode.native import NativeEngine
@@ -24,6 +25,7 @@ __all__ = [
     "end_ids",
     "engine_for",
     "native_engine",
+    "nucleus",
     "shared_length",
     "stream",
 ]
