@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "store": "errors files config artifact.format",
     "jobs": f"{_ALGORITHMS} store export compare",
     "cli": f"{_ALGORITHMS} store jobs export compare",
-    "ui": "config context decode evaluation compare export quantize.estimate quantize.ready jobs store errors files machine",
+    "ui": "config context decode evaluation compare export quantize.estimate quantize.ready jobs store errors files"
+    " machine",
     "bench": f"{_ALGORITHMS} store jobs cli export compare",
     "app": f"{_ALGORITHMS} store jobs ui",
 }

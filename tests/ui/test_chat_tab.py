@@ -14,19 +14,11 @@ from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App
 from ui.app_state import speed_note
-from ui.chat import column
-from ui.chat.tab import (
-    AT_ONCE,
-    IN_TURN,
-    Change,
-    Pane,
-    Sent,
-    _answer,
-    _everything,
-    _send,
-    _settle,
-    _show,
-)
+from ui.chat import column, questions
+from ui.chat.columns import Pane, stream
+from ui.chat.composer import AT_ONCE, IN_TURN, SEND
+from ui.chat.questions import Sent
+from ui.chat.tab import Change, Chat, _settle, _show
 from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
@@ -52,20 +44,20 @@ def runs(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> tuple[int, int]:
 
 
 def send(app: App, before: Turn | None, run_id: int | None, text: str, mode: str = AT_ONCE) -> Turn:
-    turn, *_ = _send(app, before, run_id, text, mode, "", LONGEST, 0, 1, 0)
+    turn, *_ = questions.send(app, before, run_id, None, text, mode, "", LONGEST, 0, 1, 0)
     assert isinstance(turn, Turn)
     return turn
 
 
 def answered(app: App, turn: Turn) -> Turn:
     for precision in PRECISIONS:
-        for _ in _answer(app, precision, turn):
+        for _ in stream(app, precision, turn):
             pass
     assert turn.is_over
     return turn
 
 
-def questions(turn: Turn) -> list[list[str]]:
+def asked_of(turn: Turn) -> list[list[str]]:
     """Return what each column was asked."""
     return [
         [message["content"] for message in turn.histories[precision] if message["role"] == "user"]
@@ -74,18 +66,18 @@ def questions(turn: Turn) -> list[list[str]]:
 
 
 def test_a_change_reaches_the_components_that_it_names_and_no_other() -> None:
-    components = ("head", "body", "stop")
+    components = ("head", "past", "now", "stop")
     panes: Any = {
         name: SimpleNamespace(outputs=[f"{name} {component}" for component in components])
         for name in PRECISIONS
     }
-    controls: Any = SimpleNamespace(send="send")
-    turn: Any = "turn"
-    everything = _everything(panes, controls, turn)
-    change = Change({"INT4": {"body": "new"}}, turn=None)
+    box: Any = SimpleNamespace(send="send", examples="examples")
+    states: Any = ("turn", "asked", "over", "draft")
+    everything = Chat(panes, box, *states).everything
+    change = Change({"INT4": {"past": "new"}}, turn=None)
     found = dict(zip(everything, change.values, strict=True))
-    assert {name for name, value in found.items() if value != gr.skip()} == {"INT4 body", "turn"}
-    assert (found["INT4 body"], found["turn"]) == ("new", None)
+    assert {name for name, value in found.items() if value != gr.skip()} == {"INT4 past", "turn"}
+    assert (found["INT4 past"], found["turn"]) == ("new", None)
     with pytest.raises(TypeError, match="Pane has no boddy"):
         Pane.fill(boddy="new")
 
@@ -97,34 +89,39 @@ def test_a_message_right_after_the_choice_of_a_run_survives_the_reset_of_the_col
     old = send(app, None, first, "one")
     new = send(app, old, second, "two")
     assert old.abandoned
-    assert _show(app, new, second) == Change()
+    assert {name for column in _show(app, new, second).columns.values() for name in column} == {
+        "head"
+    }
     assert not new.abandoned
-    assert questions(answered(app, new)) == [["two"]] * 3
+    assert asked_of(answered(app, new)) == [["two"]] * 3
 
 
 def test_columns_start_over_when_another_run_is_chosen(app: App, runs: tuple[int, int]) -> None:
     first, second = runs
     old = answered(app, send(app, None, first, "one"))
-    assert questions(answered(app, send(app, old, first, "two"))) == [["one", "two"]] * 3
+    assert asked_of(answered(app, send(app, old, first, "two"))) == [["one", "two"]] * 3
     change = _show(app, old, second)
-    assert ["Ask something." in column["body"] for column in change.columns.values()] == [True] * 3
-    assert change.send == gr.update(interactive=True)
+    assert ["Ask something." in column["past"] for column in change.columns.values()] == [True] * 3
+    assert change.send["value"] == SEND
     assert change.turn is None
     assert old.abandoned
 
 
 def test_a_second_message_waits_for_the_first(app: App, runs: tuple[int, int]) -> None:
     turn = send(app, None, runs[0], "one")
-    assert _send(app, turn, runs[0], "two", AT_ONCE, "", LONGEST, 0, 1, 0) == Sent.fill()
+    assert (
+        questions.send(app, turn, runs[0], None, "two", AT_ONCE, "", LONGEST, 0, 1, 0)
+        == Sent.fill()
+    )
 
 
 def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, int]) -> None:
     turn = send(app, None, runs[0], "one")
     turn.abandon()
-    list(_answer(app, "INT4", turn))
+    list(stream(app, "INT4", turn))
     assert "INT4" not in turn.histories
     columns = _settle(app, None, runs[0]).columns
-    assert ["Ask something." in column["body"] for column in columns.values()] == [True] * 3
+    assert ["Ask something." in column["past"] for column in columns.values()] == [True] * 3
 
 
 def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ui import api, app_state
 from ui.chat import render as render_chat
+from ui.chat import render_head, render_words
 from ui.checks import render as render_checks
 from ui.html import Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
@@ -132,9 +133,10 @@ def everything_with(text: str) -> list[Html]:
         run_panel.run_panel(live, 0, 30.0),
         render.log_view([(10.0, text)]),
         render.history_table([run], {}),
-        render_chat.column_head("FP16", {"backend": text, "note": text}),
-        render_chat.conversation("INT4", messages, busy=text),
-        render_chat.conversation("INT4", messages, view="word difference", reference=reference),
+        render_head.column_head("FP16", {"backend": text, "note": text}),
+        render_chat.conversation("INT4", messages),
+        render_chat.conversation("INT4", messages, view="words", reference=reference),
+        render_chat.writing({"role": "assistant", "content": text}, text),
         render_chat.waiting_column("INT2", text),
         render_checks.prompt_list(results, {1: text}, "all", 9),
         render_checks.unavailable_types({text: text}),
@@ -303,33 +305,46 @@ def test_resume_and_delete_are_offered_only_where_they_work() -> None:
 
 
 def test_word_difference_marks_changes_with_signs_not_only_colour() -> None:
-    html = render_chat.word_difference("the sky is blue", "the sky looks blue today")
+    html = render_words.word_difference("the sky is blue", "the sky looks blue today")
     parsed = Structure(html)
     assert "The same as FP16 for 2 words, then different." in parsed.words
     assert "<del><b>\u2212 </b>is</del>" in html
     assert "<ins><b>+ </b>looks</ins>" in html
 
 
-def test_a_column_head_tells_fair_from_shared_speed_and_what_computes() -> None:
+def test_a_column_head_says_in_one_line_what_matters_and_folds_the_rest() -> None:
+    fp16: app_state.Badge = {"fair": {"tokens_per_s": 50.0, "first_token_s": 0.3}}
     badge: app_state.Badge = {
+        "size_bytes": 62_200_000,
+        "bits_per_weight": 2.27,
         "memory_bytes": 81_000_000,
         "backend": "torch, packed weights",
         "load_s": 1.42,
-        "fair": {"tokens_per_s": 104.2, "first_token_s": 0.12},
+        "fair": {"tokens_per_s": 205.2, "first_token_s": 0.12},
+        "shared": {"tokens_per_s": 80.0, "first_token_s": 0.5},
     }
-    html = render_chat.column_head("INT4", badge)
-    facts = dict(re.findall(r"<dt[^>]*>([^<]+)</dt><dd>(.*?)</dd>", html))
+    html = render_head.column_head("INT2", badge, fp16)
+    line, details = html.split("</summary>")
+    assert Structure(f"{line}</summary></details>").words == "INT262.2 MB · 2.27 bit · 4.1x FP16"
+    assert "80" not in line, "a speed while sharing is no figure to compare"
+    facts = dict(re.findall(r"<dt[^>]*>([^<]+)</dt><dd>(.*?)</dd>", details))
     assert facts["in memory"] == "81 MB"
-    assert facts["speed, fair"] == "104 tok/s<small>first token 120 ms</small>"
-    assert facts["speed, shared"].startswith(words.NO_VALUE)
-    parsed = Structure(html)
-    assert "torch, packed weights" in parsed.words
-    assert "loaded in 1.4 s" in parsed.words
-    assert "not loaded yet" in Structure(render_chat.column_head("INT4", {})).words
+    assert facts["speed alone"] == "205 tok/s<small>first token 0.1 s</small>"
+    assert facts["speed while sharing"].startswith("80 tok/s")
+    assert facts["loaded in"] == "1.4 s"
+    assert "torch, packed weights" in details
+
+
+def test_a_head_compares_no_speed_that_it_does_not_know() -> None:
+    alone: app_state.Badge = {"fair": {"tokens_per_s": 205.2, "first_token_s": 0.12}}
+    assert "205 tok/s" in Structure(render_head.column_head("INT2", alone, {})).words
+    assert "x FP16" not in render_head.column_head("INT2", alone, {})
+    assert "x FP16" not in render_head.column_head("INT2", {}, alone)
+    assert render_head.NOT_LOADED in render_head.column_head("INT4", {})
 
 
 def test_equal_answers_are_said_to_be_equal() -> None:
-    assert "The same words as FP16." in render_chat.word_difference("a b", "a b")
+    assert "The same words as FP16." in render_words.word_difference("a b", "a b")
 
 
 def test_empty_charts_say_when_they_fill() -> None:

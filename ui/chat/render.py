@@ -1,32 +1,19 @@
-"""The three columns of the chat: badges, conversation and word difference, as pure functions.
+"""The conversation of a column, as pure functions: messages, their actions and what stands below an answer.
 
-What a person or a model wrote is plain text: escaped, line breaks kept, never markup.
+What a person or a model wrote is never markup: text is escaped, and Markdown is drawn by `ui.html.markup.tag` alone.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-from ui.app_state import Badge, Timing
-from ui.html import (
-    NO_VALUE,
-    Html,
-    Precision,
-    duration,
-    fixed,
-    join,
-    notice,
-    number,
-    plural,
-    size,
-    tag,
-)
+from ui.chat.render_words import word_difference
+from ui.html import PRECISIONS, Html, Precision, duration, notice, plural, tag
 
-View = Literal["text", "word difference"]
-NOT_LOADED = "not loaded yet"
+#: What the columns can show: the answers, or each beside the one of FP16.
+View = Literal["text", "words"]
+ENDINGS = {"length": "stopped at the token limit", "cancelled": "stopped by you"}
 
 
 class _RoleAndContent(TypedDict):
@@ -35,57 +22,16 @@ class _RoleAndContent(TypedDict):
 
 
 class Message(_RoleAndContent, total=False):
-    """One message of a column. finish is "", "stop", "length", "cancelled" or "failed"."""
+    """One message of a column, plain JSON. finish is "", "stop", "length", "cancelled" or "failed".
+
+    seconds: from the question to the last token.
+    """
 
     finish: str
     tokens: int
     prompt_tokens: int
+    seconds: float
     hint: str
-
-
-FAIR_HINT = "one column at a time, and no run at work"
-SHARED_HINT = "while other columns or a run used the machine too"
-
-
-def column_head(precision: Precision, badge: Badge) -> Html:
-    """Draw the head of a column: name, measured size and memory, bits per weight, speeds, and what computes."""
-    kind = precision.lower()
-    subtitle = "reference" if precision == "FP16" else ""
-    bits = badge.get("bits_per_weight")
-    facts = [
-        _fact("stored", size(badge.get("size_bytes"))),
-        _fact("in memory", size(badge.get("memory_bytes"))),
-        _fact("weights", f"{fixed(bits, 2)} bit" if bits else NO_VALUE),
-    ]
-    speeds = [
-        _fact("speed, fair", _speed(badge.get("fair")), FAIR_HINT),
-        _fact("speed, shared", _speed(badge.get("shared")), SHARED_HINT),
-    ]
-    loaded = f"loaded in {duration(badge['load_s'])}" if "load_s" in badge else ""
-    return tag(
-        "header",
-        tag("h3", tag("span", precision, class_=kind), tag("small", subtitle)),
-        tag("dl", *facts, class_="sizes"),
-        tag("dl", *speeds, class_="speeds"),
-        tag("p", badge.get("backend") or NOT_LOADED, class_="backend"),
-        tag("p", " · ".join(filter(None, [loaded, badge.get("note", "")])) or " "),
-        class_=f"column-head {kind}",
-    )
-
-
-def _fact(name: str, value: object, hint: str | None = None) -> Html:
-    return tag("div", tag("dt", name, title=hint), tag("dd", value))
-
-
-def _speed(timing: Timing | None) -> Html:
-    """Draw tokens/s, and below it the time to the first token."""
-    if not timing:
-        return join([NO_VALUE, tag("small", " ")])
-    rate, first = timing["tokens_per_s"], timing["first_token_s"]
-    wait = f"{1000 * first:.0f} ms" if first < 1 else duration(first)
-    return join(
-        [f"{number(rate)} tok/s" if rate else NO_VALUE, tag("small", f"first token {wait}")]
-    )
 
 
 def conversation(
@@ -94,82 +40,82 @@ def conversation(
     *,
     view: View = "text",
     reference: Sequence[Message] = (),
-    busy: str = "",
 ) -> Html:
-    """Draw the messages of a column in order.
+    """Draw the messages of a column in order; those of the last turn can be asked again.
 
-    reference is the FP16 column, compared answer by answer in the word difference view; busy tells what the column is
-    doing before its first word arrives.
+    reference is the FP16 column, with which each answer is compared in the view "words".
     """
     if not messages:
         return notice("empty", "Ask something.", "The same message goes to every column.")
     partners = [message for message in reference if message["role"] == "assistant"]
+    last = max(at for at, message in enumerate(messages) if message["role"] == "user")
     blocks: list[Html] = []
     turn = 0
-    for message in messages:
+    for at, message in enumerate(messages):
         if message["role"] == "user":
-            blocks.append(tag("div", message["content"], class_="message user"))
+            blocks.append(question(message, actions=at == last and len(messages) > last + 1))
             continue
         partner = partners[turn] if turn < len(partners) else None
-        compared = view == "word difference" and precision != "FP16" and partner is not None
-        blocks.append(_answer(message, partner["content"] if compared and partner else None))
+        compared = view == "words" and precision != "FP16" and partner is not None
+        blocks.append(answer(message, partner["content"] if compared and partner else None))
         turn += 1
-    if busy:
-        blocks.append(notice("busy", busy))
     return tag("div", *blocks, class_="conversation")
 
 
-def _answer(message: Message, reference: str | None) -> Html:
+def question(message: Message, actions: bool) -> Html:
+    """Draw what a person asked; with actions it can be edited, or asked again."""
+    buttons = [_button("Edit", "edit"), _button("Again", "again")] if actions else []
+    foot = tag("footer", *buttons) if buttons else None
+    text = tag("div", message["content"], class_="text", dir="auto")
+    return tag("div", text, foot, class_="message user")
+
+
+def answer(message: Message, reference: str | None = None) -> Html:
+    """Draw a finished answer and what is to be said about it."""
     finish = message.get("finish", "")
     if finish == "failed":
         return notice("failed", message["content"], message.get("hint", ""))
-    body: object = message["content"] or ("" if not finish else "(an empty answer)")
-    if reference is not None and finish:
+    body: object = message["content"] or "(an empty answer)"
+    if reference is not None:
         body = word_difference(reference, message["content"])
-    ending = {"length": "stopped at the token limit", "cancelled": "stopped by you"}.get(finish)
-    foot = [plural(message.get("tokens", 0), "token")] if finish else []
-    if finish and "prompt_tokens" in message:
-        foot.append(f"prompt {plural(message['prompt_tokens'], 'token')}")
-    foot += [ending] if ending else []
-    caret = None if finish else tag("i", class_="caret")
-    line = tag("footer", " · ".join(foot)) if foot else None
-    return tag("div", tag("div", body, caret, class_="text"), line, class_="message answer")
+    copy = _button("Copy", "copy", message["content"])
+    foot = tag("footer", " · ".join(_facts(message)), copy)
+    text = tag("div", body, class_="text plain", dir="auto")
+    return tag("div", text, foot, class_="message answer")
 
 
-def word_difference(reference: str, answer: str) -> Html:
-    """Draw the answer beside the reference: a minus marks the words that it leaves out, a plus those that it adds."""
-    before, after = (re.findall(r"\s+|[^\s]+", text) for text in (reference, answer))
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    parts: list[object] = []
-    for operation, first, last, start, end in matcher.get_opcodes():
-        if operation == "equal":
-            parts.append("".join(after[start:end]))
-            continue
-        parts.append(_change("del", "\u2212 ", "".join(before[first:last])))
-        parts.append(_change("ins", "+ ", "".join(after[start:end])))
-    return join([tag("p", _agreement(before, after), class_="agreement"), *parts])
+def writing(message: Message | None, busy: str) -> Html:
+    """Draw an answer that is being written, or what the column does before its first word."""
+    text = message["content"] if message else ""
+    shown = tag("div", text, tag("i", class_="caret"), class_="text plain", dir="auto")
+    answer = tag("div", shown, class_="message answer") if message else None
+    return tag("div", answer, notice("busy", busy) if busy else None, class_="conversation")
 
 
-def _change(name: str, mark: str, text: str) -> Html | None:
-    return tag(name, tag("b", mark), text) if text.strip() else None
+def _facts(message: Message) -> list[str]:
+    facts = [plural(message.get("tokens", 0), "token")]
+    facts += [duration(message["seconds"])] if "seconds" in message else []
+    if "prompt_tokens" in message:
+        facts.append(f"prompt {plural(message['prompt_tokens'], 'token')}")
+    ending = ENDINGS.get(message.get("finish", ""))
+    return [*facts, ending] if ending else facts
 
 
-def _agreement(before: Sequence[str], after: Sequence[str]) -> str:
-    words = [word for word in after if not word.isspace()]
-    others = [word for word in before if not word.isspace()]
-    same = next(
-        (at for at, pair in enumerate(zip(others, words, strict=False)) if pair[0] != pair[1]),
-        min(len(words), len(others)),
-    )
-    if words == others:
-        return "The same words as FP16."
-    if not same:
-        return "Different from FP16 from the first word on."
-    return f"The same as FP16 for {plural(same, 'word')}, then different."
+def _button(words: str, action: str, text: str | None = None) -> Html:
+    return tag("button", words, class_="link", data_action=action, data_text=text)
 
 
 def waiting_column(precision: Precision, training: str) -> Html:
-    """Draw a column whose artifact does not exist yet. training tells what the live run does about it, or is empty."""
+    """Draw a column whose artifact does not exist yet. training tells what is done about it, or is empty."""
     if training:
         return notice("busy", training, "This column opens by itself.")
     return notice("empty", f"No {precision} yet.", "Start a run in Quantize.")
+
+
+def phone_switch() -> Html:
+    """Draw the buttons that choose the column which a narrow screen shows."""
+    buttons = [
+        tag("button", name, data_column=name.lower(), aria_pressed=str(name == "FP16").lower())
+        for name in PRECISIONS
+    ]
+    return tag("div", *buttons, class_="switch", role="group", aria_label="Column")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +21,7 @@ WAIT_S = 0.2
 TIMED_TOKENS = 16
 
 _logger = logging.getLogger(__name__)
+_ids = itertools.count(1)
 
 
 @dataclass(kw_only=True)
@@ -26,7 +29,8 @@ class Turn:
     """One message on its way to the columns: what they need, how they are told to stop, what they answered.
 
     run_id is the run whose models answer, None for the bundled FP16 model; models tells which model stands behind each
-    column that answers; histories holds the messages of each column, those of earlier turns included.
+    column that answers; histories holds the messages of each column, those of earlier turns included; id is another one
+    for each turn of this program.
     """
 
     message: str
@@ -39,6 +43,7 @@ class Turn:
     stop: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     done: dict[Precision, threading.Event] = field(default_factory=lambda: _events())
     abandoned: bool = False
+    id: int = field(default_factory=lambda: next(_ids))
     _claimed: set[Precision] = field(default_factory=set)
 
     def claim(self, precision: Precision) -> bool:
@@ -76,6 +81,17 @@ class Turn:
         return all(event.is_set() for event in self.done.values())
 
 
+def without_last(
+    histories: Mapping[Precision, list[Message]],
+) -> dict[Precision, list[Message]]:
+    """The messages of each column without its last question and what was answered to it."""
+    kept: dict[Precision, list[Message]] = {}
+    for precision, messages in histories.items():
+        asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
+        kept[precision] = messages[: asked[-1]] if asked else []
+    return kept
+
+
 def _events() -> dict[Precision, threading.Event]:
     return {precision: threading.Event() for precision in PRECISIONS}
 
@@ -93,11 +109,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a column shows at one moment of its answer."""
+    """What a column shows at one moment of its answer: all messages, `answer` (if it has begun) among them."""
 
-    messages: list[Message]
-    busy: str
+    asked: list[Message]
+    answer: Message | None = None
+    busy: str = ""
     over: bool = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, the answer so far included."""
+        return [*self.asked, self.answer] if self.answer else self.asked
 
 
 def column(app: App, precision: Precision, chosen: int | None) -> Column:
@@ -163,7 +185,7 @@ def answer(
         if state.source:
             yield from _answer(app, turn, precision, state, asked)
     except Exception as error:  # a column is a boundary: what fails here is said here
-        yield Progress([*asked, _failure(error)], "", over=True)
+        yield Progress(asked, _failure(error), over=True)
     finally:
         turn.done[precision].set()
 
@@ -187,20 +209,21 @@ def _answer(
 ) -> Iterator[Progress]:
     stop = turn.stop[precision]
     while not turn.may_start(precision) and not stop.wait(WAIT_S):
-        yield Progress(asked, "Waits for the columns before it.")
-    yield Progress(asked, "Loading the model." if not state.badge.get("backend") else "Reading.")
+        yield Progress(asked, busy="Waits for the columns before it.")
+    is_loaded = bool(state.badge.get("backend"))
+    yield Progress(asked, busy="Reading." if is_loaded else "Loading the model.")
     served = app.models.get(state.run_id, precision, state.source)
     _keep_badge(app, state.key, served)
     alone = False
     if turn.one_at_a_time:
         while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
-            yield Progress(asked, "Waits for another page's timing.")
+            yield Progress(asked, busy="Waits for another page's timing.")
     try:
-        fair = alone
+        fair, started = alone, time.monotonic()
         for piece in _pieces(served, turn, precision, asked):
             fair = fair and app.store.live_run() is None
             _keep_timing(app, state.key, piece, fair)
-            yield Progress([*asked, _reply(piece)], "", over=piece.done)
+            yield Progress(asked, _reply(piece, time.monotonic() - started), over=piece.done)
     finally:
         if alone:
             app.timing_lock.release()
@@ -236,13 +259,14 @@ def _pieces(
     return served.answer(conversation, turn.decoding, turn.stop[precision].is_set)
 
 
-def _reply(piece: Piece) -> Message:
+def _reply(piece: Piece, seconds: float) -> Message:
     return {
         "role": "assistant",
         "content": piece.text,
         "finish": piece.finish,
         "tokens": piece.tokens,
         "prompt_tokens": piece.prompt_tokens,
+        "seconds": seconds,
     }
 
 

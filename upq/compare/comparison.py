@@ -34,7 +34,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What each model thinks of one answer. ids: its tokens; seen: by precision, FP16's first; is_cut: the answer goes on
+    """What each model thinks of one answer.
+
+    ids: its tokens; seen: by precision, FP16's first; texts: of each token that is told of; is_cut: the answer goes on
     behind what was compared.
     """
 

@@ -4,6 +4,7 @@ from upq.decode.choice import engine_for, native_engine
 from upq.decode.draw import nucleus
 from upq.decode.engine import Engine, Session, diverged
 from upq.decode.generate import DECODING_RANGES, ROWS, Decoding, Piece, answers, end_ids, stream
+from upq.decode.loops import repeats, text_repeats
 from upq.decode.native import NativeEngine
 from upq.decode.reader import Reader, shared_length
 from upq.decode.served_linear import ServedLinear
@@ -26,6 +27,8 @@ __all__ = [
     "engine_for",
     "native_engine",
     "nucleus",
+    "repeats",
     "shared_length",
     "stream",
+    "text_repeats",
 ]
