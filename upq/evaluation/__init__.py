@@ -2,11 +2,13 @@
 
 from upq.evaluation.fidelity import Reference
 from upq.evaluation.ifeval import (
+    CheckPrompt,
     PromptResult,
     Verdict,
     builtin_suite,
     ifeval_suite,
     instruction_types,
+    judge,
 )
 from upq.evaluation.intervals import Share
 from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
@@ -16,6 +18,7 @@ from upq.evaluation.wikitext import read_chunk
 
 __all__ = [
     "LETTERS",
+    "CheckPrompt",
     "Marked",
     "PromptResult",
     "Question",
@@ -28,6 +31,7 @@ __all__ = [
     "by_type",
     "ifeval_suite",
     "instruction_types",
+    "judge",
     "local_copy",
     "read_chunk",
 ]
