@@ -12,7 +12,7 @@ from ui.chat.render_words import word_difference
 from ui.html import PRECISIONS, Html, Precision, duration, notice, plural, tag
 
 #: What the columns can show: the answers, or each beside the one of FP16.
-View = Literal["text", "words"]
+View = Literal["text", "token kl", "words"]
 ENDINGS = {"length": "stopped at the token limit", "cancelled": "stopped by you"}
 
 

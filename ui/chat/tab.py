@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, composer, questions
+from ui.chat import columns, compare, composer, questions
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
 from ui.chat.questions import Sent
@@ -94,13 +94,14 @@ class Change:
 def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     panes = columns.build()
+    panel = compare.build()
     box = composer.build()
     chat = Chat(panes, box, gr.State(None), gr.State(NO_TURN), gr.State(NO_TURN), gr.State(None))
     _wire_questions(app, header, chat)
     _wire_answers(app, header, chat)
     _wire_stops(chat)
     _wire_views(app, header, chat)
-    # A panel beside the conversation is built here: it listens to chat.over.change and reads chat.turn.
+    compare.wire(app, panel, chat)
 
 
 def _wire_questions(app: App, header: Header, chat: Chat) -> None:

@@ -204,7 +204,8 @@ def _amounts(sentence: _Sentence) -> Iterator[Instruction]:
             continue
         rules = tuple(_amount_rules(match, sentence.request))
         if rules:
-            yield Instruction(_written(sentence, match, "whole"), rules)
+            group = 0 if match["lead"] in ("in ", "with ", "using ") else "whole"
+            yield Instruction(_written(sentence, match, group), rules)
 
 
 def _makes_one(request: str) -> bool:

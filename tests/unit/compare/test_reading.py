@@ -14,7 +14,7 @@ from tests.support.grids import round_trip
 from tests.support.helpers import examples
 from upq.compare import Sampling, compare, comparison, read_answer, reading
 from upq.compare.comparison import Answer, answer_ids
-from upq.decode import Engine, TransformersEngine, engine_for
+from upq.decode import TransformersEngine, engine_for
 from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.layers import INT4
@@ -29,7 +29,7 @@ PROMPT, ANSWER = list(DATA.ids[: DATA.counted_from]), list(DATA.ids[DATA.counted
 class Read:
     """A model as `read_answer` takes it."""
 
-    engine: Engine
+    engine: Any
     tokenizer: Any
 
 
