@@ -19,6 +19,8 @@ MEANING = (
     "KL tells how far a model's guess of the next token is from FP16's, in nats: 0 is the same guess. All models read"
     " the same answer, and nothing is written."
 )
+HOW_TO = "Point at a piece of the answer, or go through it with the arrow keys."
+#: How white space in the text of a token is written.
 _VISIBLE = {"\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7"}
 
 
@@ -28,32 +30,16 @@ def token_view(comparison: Comparison, question: str, source: str, temperature: 
     question: what it answers; source: whose answer it is; temperature: at which it was drawn.
     """
     words = [_piece(comparison, piece) for piece in comparison.pieces]
-    text = tag(
-        "div",
-        *words,
-        class_="tokens",
-        role="listbox",
-        dir="auto",
-        aria_label=f"Tokens of {source}'s answer",
-    )
-    place = tag(
-        "div",
-        tag(
-            "p",
-            "Point at a piece of the answer, or go through it with the arrow keys.",
-            class_="hint",
-        ),
-        class_="told",
-    )
-    cut = None
-    if comparison.is_cut:
-        cut = tag("p", f"Only the first {len(comparison.ids):,} tokens were read.", class_="hint")
-    reading = tag("div", text, place, class_="reading")
+    name = f"Tokens of {source}'s answer"
+    text = tag("div", *words, class_="tokens", role="listbox", dir="auto", aria_label=name)
+    place = tag("div", tag("p", HOW_TO, class_="hint"), class_="told")
+    cut = f"Only the first {len(comparison.ids):,} tokens were read." if comparison.is_cut else None
     return join(
         [
+            tag("p", question, class_="question", dir="auto"),
             tag("p", MEANING, class_="hint"),
-            reading,
-            cut,
+            tag("div", text, place, class_="reading"),
+            tag("p", cut, class_="hint") if cut else None,
             _legend(),
             _summary(comparison, temperature),
         ]
