@@ -83,10 +83,11 @@ def serve(options: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stopped.set())
     exports = export_folder.Exports(store, exports_dir(folder))
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        page = build(App(store, models, worker, Path(downloads), exports))
+        app = App(store, models, worker, Path(downloads), exports)
+        page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
-        adding = None if options.without_shipped else shipped.start(store, folder)
+        app.unpacking = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
         if options.host not in LOOPBACK and not options.auth_file:
             print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
@@ -94,9 +95,9 @@ def serve(options: argparse.Namespace) -> None:
         page.close(verbose=False)
         exports.stop()
         worker.stop()
-        if adding:
-            adding.kill()
-            adding.wait()
+        if app.unpacking:
+            app.unpacking.kill()
+            app.unpacking.wait()
 
 
 def main() -> None:

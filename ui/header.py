@@ -51,7 +51,8 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state.
+    quantization at work has done, in percent, and of what was timed; catalog of which runs and artifacts there are and
+    in which state, and of the unpacking of those that ship with the app.
     """
 
     revision: str
@@ -101,7 +102,8 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
     worker = app.supervisor
-    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
+    beside = f"{app.timed} {app.unpack_state}"
+    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble} {beside}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -117,13 +119,15 @@ def _news(app: App) -> News:
     worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
-    catalog = repr(([(run.id, run.state) for run in runs], artifacts))
+    catalog = repr(([(run.id, run.state) for run in runs], artifacts, app.unpack_state))
 
     def newest(kind: str) -> str:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)
         return f"{max(mine, default=0)} {catalog}"
 
-    return News(newest("quantize"), newest("check"), _progress(live), catalog, status)
+    return News(
+        newest("quantize"), newest("check"), f"{_progress(live)} {app.timed}", catalog, status
+    )
 
 
 def _progress(live: Run | None) -> str:

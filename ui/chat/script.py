@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: A column follows its newest answer unless somebody scrolled up; a new question and a new view make it follow again.
-#: Buttons that copy work in the page, the others are told to the server.
+#: Buttons that copy work in the page, the others are told to the server. Of two linked runs of words both light up.
 PANE = """
 const pane = element.closest('.pane');
 const questions = () => pane.querySelectorAll('.message.user').length;
@@ -13,6 +13,9 @@ pane.addEventListener('scroll', () => {
   follows = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 40;
 });
 new MutationObserver(() => {
+  if (questions() > asked && pane.offsetParent && innerWidth <= 640) {
+    document.querySelector('#column-switch').scrollIntoView();
+  }
   if (questions() !== asked) { asked = questions(); follows = true; }
   if (follows) follow();
 }).observe(pane, { childList: true, subtree: true, characterData: true });
@@ -20,6 +23,10 @@ document.querySelector('#view')?.addEventListener('change', () => { follows = tr
 pane.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
+  if (button.dataset.action === 'sides') {
+    document.querySelector('#columns').classList.toggle('side-by-side');
+    return;
+  }
   if (button.dataset.action !== 'copy') { trigger('click', { action: button.dataset.action }); return; }
   const words = button.textContent;
   navigator.clipboard?.writeText(button.dataset.text).then(() => {
@@ -27,6 +34,13 @@ pane.addEventListener('click', (event) => {
     setTimeout(() => { button.textContent = words; }, 1500);
   });
 });
+for (const [event, lit] of [['mouseover', true], ['focusin', true], ['mouseout', false], ['focusout', false]]) {
+  pane.addEventListener(event, (which) => {
+    const run = which.target.closest('mark[data-link]');
+    const both = run ? run.closest('.ways').querySelectorAll(`mark[data-link="${run.dataset.link}"]`) : [];
+    for (const one of both) one.classList.toggle('lit', lit);
+  });
+}
 """
 
 #: On a narrow screen one column is shown, the one whose button is pressed.
@@ -39,4 +53,11 @@ element.addEventListener('click', (event) => {
     other.setAttribute('aria-pressed', other === button);
   }
 });
+"""
+
+#: What is written here is read aloud. Boxes of text find their own direction of writing.
+ANNOUNCED = """
+element.setAttribute('role', 'status');
+element.setAttribute('aria-live', 'polite');
+for (const box of document.querySelectorAll('#composer textarea')) box.dir = 'auto';
 """

@@ -13,8 +13,9 @@ from typing import Any
 
 from upq.compare.pieces import TextPiece, text_pieces, token_texts
 from upq.compare.reading import REFERENCE, Model, Sampling, Seen, read_answer
-from upq.decode import end_ids
-from upq.models import chat_ids, encode
+from upq.decode import Decoding, end_ids
+from upq.decode.fitting import fitted
+from upq.models import chat_ids, encode, longest_sequence
 
 #: Longest answer that is compared, tokens: what is told of each token takes about a kilobyte.
 MOST_TOKENS = 1024
@@ -89,18 +90,22 @@ def compare(
     models: Mapping[str, Model],
     messages: Sequence[Mapping[str, str]],
     answer: Answer,
-    sampling: Sampling | None = None,
+    decoding: Decoding | None = None,
 ) -> Comparison:
-    """Let each model read an answer after its conversation. models: by precision, FP16 among them.
+    """Let each model read an answer after its conversation, of which so much is read as when it was answered.
 
-    Raises UserError as `read_answer` does, and `bad_chat_template`.
+    models: by precision, FP16 among them; decoding: how the answer was drawn. Raises UserError as `read_answer` does,
+    and `bad_chat_template`.
     """
     reference = models[REFERENCE]
     tokenizer = reference.tokenizer
-    prompt = chat_ids(tokenizer, [dict(message) for message in messages])
+    drawn = decoding or Decoding()
+    limit = longest_sequence(reference.engine.config)
+    said = [dict(message) for message in messages]
+    prompt, _ = fitted(tokenizer, said, limit, drawn.max_new_tokens)
     whole = answer_ids(reference, answer)
     ids = whole[:MOST_TOKENS]
-    seen = read_answer(models, prompt, ids, sampling)
+    seen = read_answer(models, prompt, ids, Sampling(drawn.temperature, drawn.top_p))
     likely = {token for one in seen.values() for best in one.likeliest for token, _ in best}
     return Comparison(
         ids=ids,

@@ -15,7 +15,6 @@ from upq.compare import (
     Comparison,
     Instruction,
     Outcome,
-    Sampling,
     compare,
     instructions_of,
     outcomes,
@@ -110,8 +109,7 @@ def read(
 ) -> Comparison:
     """Let models read an answer that somebody waits to see compared; background work waits meanwhile."""
     with answering():
-        sampling = Sampling(decoding.temperature, decoding.top_p)
-        return compare(served, conversation, answer, sampling)
+        return compare(served, conversation, answer, decoding)
 
 
 def _answer(served: Served, request: Request) -> Piece:

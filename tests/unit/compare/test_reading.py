@@ -14,7 +14,7 @@ from tests.support.grids import round_trip
 from tests.support.helpers import examples
 from upq.compare import Sampling, compare, comparison, read_answer, reading
 from upq.compare.comparison import Answer, answer_ids
-from upq.decode import TransformersEngine, engine_for
+from upq.decode import Decoding, TransformersEngine, engine_for
 from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.layers import INT4
@@ -155,7 +155,9 @@ def test_an_answer_ends_with_the_token_that_the_template_writes(tiny: LoadedMode
 
 
 def test_a_comparison_tells_all_in_json(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = compare(pair(tiny), CONVERSATION, Answer("Sky: 🦊!", ended=True), Sampling(0.5))
+    found = compare(
+        pair(tiny), CONVERSATION, Answer("Sky: 🦊!", ended=True), Decoding(temperature=0.5)
+    )
     told = found.to_json()
     assert told["text"] == "Sky: 🦊!<|im_end|>"
     assert not told["is_cut"]
