@@ -173,7 +173,7 @@ def test_no_instruction_is_seen_where_none_is_certain(prompt: str) -> None:
 def test_several_instructions_are_seen_in_one_prompt() -> None:
     prompt = "Describe rain in less than 60 words, with no commas. Include the word 'cloud'."
     assert [one.words for one in instructions_of(prompt)] == [
-        "less than 60 words",
+        "in less than 60 words",
         "with no commas",
         "Include the word 'cloud'",
     ]
