@@ -48,15 +48,17 @@ MAY_IMPORT = {
     "data": "errors files context config models decode",
     "training": "kernels errors context config layers models data",
     "evaluation": "errors files killable config models decode data",
+    "compare": "errors models decode evaluation",
     "hf": "kernels errors files layers models artifact",
     "export": "kernels errors files config layers models decode artifact hf",
     "quantize": _ALGORITHMS,
     "store": "errors files config artifact.format",
-    "jobs": f"{_ALGORITHMS} store export",
+    "jobs": f"{_ALGORITHMS} store export compare",
     "serve": "version errors files config decode jobs store",
-    "cli": f"{_ALGORITHMS} store jobs export serve",
-    "ui": "config context decode evaluation export quantize.estimate quantize.ready jobs store errors files machine",
-    "bench": f"{_ALGORITHMS} store jobs serve cli export",
+    "cli": f"{_ALGORITHMS} store jobs export compare serve",
+    "ui": "config context decode evaluation compare export quantize.estimate quantize.ready jobs store errors files"
+    " machine",
+    "bench": f"{_ALGORITHMS} store jobs serve cli export compare",
     "app": f"{_ALGORITHMS} store jobs ui",
 }
 #: What the package of a tab may import of ui, itself aside; results shows the checks' score table as well.

@@ -22,6 +22,7 @@ from ui.export import made, offers_of, told
 from ui.requests import OfRun, Request
 from upq.config import preset, with_settings
 from upq.errors import UserError
+from upq.jobs import compared
 from upq.jobs.export_folder import Wanted
 from upq.store import Run
 
@@ -142,6 +143,17 @@ def _conversation(app: App, asked: requests.OneConversation) -> dict[str, Any]:
     return {**kept.head._asdict(), "models": content["authors"], "turns": content["exchanges"]}
 
 
+def _compare(app: App, asked: requests.Compare) -> dict[str, Any]:
+    request = compared.Request(
+        message=asked.message,
+        system=asked.system,
+        decoding=asked.decoding,
+        answer_of=asked.answer_of,
+        precisions=asked.precisions,
+    )
+    return compared.compared(app.models, app.store.run(asked.run_id), request).to_json()
+
+
 def _list_exports(app: App, asked: requests.ListExports) -> list[dict[str, Any]]:
     return offers_of(app, asked.run_id, asked.precision)
 
@@ -164,6 +176,7 @@ ENDPOINTS = {
     "chat": Endpoint(requests.Chat, _chat, dict),
     "list_conversations": Endpoint(requests.ListConversations, _list_conversations, dict),
     "conversation": Endpoint(requests.OneConversation, _conversation, dict),
+    "compare": Endpoint(requests.Compare, _compare, dict),
     "run_checks": Endpoint(requests.RunChecks, _run_checks, dict),
     "list_exports": Endpoint(requests.ListExports, _list_exports, list),
     "make_export": Endpoint(requests.MakeExport, _make_export, dict),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from upq.compare import MOST_TOKENS
 from upq.config import (
     DEFAULT_METHOD,
     METHODS,
@@ -215,6 +216,21 @@ class OfModel(OfRun):
 
 class Chat(Question, OfModel):
     """Stream the answer of one precision of a run (0: the bundled model) to one message."""
+
+
+class Compare(Question, OfRun):
+    """Let the models of a run read one of their answers to a message, token by token, and judge what it asks for."""
+
+    max_tokens: Annotated[
+        int, _between(1, MOST_TOKENS, "longest answer, tokens"), BeforeValidator(_whole)
+    ] = 256
+    answer_of: Annotated[PrecisionName, Field(description="whose answer all of them read")] = "FP16"
+    precisions: Annotated[
+        list[PrecisionName],
+        Field(
+            description="which models read it; FP16 always does, those that are not there do not"
+        ),
+    ] = list(PRECISIONS)
 
 
 class ListExports(OfRun):

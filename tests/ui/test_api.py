@@ -32,6 +32,7 @@ ENDPOINTS = {
     "/resume_run",
     "/list_runs",
     "/chat",
+    "/compare",
     "/run_checks",
     "/list_exports",
     "/make_export",
@@ -131,6 +132,7 @@ def test_a_cancelled_run_can_be_resumed_and_cancelled_again(client: Client, stud
         ("/chat", (0, "FP16", "  "), "The message is empty."),
         (
             "/chat",
+            "/compare",
             (0, "FP16", "hi", "", 0),
             "max_tokens is 0; expected a whole number from 1 to 8192.",
         ),

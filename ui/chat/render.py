@@ -23,7 +23,7 @@ from ui.html import (
 )
 
 #: What the columns can show: the answers, or each beside the one of FP16.
-View = Literal["text", "words"]
+View = Literal["text", "token kl", "words"]
 ENDINGS = {"length": "stopped at the token limit", "cancelled": "stopped by you"}
 
 

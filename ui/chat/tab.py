@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, composer, history, questions, render, share, speeds
+from ui.chat import columns, compare, composer, history, questions, render, share, speeds
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
 from ui.chat.history import Doings, History
@@ -102,6 +102,7 @@ class Change:
 def build(app: App, header: Header) -> History:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     panes = columns.build()
+    panel = compare.build()
     box = composer.build()
     announced = gr.HTML(js_on_load=ANNOUNCED, elem_classes="unseen", elem_id="announced")
     chat = Chat(
@@ -117,6 +118,7 @@ def build(app: App, header: Header) -> History:
     _wire_answers(app, header, chat)
     _wire_stops(chat)
     _wire_views(app, header, chat)
+    compare.wire(app, panel, chat)
     # A panel beside the conversation is built here: it listens to chat.over.change and reads chat.turn.
     doings = Doings(
         lambda turn, chosen: _start_over(app, turn, chosen).values,

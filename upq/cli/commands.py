@@ -234,6 +234,36 @@ def answered(question: str) -> str:
         return ""
 
 
+def compare(options: Any) -> None:
+    """Let the models of a run read one answer, token by token."""
+    precisions = _precisions(options.precision)
+    store = store_of(options)
+    run = store.run(options.run)
+
+    from upq.cli import compare as terminal
+    from upq.decode import Decoding
+    from upq.jobs import Models
+    from upq.jobs.compared import Request, compared
+
+    if not options.prompt.strip():
+        raise UserError("empty_message", "The message is empty.", "Write something to answer.")
+    decoding = Decoding(
+        max_new_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    request = Request(
+        message=options.prompt,
+        system=options.system,
+        decoding=decoding,
+        answer_of=options.answer_of,
+        precisions=precisions,
+    )
+    found = compared(Models(store), run, request)
+    print(terminal.page(found))
+    write_json(options.json, {"run": run.id, **found.to_json()})
+
+
 def check(options: Any) -> int:
     """Put a suite to a run's models and print the scores."""
     precisions = _precisions(options.precision)

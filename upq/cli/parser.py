@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     of_a_run("cancel", commands.cancel, "stop a run; its checkpoint is kept")
     of_a_run("resume", commands.resume, "continue a run behind its last checkpoint")
     _add_chat_flags(of_a_run("chat", commands.chat, "chat with the models of a run"))
+    words = "let the models of a run read one answer, token by token"
+    _add_compare_flags(of_a_run("compare", commands.compare, words))
     words = "answer other programs as an OpenAI-compatible server"
     _add_serve_flags(of_a_run("serve", commands.serve, words))
     deleting = of_a_run("delete", commands.delete, "delete a run with its models and checks")
@@ -195,6 +197,21 @@ def _add_demo_flags(subparser: argparse.ArgumentParser) -> None:
     subparser.add_argument("--preset", default="quick", choices=("smoke", "quick"))
     _add_model(subparser)
     _add_json(subparser)
+
+
+def _add_compare_flags(subparser: argparse.ArgumentParser) -> None:
+    _add_precision(subparser)
+    _add_json(subparser)
+    subparser.add_argument("--prompt", required=True, metavar="TEXT", help="what the user says")
+    subparser.add_argument(
+        "--system", default="", metavar="TEXT", help="system prompt; default: the model's own"
+    )
+    subparser.add_argument(
+        "--answer-of", default="FP16", choices=PRECISIONS, help="whose answer all of them read"
+    )
+    subparser.add_argument("--max-tokens", type=int, default=256, help="longest answer, tokens")
+    subparser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    subparser.add_argument("--seed", type=commands.count, default=0, help="seed of the sampling")
 
 
 def _add_check_flags(subparser: argparse.ArgumentParser) -> None:

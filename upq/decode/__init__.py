@@ -1,6 +1,7 @@
 """From a model to text: engines that take one token per sequence and step, and what writes with them."""
 
 from upq.decode.choice import engine_for, native_engine
+from upq.decode.draw import nucleus
 from upq.decode.engine import Engine, Session, diverged
 from upq.decode.generate import DECODING_RANGES, ROWS, Decoding, Piece, answers, end_ids, stream
 from upq.decode.loops import repeats, text_repeats
@@ -25,6 +26,7 @@ __all__ = [
     "end_ids",
     "engine_for",
     "native_engine",
+    "nucleus",
     "repeats",
     "shared_length",
     "stream",

@@ -24,8 +24,12 @@ def pick(
     if top_p == 1:
         return _draw(probabilities, generator)
     ordered, tokens = probabilities.sort(descending=True)
-    kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
-    return int(tokens[_draw(kept, generator)])
+    return int(tokens[_draw(nucleus(ordered, top_p), generator)])
+
+
+def nucleus(ordered: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Probabilities (..., vocabulary), the largest first, of which only those that make up the share top_p stay."""
+    return ordered * (ordered.cumsum(-1) - ordered < top_p)
 
 
 def _draw(weights: torch.Tensor, generator: torch.Generator) -> int:

@@ -3,11 +3,13 @@
 from upq.evaluation.endings import Ending
 from upq.evaluation.fidelity import Reference
 from upq.evaluation.ifeval import (
+    CheckPrompt,
     PromptResult,
     Verdict,
     builtin_suite,
     ifeval_suite,
     instruction_types,
+    judge,
 )
 from upq.evaluation.intervals import Share
 from upq.evaluation.mmlu import LETTERS, Marked, Question, by_category, by_subject
@@ -17,6 +19,7 @@ from upq.evaluation.wikitext import read_chunk
 
 __all__ = [
     "LETTERS",
+    "CheckPrompt",
     "Ending",
     "Marked",
     "PromptResult",
@@ -30,6 +33,7 @@ __all__ = [
     "by_type",
     "ifeval_suite",
     "instruction_types",
+    "judge",
     "local_copy",
     "read_chunk",
 ]

@@ -224,7 +224,7 @@ def _two_responses(args: dict[str, Any], text: str) -> tuple[str, str]:
 
 
 def _repeated_prompt(args: dict[str, Any], text: str) -> tuple[str, str]:
-    return f"{quote(text.strip())} at the start", "the request repeated word for word"
+    return f"{quote(text.strip())} at the start", quote(args["prompt_to_repeat"])
 
 
 def _ending(args: dict[str, Any], text: str) -> tuple[str, str]:

@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"prompt_to_repeat": "Name a bird."},
         "name a bird. A robin.",
         "A robin.",
-        "found 'A robin.' at the start, expected the request repeated word for word",
+        "found 'A robin.' at the start, expected 'Name a bird.'",
     ),
     "combination:two_responses": (
         {},

@@ -1,0 +1,240 @@
+"""What the models make of one another's answers, beside the conversation: the Token KL view, and instructions.
+
+Both are drawn when a turn is over, and the view anew when somebody chooses another turn or another answer. While the
+columns answer both are empty, and an empty view gives its place to the columns (theme.css).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ui.app_state import PRIVATE, App, Outputs
+from ui.chat import render_compare
+from ui.chat.render import Message
+from ui.chat.render_compare import WORSE
+from ui.chat.turn import Turn, column, conversation_of
+from ui.html import PRECISIONS, Html, Precision, notice
+from upq.compare import REFERENCE, Answer, instructions_of, outcomes
+from upq.errors import UserError
+from upq.jobs import compared
+
+#: The name of the view among those of the composer.
+TOKEN_KL = "token kl"
+NEWEST = 0
+#: Characters of a question in the list of turns.
+QUESTION_CHARACTERS = 60
+#: Arrow keys, Home and End go from piece to piece, of which one can be reached by Tab; n goes to the next flip.
+KEYS = """
+const pieces = () => [...element.querySelectorAll('.token')];
+let current = null;
+const go = (piece) => {
+  if (!piece) return;
+  current = piece;
+  for (const other of pieces()) other.tabIndex = -1;
+  piece.tabIndex = 0;
+  piece.focus();
+};
+const flips = () => {
+  const by = element.querySelector('.token-view')?.dataset.by;
+  const marks = by === 'worse' ? ['int4', 'int2'] : [by];
+  return pieces().filter((piece) => marks.some((name) => piece.classList.contains(`flip-${name}`)));
+};
+const nextFlip = () => {
+  const all = pieces(), marked = flips(), at = all.indexOf(current);
+  go(marked.find((piece) => all.indexOf(piece) > at) || marked[0]);
+};
+element.addEventListener('click', (event) => {
+  if (event.target.closest('[data-action=next-flip]')) nextFlip();
+  else if (!event.target.closest('.seen')) go(event.target.closest('.token'));
+});
+element.addEventListener('keydown', (event) => {
+  const all = pieces(), at = all.indexOf(event.target.closest('.token'));
+  if (at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+  const moves = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0 };
+  moves.End = all.length - 1;
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  go(all[moves[event.key]]);
+});
+document.addEventListener('keydown', (event) => {
+  const typed = event.target.closest?.('input:not([type=radio]), textarea, select, [contenteditable=true]');
+  if (event.key !== 'n' || typed || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (element.offsetParent && pieces().length) nextFlip();
+});
+"""
+
+
+@dataclass
+class Panel(Outputs):
+    """The components beside the conversation. turn: how many turns ago; source: whose answer is read."""
+
+    turn: gr.Dropdown
+    source: gr.Radio
+    by: gr.Radio
+    view: gr.HTML
+    instructions: gr.HTML
+
+
+def build() -> Panel:
+    """Lay out the panel; it is empty, which hides it."""
+    with gr.Column(elem_classes="card", elem_id="token-panel"):
+        with gr.Row():
+            turn = gr.Dropdown(
+                [("the last question", NEWEST)],
+                value=NEWEST,
+                label="Answer to",
+                visible=False,
+                min_width=220,
+                elem_id="kl-turn",
+            )
+            source = gr.Radio(
+                list(PRECISIONS), value=REFERENCE, label="Answer of", elem_id="kl-source"
+            )
+            by = gr.Radio(["INT4", "INT2", WORSE], value=WORSE, label="Read by", elem_id="kl-by")
+        view = gr.HTML(js_on_load=KEYS, elem_id="kl-view")
+    instructions = gr.HTML(elem_id="instructions")
+    return Panel(turn, source, by, view, instructions)
+
+
+def wire(app: App, panel: Panel, chat: Any) -> None:
+    """Let the panel listen to the chat: `asked`, `over`, `turn` and the composer's `view` of its Chat."""
+    choices = [panel.turn, panel.source, panel.by]
+    asked = [chat.turn, chat.composer.view, *choices]
+
+    def choose(turn: Turn | None) -> list[Any]:
+        return Panel.fill(**_choices(turn))
+
+    def judge(turn: Turn | None, ago: int) -> Iterator[Html | str]:
+        yield from _judge(app, turn, ago)
+
+    def read(*values: Any) -> Iterator[Html | str]:
+        yield from _read(app, *values)
+
+    chat.asked.change(lambda: Panel.fill(view="", instructions=""), None, panel.outputs, **PRIVATE)
+    chosen = chat.over.change(choose, chat.turn, panel.outputs, **PRIVATE)
+    options: dict[str, Any] = {
+        "trigger_mode": "always_last",
+        "concurrency_id": "compare",
+        **PRIVATE,
+    }
+    chosen.then(read, asked, panel.view, **options)
+    chosen.then(judge, [chat.turn, panel.turn], panel.instructions, **options)
+    chat.composer.view.change(read, asked, panel.view, **options)
+    gr.on([one.input for one in choices], read, asked, panel.view, **options)
+    panel.turn.input(judge, [chat.turn, panel.turn], panel.instructions, **options)
+
+
+def _choices(turn: Turn | None) -> dict[str, Any]:
+    """Offer what the turn has: its questions, newest first, and the models that answered."""
+    if turn is None:
+        return {"view": "", "instructions": ""}
+    questions = [
+        message["content"]
+        for message in turn.histories.get(REFERENCE, [])
+        if message["role"] == "user"
+    ]
+    names = [_short(text) for text in reversed(questions)]
+    present = [precision for precision in PRECISIONS if precision in turn.models]
+    readers = present[1:] + ([WORSE] if len(present) > len((REFERENCE, "INT4")) else [])
+    return {
+        "turn": gr.update(
+            choices=[(name, ago) for ago, name in enumerate(names)],
+            value=NEWEST,
+            visible=len(names) > 1,
+        ),
+        "source": gr.update(choices=present),
+        "by": gr.update(choices=readers, value=readers[-1]) if readers else gr.skip(),
+    }
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= QUESTION_CHARACTERS else flat[: QUESTION_CHARACTERS - 1] + "\u2026"
+
+
+def _read(
+    app: App, turn: Turn | None, view: str, ago: int, source: Precision, by: str
+) -> Iterator[Html | str]:
+    """Yield what the view shows: that the models read, then what they think of the answer."""
+    if view != TOKEN_KL or turn is None or not turn.is_over:
+        yield ""
+        return
+    key = ("token kl", turn.id, ago, source)
+    if not app.shared.has(key):
+        yield notice("busy", "The models read the answer.")
+    try:
+        view_html = app.shared.get(key, lambda: _token_view(app, turn, ago, source))
+        yield render_compare.read_by(view_html, by)
+    except Exception as error:  # a panel is a boundary: what fails here is said here
+        yield _failure(error)
+
+
+def _token_view(app: App, turn: Turn, ago: int, source: Precision) -> Html:
+    """Let the models of a turn read an answer. Raises UserError where there is none, or nobody to compare with."""
+    said = _said(turn.histories.get(source, []), ago)
+    if not said or said[-1]["role"] != "assistant" or said[-1].get("finish") == "failed":
+        raise UserError("no_answer", f"{source} gave no answer here.", "Choose another one.")
+    if set(turn.models) == {REFERENCE}:
+        found = "There is neither INT4 nor INT2 to compare FP16 with."
+        raise UserError("artifact_not_found", found, "Start a run in Quantize.")
+    served = {}
+    for precision in turn.models:
+        state = column(app, precision, turn.run_id)
+        served[precision] = app.models.get(state.run_id, precision, state.source)
+    answer = Answer(said[-1]["content"], ended=said[-1].get("finish") == "stop")
+    conversation = conversation_of(turn.system, said[:-1])
+    found = compared.read(served, conversation, answer, turn.decoding)
+    question = said[-2]["content"]
+    return render_compare.token_view(found, question, source, turn.decoding.temperature)
+
+
+def _said(messages: Sequence[Message], ago: int) -> list[Message]:
+    """Return a column's messages up to the answer of some turns ago; empty where there is none."""
+    asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
+    if ago >= len(asked):
+        return []
+    end = asked[-ago] if ago else len(messages)
+    return list(messages[:end])
+
+
+def _judge(app: App, turn: Turn | None, ago: int) -> Iterator[Html | str]:
+    """Yield which model followed which instruction of a question; nothing where it has none."""
+    said = (
+        {precision: _said(turn.histories.get(precision, []), ago) for precision in PRECISIONS}
+        if turn
+        else {}
+    )
+    answered = {
+        precision: messages[-1]["content"]
+        for precision, messages in said.items()
+        if messages
+        and messages[-1]["role"] == "assistant"
+        and messages[-1].get("finish") != "failed"
+    }
+    instructions = instructions_of(said[REFERENCE][-2]["content"]) if REFERENCE in answered else []
+    if turn is None or not turn.is_over or not instructions:
+        yield ""
+        return
+    yield notice("busy", "The answers are judged.")
+    key = ("instructions", turn.id, ago)
+    try:
+        yield app.shared.get(
+            key, lambda: render_compare.verdicts(instructions, outcomes(instructions, answered))
+        )
+    except Exception as error:  # a panel is a boundary: what fails here is said here
+        yield _failure(error)
+
+
+def _failure(error: Exception) -> Html:
+    """Draw an error; details of an unexpected one go to the log."""
+    if isinstance(error, UserError):
+        kind = "empty" if error.code in ("no_answer", "artifact_not_found") else "failed"
+        return notice(kind, error.message, error.hint)
+    logging.getLogger(__name__).error("a comparison failed", exc_info=error)
+    what = f"The comparison stopped at an unexpected error ({type(error).__name__})."
+    return notice("failed", what, "The terminal shows the details.")

@@ -1,0 +1,163 @@
+"""The Token KL view and the verdicts on instructions, as pure functions.
+
+Each piece of the answer holds all that is told of it as plain HTML; the style sheet shows it while somebody points at
+the piece or has it in focus, at a place that is kept free for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ui.html import Html, fixed, join, percent, table, tag
+from upq.compare import REFERENCE, Comparison, Instruction, Outcome, Seen, TextPiece
+
+#: From how many nats on a piece is shaded by which step.
+STEPS = (0.1, 0.5, 2.0)
+#: Whose KL shades the answer where more than one model reads it.
+WORSE = "the worse of both"
+MEANING = (
+    "KL tells how far a model's guess of the next token is from FP16's, in nats: 0 is the same guess. All models read"
+    " the same answer, and nothing is written."
+)
+HOW_TO = "Point at a piece of the answer, or go through it with the arrow keys."
+#: How white space in the text of a token is written.
+_VISIBLE = {"\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7"}
+
+
+def token_view(comparison: Comparison, question: str, source: str, temperature: float) -> Html:
+    """Draw one answer with what each model thinks of it.
+
+    question: what it answers; source: whose answer it is; temperature: at which it was drawn.
+    """
+    words = [_piece(comparison, piece) for piece in comparison.pieces]
+    name = f"Tokens of {source}'s answer"
+    text = tag("div", *words, class_="tokens", role="listbox", dir="auto", aria_label=name)
+    place = tag("div", tag("p", HOW_TO, class_="hint"), class_="told")
+    cut = f"Only the first {len(comparison.ids):,} tokens were read." if comparison.is_cut else None
+    return join(
+        [
+            tag("p", question, class_="question", dir="auto"),
+            tag("p", MEANING, class_="hint"),
+            tag("div", text, place, class_="reading"),
+            tag("p", cut, class_="hint") if cut else None,
+            _legend(),
+            _summary(comparison, temperature),
+        ]
+    )
+
+
+def read_by(view: Html, precision: str) -> Html:
+    """Shade a view by what one precision thinks, or by WORSE."""
+    by = "worse" if precision == WORSE else precision.lower()
+    return tag("div", view, class_="token-view", data_by=by)
+
+
+def _piece(comparison: Comparison, piece: TextPiece) -> Html:
+    """Draw a piece: its text, shaded by classes for each way of reading, and what is told of its tokens."""
+    places = range(piece.start, piece.end)
+    worst = {name: max(seen.kl[at] for at in places) for name, seen in comparison.others.items()}
+    steps = {name.lower(): _step(kl) for name, kl in worst.items()}
+    steps["worse"] = max(steps.values())
+    classes = ["token", *(f"{name}-{step}" for name, step in steps.items() if step)]
+    classes += [
+        f"flip-{name.lower()}"
+        for name, seen in comparison.others.items()
+        if any(seen.flipped[piece.start : piece.end])
+    ]
+    text = tag("i", _VISIBLE["\n"], class_="break") if "\n" in piece.text else None
+    told = [_told(comparison, at) for at in places]
+    return tag(
+        "span",
+        text,
+        piece.text,
+        tag("span", *told, class_="seen"),
+        class_=" ".join(classes),
+        role="option",
+        tabindex="0" if piece.start == 0 else "-1",
+    )
+
+
+def _step(kl: float) -> int:
+    return sum(kl >= step for step in STEPS)
+
+
+def _told(comparison: Comparison, at: int) -> Html:
+    """Draw what each model thinks at a token: its likeliest tokens with their probabilities."""
+    token = comparison.ids[at]
+    name = tag("b", _shown(comparison.texts[token]))
+    head = tag("span", f"token {at + 1} of {len(comparison.ids)} ", name, class_="seen-head")
+    lines = [_line(comparison, precision, seen, at) for precision, seen in comparison.seen.items()]
+    return tag("span", head, *lines)
+
+
+def _line(comparison: Comparison, precision: str, seen: Seen, at: int) -> Html:
+    best = [
+        tag("span", tag("b", _shown(comparison.texts[token])), " ", share_of(share))
+        for token, share in seen.likeliest[at]
+    ]
+    flipped = " \u25bc" if seen.flipped[at] else ""
+    kl = "" if precision == REFERENCE else f"KL {fixed(seen.kl[at], 2)}{flipped}"
+    name = tag("span", tag("b", precision, class_=precision.lower()), " ", kl)
+    return tag("span", name, tag("span", *best, class_="likeliest"), class_="seen-line")
+
+
+def share_of(share: float) -> str:
+    """Write a probability with two decimals and no zero before the point."""
+    return "1" if share >= 0.995 else f"{share:.2f}".removeprefix("0")
+
+
+def _shown(text: str) -> str:
+    """Write the text of a token so that its spaces and line breaks can be seen."""
+    return "".join(_VISIBLE.get(character, character) for character in text) or "(nothing)"
+
+
+def _legend() -> Html:
+    names = ["below 0.1", *(f"{step:g}" for step in STEPS[:-1]), f"{STEPS[-1]:g} nats and more"]
+    steps = [tag("span", tag("i", class_=f"step step-{at}"), name) for at, name in enumerate(names)]
+    flip = tag("span", tag("i", "\u25bc"), "another token is the likeliest, underlined as well")
+    key = tag("kbd", "n")
+    button = tag("button", "Next flip ", key, class_="small", data_action="next-flip")
+    return tag("div", *steps, flip, button, class_="kl-legend")
+
+
+def _summary(comparison: Comparison, temperature: float) -> Html:
+    """Draw the figures of each model; where the answer was drawn also how often two draws differ."""
+    head = ["read by", "mean KL", "KL p95", "same likeliest token", "first flip"]
+    drawn = comparison.seen[REFERENCE].mean_differs is not None
+    head += [f"draws unlike FP16's at temperature {temperature:g}"] if drawn else []
+    rows: list[list[object]] = []
+    for name, seen in comparison.seen.items():
+        if name == REFERENCE and not drawn:
+            continue
+        figures: list[object] = ["", "", "", ""]
+        if name != REFERENCE:
+            first = f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none"
+            figures = [
+                fixed(seen.mean_kl, 3),
+                fixed(seen.kl_p95, 2),
+                percent(seen.same_top1),
+                first,
+            ]
+        label = f"{name}, drawn twice" if name == REFERENCE else name
+        share = [percent(seen.mean_differs)] if drawn else []
+        rows.append([tag("b", label, class_=name.lower()), *figures, *share])
+    return table(head, rows, numeric=range(1, len(head)), class_="kl-summary")
+
+
+def verdicts(instructions: Sequence[Instruction], judged: Sequence[Mapping[str, Outcome]]) -> Html:
+    """Draw which model followed which instruction of the question, and why."""
+    marks = {True: "\u2713", False: "\u2717", None: "?"}
+    kinds = {True: "passed", False: "failed", None: ""}
+    lines = []
+    for instruction, outcomes in zip(instructions, judged, strict=True):
+        found = [
+            tag(
+                "span",
+                tag("b", name, class_=name.lower()),
+                tag("i", f" {marks[one.followed]} ", class_=f"verdict {kinds[one.followed]}"),
+                one.reason,
+            )
+            for name, one in outcomes.items()
+        ]
+        lines.append(tag("li", tag("q", instruction.words), *found))
+    return tag("section", tag("h4", "Instructions"), tag("ul", *lines), class_="instructions")
