@@ -81,9 +81,9 @@ def wire(
     again.change(refill, again, form.outputs, **PRIVATE)
     changes = [
         header.catalog.change,
-        history.text.input,
-        history.state.input,
-        history.starred.input,
+        history.text.change,
+        history.state.change,
+        history.starred.change,
     ]
     gr.on(changes, fill, history.filters, history.table, trigger_mode="always_last", **PRIVATE)
 
