@@ -83,7 +83,8 @@ def serve(options: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stopped.set())
     exports = export_folder.Exports(store, exports_dir(folder))
     with tempfile.TemporaryDirectory(prefix="upq-studio-") as downloads:
-        page = build(App(store, models, worker, Path(downloads), exports))
+        app = App(store, models, worker, Path(downloads), exports)
+        page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         adding = None if options.without_shipped else shipped.start(store, folder)
@@ -93,6 +94,7 @@ def serve(options: argparse.Namespace) -> None:
         stopped.wait()
         page.close(verbose=False)
         exports.stop()
+        app.ahead.stop()
         worker.stop()
         if adding:
             adding.kill()

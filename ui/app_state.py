@@ -19,6 +19,7 @@ from ui.shared import Shared
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
+from upq.jobs.ahead import Ahead
 from upq.jobs.export_folder import Exports
 from upq.store import Run, Store
 
@@ -54,7 +55,7 @@ class App:
 
     export_dir is a private folder for the tables and reports that the app offers for download; exports keeps the models
     that were made for other programs; badges holds the measured numbers of each model that has been loaded; shared
-    holds what is drawn once for all pages.
+    holds what is drawn once for all pages; ahead makes the answers that are voted on.
     """
 
     store: Store
@@ -65,6 +66,10 @@ class App:
     badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
     shared: Shared = field(default_factory=Shared)
+    ahead: Ahead = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.store, self.models)
 
     @cached_property
     def device_line(self) -> str:

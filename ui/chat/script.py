@@ -40,3 +40,32 @@ element.addEventListener('click', (event) => {
   }
 });
 """
+
+#: Keys press the buttons of the blind vote, unless somebody is typing; a button that was pressed waits for the answer.
+#: Whoever goes on by keys finds the focus where it goes on: at the question, then at Next.
+VOTE = """
+const TYPING = 'textarea, select, [contenteditable], input:not([type=radio], [type=checkbox], [type=button])';
+const buttons = () => [...element.querySelectorAll('button[data-action]')];
+let goesOn = false;
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-action]');
+  if (!button || button.disabled) return;
+  const pressed = buttons();
+  for (const other of pressed) other.disabled = true;
+  setTimeout(() => { for (const other of pressed) other.disabled = false; }, 5000);
+  goesOn = true;
+  trigger('click', { action: button.dataset.action });
+});
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (!element.getClientRects().length || event.target.closest?.(TYPING)) return;
+  const button = buttons().find((other) => other.dataset.key === event.key);
+  if (!button) return;
+  event.preventDefault();
+  button.click();
+});
+new MutationObserver(() => {
+  const next = element.querySelector('[data-focus]');
+  if (goesOn && next && document.activeElement === document.body) next.focus();
+}).observe(element, { childList: true, subtree: true });
+"""

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, composer, questions
+from ui.chat import columns, composer, questions, vote
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
 from ui.chat.questions import Sent
@@ -95,6 +95,7 @@ def build(app: App, header: Header) -> None:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     panes = columns.build()
     box = composer.build()
+    vote.build(app, header, box.view, box.settings)
     chat = Chat(panes, box, gr.State(None), gr.State(NO_TURN), gr.State(NO_TURN), gr.State(None))
     _wire_questions(app, header, chat)
     _wire_answers(app, header, chat)

@@ -6,18 +6,23 @@ from upq.store.folder import checkpoint_dir, data_dir, exports_dir, open_store
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
+from upq.store.votes import Choice, Vote, Written, question_digest
 
 __all__ = [
     "SILENT",
+    "Choice",
     "Ending",
     "LostLease",
     "Moved",
     "Prepared",
     "Run",
     "Store",
+    "Vote",
+    "Written",
     "checkpoint_dir",
     "data_dir",
     "exports_dir",
     "open_store",
     "prepare",
+    "question_digest",
 ]

@@ -24,6 +24,7 @@ from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
+from upq.store import votes as store_votes
 from upq.store.artifacts import ArtifactRow, Prepared
 from upq.store.connections import Connections, migrate, next_revision
 from upq.store.lease import Lease, add_log
@@ -52,6 +53,7 @@ class Store:
         self._connections = Connections(path)
         self._clock = clock
         migrate(self._connections)
+        self.votes = store_votes.Votes(self._connections, clock)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
