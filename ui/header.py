@@ -44,6 +44,7 @@ class Header:
     checks: gr.State
     progress: gr.State
     catalog: gr.State
+    votes: gr.State
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state.
+    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state; votes
+    of the blind votes.
     """
 
     revision: str
     checks: str
     progress: str
     catalog: str
+    votes: str
     status: Html
 
 
@@ -76,7 +79,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
             elem_id="run-selector",
         )
         status = gr.HTML(js_on_load=CLICKS, min_width=300, elem_id="status")
-    moving = [gr.State("") for _ in range(4)]
+    moving = [gr.State("") for _ in range(5)]
     header = Header(gr.State(None), selector, status, *moving)
     timer = gr.Timer(POLL_S)
     beat = [gr.State(""), *moving]
@@ -105,7 +108,7 @@ def _poll(app: App, seen: str, *known: str) -> list[Any]:
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
-    texts = (news.revision, news.checks, news.progress, news.catalog)
+    texts = (news.revision, news.checks, news.progress, news.catalog, news.votes)
     changed = [gr.skip() if new == old else new for new, old in zip(texts, known, strict=True)]
     return [state, *changed, news.status]
 
@@ -123,7 +126,8 @@ def _news(app: App) -> News:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)
         return f"{max(mine, default=0)} {catalog}"
 
-    return News(newest("quantize"), newest("check"), _progress(live), catalog, status)
+    votes = str(app.store.votes.newest())
+    return News(newest("quantize"), newest("check"), _progress(live), catalog, votes, status)
 
 
 def _progress(live: Run | None) -> str:

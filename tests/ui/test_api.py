@@ -33,6 +33,7 @@ ENDPOINTS = {
     "/list_runs",
     "/chat",
     "/run_checks",
+    "/votes",
     "/list_exports",
     "/make_export",
 }

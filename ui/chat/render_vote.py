@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ui.chat.ballot import Ballot, Place
-from ui.html import Html, join, notice, parts, percent, plural, table, tag
+from ui.html import Html, join, notice, parts, plural, table, tag
+from ui.html.votes import SHARE_MEANING, TALLY_HEAD, TALLY_NUMBERS, tally_cells
 from upq.decode import Decoding
 from upq.evaluation import Tally
 
@@ -20,7 +21,6 @@ CHOICES = (
     ("4", "bad", "Both are bad"),
 )
 VOTED = {"tie": "You found them alike.", "bad": "You found both bad.", "skipped": "Skipped."}
-HEAD = ("pair", "first better", "second better", "ties", "both bad", "same answer", "first's share")
 
 
 def nothing_to_compare() -> Html:
@@ -60,27 +60,11 @@ def votes_on(tallies: Sequence[Tally]) -> Html:
     """Draw what all votes on the run say, pair by pair."""
     if not tallies:
         return notice("empty", "No votes on this run yet.")
-    rows = [
-        (
-            tag("span", " v ".join(tally.pair)),
-            tally.wins,
-            tally.losses,
-            tally.ties,
-            tally.bad,
-            tally.same,
-            join([share(tally), tag("small", tally.verdict)], " "),
-        )
-        for tally in tallies
-    ]
-    return join([parts.section_title("Votes on this run"), table(HEAD, rows, numeric=range(1, 7))])
-
-
-def share(tally: Tally) -> str:
-    """The share of the first of a pair among the decided votes, with its interval."""
-    if not tally.decided:
-        return ""
-    low, high = (percent(end, 0).removesuffix(" %") for end in tally.interval)
-    return f"{percent(tally.share, 0)} ({low}\u2013{high})"
+    drawn = table(
+        TALLY_HEAD, list(map(tally_cells, tallies)), numeric=TALLY_NUMBERS, class_="tallies"
+    )
+    meaning = tag("p", SHARE_MEANING, class_="hint")
+    return join([parts.section_title("Votes on this run"), drawn, meaning])
 
 
 def _head(ballot: Ballot) -> Html:

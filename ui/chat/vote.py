@@ -213,5 +213,4 @@ def _answers(app: App, ballot: Ballot | None) -> Iterator[list[Any]]:
 
 
 def _tallies(app: App, run_id: int) -> Html:
-    found = app.store.votes.outcomes(run_id)
-    return render_vote.votes_on(tallies(outcome[1:] for outcome in found))
+    return render_vote.votes_on(tallies(app.store.votes.outcomes(run_id)))

@@ -12,7 +12,7 @@ import gradio as gr
 from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import Header
 from ui.html import Html, parts
-from ui.results import comparison, render, render_compare, render_report
+from ui.results import comparison, render, render_compare, render_report, votes
 from ui.results.comparison import MAX_RUNS, Subject
 
 #: A click on the head of a column sorts the table by it; empty cells stay at the end.
@@ -95,6 +95,7 @@ def build(app: App, header: Header) -> None:
     with gr.Column(elem_classes="card"):
         gr.HTML(parts.panel_title("Runs and artifacts"))
         table = gr.HTML(js_on_load=SORT, elem_id="results-table")
+    votes.build(app, header, chosen)
     page = Page(
         note=note,
         scatter=scatter,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import upq
-from upq.cli import commands, exports
+from upq.cli import commands, exports, votes
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 
@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument("file", metavar="FILE", help="the file to write, such as out.upq")
     unpacking = command("unpack", exports.unpack, "take in a run that was packed elsewhere")
     unpacking.add_argument("file", metavar="FILE", help="what `pack` wrote")
+    voting = command("votes", votes.votes, "what the blind votes on a run, or on all runs, say")
+    voting.add_argument("run", type=int, nargs="?", metavar="RUN", help="number of the run")
+    voting.add_argument("--csv", metavar="FILE", help="write every vote, one a line")
     command("doctor", commands.doctor, "check the data folder and say what is wrong")
     words = "execute queued runs (the app starts this by itself)"
     worker = command("worker", commands.worker, words)

@@ -6,7 +6,7 @@ from upq.store.folder import checkpoint_dir, data_dir, exports_dir, open_store
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
 from upq.store.run import SILENT, Ending, Run
-from upq.store.votes import Choice, Vote, Written, question_digest
+from upq.store.votes import Choice, Vote, Written, question_digest, votes_csv
 
 __all__ = [
     "SILENT",
@@ -25,4 +25,5 @@ __all__ = [
     "open_store",
     "prepare",
     "question_digest",
+    "votes_csv",
 ]

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from upq.config import PrecisionName
-from upq.files import clean_text
+from upq.files import clean_text, csv_text
 from upq.store.connections import Connections, next_revision
 from upq.store.run import find_run
 
@@ -41,6 +41,11 @@ class Vote:
     answer_b: str
     choice: Choice
     at: float = 0.0
+
+    @property
+    def better(self) -> str:
+        """The precision that was found better; "" where none was."""
+        return {"A": self.shown_a, "B": self.shown_b}.get(self.choice, "")
 
 
 class Written(NamedTuple):
@@ -89,14 +94,18 @@ class Votes:
             rows = list(db.query(sql, [run_id]))
         return [Vote(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
 
-    def outcomes(self, run_id: int | None = None) -> list[tuple[int, str, str, str]]:
-        """The same without texts: (run, shown as A, shown as B, choice)."""
-        sql = (
-            "SELECT run_id, shown_a, shown_b, choice FROM votes WHERE run_id = coalesce(?, run_id)"
-            " ORDER BY id"
-        )
+    def outcomes(self, run_id: int) -> list[tuple[str, str, str]]:
+        """The votes on a run without texts: (shown as A, shown as B, choice)."""
+        sql = "SELECT shown_a, shown_b, choice FROM votes WHERE run_id = ? ORDER BY id"
         with self._connections.read() as db:
-            return [tuple(row.values()) for row in db.query(sql, [run_id])]
+            rows = db.query(sql, [run_id])
+            return [(row["shown_a"], row["shown_b"], row["choice"]) for row in rows]
+
+    def runs(self) -> list[int]:
+        """The runs that have votes."""
+        with self._connections.read() as db:
+            rows = db.query("SELECT DISTINCT run_id FROM votes ORDER BY run_id")
+            return [row["run_id"] for row in rows]
 
     def showings(self, run_id: int, owner: str = "") -> set[str]:
         """The showings of a run that somebody has voted on, skipped, or whose answers were equal."""
@@ -125,6 +134,28 @@ class Votes:
                 "INSERT INTO deck_answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [run_id, precision, question, clean_text(written.text), written.finish],
             )
+
+
+def votes_csv(votes: Iterable[Vote]) -> str:
+    """Votes as CSV, one a line, with their texts and the precision that each found better."""
+    settings = ("system", "max_new_tokens", "temperature", "top_p", "seed")
+    texts = ("prompt", "answer_a", "answer_b")
+    plain = ("run_id", "deck_id", "shown_a", "shown_b", "choice")
+    head = [*plain, "better", "at", "draw_seed", *texts, *settings]
+    return csv_text(
+        head,
+        (
+            [
+                *(getattr(vote, name) for name in plain),
+                vote.better,
+                vote.at,
+                vote.seed,
+                *(getattr(vote, name) for name in texts),
+                *(vote.settings.get(name) for name in settings),
+            ]
+            for vote in votes
+        ),
+    )
 
 
 def question_digest(prompt: str, settings: Settings) -> str:

@@ -41,6 +41,8 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["run", "--help-settings"], 0),
         (["list"], 0),
         (["doctor"], 0),
+        (["votes"], 0),
+        (["votes", "7"], 2),
         (["fly"], 2),
         (["run", "--preset", "instant"], 2),
         (["run", "--set", "int2.distill.tokens"], 2),
