@@ -75,7 +75,7 @@ def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path:
     known = poll(app, [""] * 6)
     app.supervisor.trouble = "The database could not be written: disk full. Free <some> space."  # type: ignore[misc]
     after = poll(app, known[:6])
-    assert "disk full. Free &lt;some&gt; space." in after[5]
+    assert "disk full. Free &lt;some&gt; space." in after[6]
 
 
 def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:

@@ -68,7 +68,8 @@ def votes_on(tallies: Sequence[Tally]) -> Html:
 
 
 def _head(ballot: Ballot) -> Html:
-    where = _place(ballot.place) if ballot.place else "Your own question"
+    is_done = ballot.choice is not None
+    where = _place(ballot.place, is_done) if ballot.place else "Your own question"
     return tag(
         "header",
         tag("h3", "Which answer is better?"),
@@ -78,9 +79,9 @@ def _head(ballot: Ballot) -> Html:
     )
 
 
-def _place(place: Place) -> str:
+def _place(place: Place, is_done: bool) -> str:
     rounds = f" \u00b7 round {place.round} of {place.rounds}" if place.rounds > 1 else ""
-    return f"{place.done} of {place.of} done{rounds}"
+    return f"{place.done + is_done} of {place.of} done{rounds}"
 
 
 def drawn_with(system: str, decoding: Decoding) -> str:

@@ -64,8 +64,8 @@ document.addEventListener('keydown', (event) => {
   event.preventDefault();
   button.click();
 });
+document.addEventListener('focusin', (event) => { goesOn = goesOn && element.contains(event.target); });
 new MutationObserver(() => {
-  const next = element.querySelector('[data-focus]');
-  if (goesOn && next && document.activeElement === document.body) next.focus();
+  if (goesOn && !element.contains(document.activeElement)) element.querySelector('[data-focus]')?.focus();
 }).observe(element, { childList: true, subtree: true });
 """
