@@ -87,7 +87,7 @@ def serve(options: argparse.Namespace) -> None:
         page = build(app)
         worker.start()
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
-        adding = None if options.without_shipped else shipped.start(store, folder)
+        app.unpacking = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
         if options.host not in LOOPBACK and not options.auth_file:
             print("Anyone who reaches this address can use it; see --auth-file.", file=sys.stderr)
@@ -96,9 +96,9 @@ def serve(options: argparse.Namespace) -> None:
         exports.stop()
         app.ahead.stop()
         worker.stop()
-        if adding:
-            adding.kill()
-            adding.wait()
+        if app.unpacking:
+            app.unpacking.kill()
+            app.unpacking.wait()
 
 
 def main() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from ui import api, header, theme
-from ui.app_state import App
+from ui.app_state import PRIVATE, App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
 from ui.export import tab as export_tab
@@ -34,7 +36,7 @@ def build(app: App) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=DELETE_CACHE
     ) as demo:
         top = header.build(app, demo)
-        with gr.Tabs(selected="quantize", elem_id="tabs") as tabs:
+        with gr.Tabs(selected="chat", elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
             with gr.Tab("Chat", id="chat"):
@@ -45,10 +47,16 @@ def build(app: App) -> gr.Blocks:
                 tab.build(app, top)
             with gr.Tab("Export", id="export") as export:
                 export_tab.build(app, top, export)
+        demo.load(partial(landing, app), None, tabs, **PRIVATE)
         api.build(app)
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     return demo
+
+
+def landing(app: App) -> Any:
+    """Decide where a page that was just opened lands: on Chat, or on Quantize while there is no packed model yet."""
+    return gr.skip() if app.store.artifacts() else gr.update(selected="quantize")
 
 
 def without_analytics() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import os
+import platform
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 import torch
@@ -26,8 +28,8 @@ from upq.store import Run, Store
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-class Timing(TypedDict):
-    """The speed of one answer: tokens/s after the first token, and seconds until the first one."""
+class Timing(TypedDict, total=False):
+    """The speed of one answer: tokens/s after the first token, and seconds until the first one, where it is known."""
 
     tokens_per_s: float
     first_token_s: float
@@ -55,7 +57,9 @@ class App:
 
     export_dir is a private folder for the tables and reports that the app offers for download; exports keeps the models
     that were made for other programs; badges holds the measured numbers of each model that has been loaded; shared
-    holds what is drawn once for all pages; ahead makes the answers that are voted on.
+    holds what is drawn once for all pages; measuring is held by who times the models; timed counts how often that gave
+    a speed; unpacking is the process that adds the models which ship with the app; ahead makes the answers that are
+    voted on.
     """
 
     store: Store
@@ -66,6 +70,9 @@ class App:
     badges: dict[ModelKey, Badge] = field(default_factory=dict)
     timing_lock: threading.Lock = field(default_factory=threading.Lock)
     shared: Shared = field(default_factory=Shared)
+    measuring: threading.Lock = field(default_factory=threading.Lock)
+    timed: int = 0
+    unpacking: subprocess.Popen[bytes] | None = None
     ahead: Ahead = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +82,12 @@ class App:
     def device_line(self) -> str:
         """Describe the machine that chat and runs compute on."""
         return device_line()
+
+    @property
+    def unpack_state(self) -> Literal["", "busy", "failed"]:
+        """Tell what becomes of the models that ship with the app; "" once they are there, or if there are none."""
+        code = self.unpacking.poll() if self.unpacking else 0
+        return "busy" if code is None else "failed" if code else ""
 
     def precisions(self, run_id: int) -> dict[str, int]:
         """Return the artifacts of a run: the size of each precision in bytes."""
@@ -141,6 +154,13 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}
 
 
+@cache
+def this_machine() -> str:
+    """Name this machine and what it computes with: a speed means nothing on another one."""
+    return f"{platform.node()}, {device_line()}"
+
+
 def speed_note(key: ModelKey) -> str:
-    """Name the note of the store that holds the last fair timing of a model, in tokens per second."""
-    return "chat speed " + " ".join(str(part) for part in key if part not in (None, ""))
+    """Name the note of the store that holds the last fair timing of a model here, in tokens per second."""
+    parts = [str(part) for part in key if part not in (None, "")]
+    return f"chat speed on {this_machine()}: {' '.join(parts)}"

@@ -52,8 +52,8 @@ class News:
     """What all pages are told alike. Each text differs from the one before when something changed.
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
-    quantization at work has done, in percent; catalog of which runs and artifacts there are and in which state; votes
-    of the blind votes.
+    quantization at work has done, in percent, and of what was timed; catalog of which runs and artifacts there are and
+    in which state, and of the unpacking of those that ship with the app; votes of the blind votes.
     """
 
     revision: str
@@ -104,7 +104,8 @@ def clicked_run(event: gr.EventData) -> tuple[str, int]:
 def _poll(app: App, seen: str, *known: str) -> list[Any]:
     """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
     worker = app.supervisor
-    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble}"
+    beside = f"{app.timed} {app.unpack_state}"
+    state = f"{app.store.latest_revision()} {worker.has_worker} {worker.trouble} {beside}"
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
@@ -120,14 +121,20 @@ def _news(app: App) -> News:
     worker = app.supervisor.trouble or parts.worker_words(live, waiting, app.supervisor.has_worker)
     status = parts.status_line(app.device_line, worker)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
-    catalog = repr(([(run.id, run.state) for run in runs], artifacts))
+    catalog = repr(([(run.id, run.state) for run in runs], artifacts, app.unpack_state))
 
     def newest(kind: str) -> str:
         mine = (run.revision for run in [*runs, *filter(None, [live])] if run.kind == kind)
         return f"{max(mine, default=0)} {catalog}"
 
-    votes = str(app.store.votes.newest())
-    return News(newest("quantize"), newest("check"), _progress(live), catalog, votes, status)
+    return News(
+        revision=newest("quantize"),
+        checks=newest("check"),
+        progress=f"{_progress(live)} {app.timed}",
+        catalog=catalog,
+        votes=str(app.store.votes.newest()),
+        status=status,
+    )
 
 
 def _progress(live: Run | None) -> str:

@@ -173,6 +173,9 @@ class Question(Request):
     temperature: Annotated[float, _drawn("temperature", "0 is greedy")] = 0.0
     top_p: Annotated[float, _drawn("top_p", "nucleus share; 1 keeps every token")] = 1.0
     seed: Annotated[int, _drawn("seed", "seed of the sampling"), BeforeValidator(_whole)] = 0
+    repetition_penalty: Annotated[
+        float, _drawn("repetition_penalty", "above 1 repeats less; 1 is off")
+    ] = 1.0
 
     @property
     def decoding(self) -> Decoding:
@@ -182,6 +185,7 @@ class Question(Request):
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
+            repetition_penalty=self.repetition_penalty,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,22 +14,26 @@ import pytest
 
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
-from ui import App
+from ui import App, app_state, landing
 from ui.app_state import speed_note
-from ui.chat import column, questions
+from ui.chat import column, questions, speeds
 from ui.chat.columns import Pane, stream
-from ui.chat.composer import AT_ONCE, IN_TURN, SEND
+from ui.chat.composer import AT_ONCE, IN_TURN, SEND, STOP
 from ui.chat.questions import Sent
-from ui.chat.tab import Change, Chat, _settle, _show
+from ui.chat.tab import Change, Chat, _settled, _show
 from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
+from ui.header import NO_RUN
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
-from upq.jobs import ModelKey, Models, Supervisor, model_key, served
+from upq.jobs import ModelKey, Models, Supervisor, answering, model_key, served
 from upq.jobs.export_folder import Exports
 from upq.models import LoadedModel, load
 from upq.store import Store
 
 LONGEST = 40
+#: What the page sends with a message: mode, system prompt, longest answer, temperature, top-p, seed, penalty.
+GREEDY = (AT_ONCE, "", LONGEST, 0, 1, 0, 1)
+DRAWN = (AT_ONCE, "", LONGEST, 0.9, 1, 3, 1)
 
 
 @pytest.fixture
@@ -38,13 +44,19 @@ def app(tmp_path: Path) -> Iterator[App]:
 
 
 @pytest.fixture
+def run(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> int:
+    """Store one run of the tiny model with both artifacts."""
+    return stored_run(app.store, tiny, tiny_model_dir)
+
+
+@pytest.fixture
 def runs(app: App, tiny: LoadedModel, tiny_model_dir: Path) -> tuple[int, int]:
     """Store two runs of the tiny model, each with both artifacts."""
     return stored_run(app.store, tiny, tiny_model_dir), stored_run(app.store, tiny, tiny_model_dir)
 
 
 def send(app: App, before: Turn | None, run_id: int | None, text: str, mode: str = AT_ONCE) -> Turn:
-    turn, *_ = questions.send(app, before, run_id, None, text, mode, "", LONGEST, 0, 1, 0)
+    turn, *_ = questions.send(app, before, run_id, None, text, mode, *GREEDY[1:])
     assert isinstance(turn, Turn)
     return turn
 
@@ -72,7 +84,7 @@ def test_a_change_reaches_the_components_that_it_names_and_no_other() -> None:
         for name in PRECISIONS
     }
     box: Any = SimpleNamespace(send="send", examples="examples")
-    states: Any = ("turn", "asked", "over", "draft")
+    states: Any = ("turn", "asked", "over", "draft", "announced")
     everything = Chat(panes, box, *states).everything
     change = Change({"INT4": {"past": "new"}}, turn=None)
     found = dict(zip(everything, change.values, strict=True))
@@ -120,8 +132,8 @@ def test_what_an_abandoned_answer_drew_last_is_wiped(app: App, runs: tuple[int, 
     turn.abandon()
     list(stream(app, "INT4", turn))
     assert "INT4" not in turn.histories
-    columns = _settle(app, None, runs[0]).columns
-    assert ["Ask something." in column["past"] for column in columns.values()] == [True] * 3
+    drawn = "".join(map(str, _settled(app, "INT4", None, runs[0])))
+    assert drawn.count("Ask something.") == 3
 
 
 def test_a_conversation_with_fp16_goes_on_when_its_run_has_packed_models() -> None:
@@ -171,16 +183,17 @@ def test_fp16_of_two_revisions_shares_no_conversation(
     assert [message["content"] for message in new.histories["FP16"]][:1] == ["two"]
 
 
-def test_speeds_stored_before_revisions_counted_are_still_found(
+def test_a_revision_is_named_in_the_note_of_a_speed_where_there_is_one(
     app: App, revisions: dict[str | None, int]
 ) -> None:
     def name(run_id: int | None, precision: str) -> str:
         return speed_note(model_key(app.store, run_id, precision, "bundled"))
 
     run_id = revisions[None]
-    assert name(run_id, "FP16") == "chat speed FP16 bundled"
-    assert name(None, "FP16") == "chat speed FP16 bundled"
-    assert name(run_id, "INT4") == f"chat speed INT4 {run_id}"
+    assert name(run_id, "FP16") == name(None, "FP16")
+    assert name(run_id, "FP16").endswith(": FP16 bundled")
+    assert name(run_id, "INT4").endswith(f": INT4 {run_id}")
+    assert name(revisions["v1"], "FP16") != name(run_id, "FP16")
 
 
 def test_fair_and_shared_timings_stand_beside_each_other(app: App, runs: tuple[int, int]) -> None:
@@ -207,3 +220,156 @@ def test_no_timing_is_fair_while_a_run_is_at_work(
     badge = column(app, "INT4", runs[0]).badge
     assert "shared" in badge
     assert "fair" not in badge
+
+
+def changed(values: list[Any]) -> dict[str, Any]:
+    """Return what a handler changes, by the names of Sent."""
+    pairs = zip(Sent.__dataclass_fields__, values, strict=True)
+    return {name: value for name, value in pairs if value != gr.skip()}
+
+
+def test_an_example_is_asked_and_the_draft_stays(app: App, run: int) -> None:
+    found = changed(questions.example(app, "Why?", None, run, "my draft", *GREEDY))
+    assert found["turn"].message == "Why?"
+    assert "message" not in found
+    assert "draft" not in found
+
+
+def test_the_one_button_does_what_it_said_when_it_was_pressed(app: App, run: int) -> None:
+    turn = send(app, None, run, "one")
+    values = (turn, run, None, "two", *GREEDY)
+    assert questions.press(app, STOP, *values) == Sent.fill()
+    assert all(event.is_set() for event in turn.stop.values())
+    answered(app, turn)
+    assert questions.press(app, STOP, *values) == Sent.fill(), "a late Stop asks nothing"
+    assert changed(questions.press(app, SEND, *values))["turn"].message == "two"
+
+
+def test_the_last_question_is_edited_in_its_place_and_the_draft_comes_back(
+    app: App, run: int
+) -> None:
+    turn = answered(app, send(app, None, run, "one"))
+    turn = answered(app, send(app, turn, run, "two"))
+    editing = changed(questions.edit(turn, None, "a draft"))
+    assert (editing["message"], editing["draft"]) == ("two", "a draft")
+    twice = changed(questions.edit(turn, "a draft", "two, changed"))
+    assert twice["draft"] == "a draft", "what waits is not lost by a second press"
+    kept = changed(questions.keep("a draft"))
+    assert (kept["message"], kept["draft"]) == ("a draft", None)
+    sent = changed(questions.send(app, turn, run, "a draft", "three", *GREEDY))
+    assert (sent["message"], sent["draft"]) == ("a draft", None)
+    assert asked_of(answered(app, sent["turn"])) == [["one", "three"]] * 3
+    assert asked_of(turn) == [["one", "two"]] * 3
+
+
+def test_a_refused_edit_keeps_the_question_and_the_draft(app: App, run: int) -> None:
+    turn = answered(app, send(app, None, run, "one"))
+    found = changed(questions.send(app, turn, run, "a draft", "  ", *GREEDY))
+    assert found.keys() == {"problem"}
+    assert "empty" in found["problem"]
+
+
+def test_again_asks_the_same_with_the_next_seed_where_answers_are_drawn(app: App, run: int) -> None:
+    greedy = answered(app, send(app, None, run, "one"))
+    found = changed(questions.again(app, greedy, run, "a draft", *GREEDY))
+    assert (found["turn"].message, found["seed"], found["turn"].decoding.seed) == ("one", 0, 0)
+    assert "message" not in found
+    assert asked_of(answered(app, found["turn"])) == [["one"]] * 3
+    drawn = changed(questions.send(app, None, run, None, "one", *DRAWN))["turn"]
+    assert questions.again(app, drawn, run, "", *DRAWN) == Sent.fill(), "it is not over yet"
+    answered(app, drawn)
+    found = changed(questions.again(app, drawn, run, "", *DRAWN))
+    assert (found["seed"], found["turn"].decoding.seed) == (4, 4)
+    mine = (*DRAWN[:-2], 77, 1)
+    assert changed(questions.again(app, drawn, run, "", *mine))["seed"] == 77
+
+
+def test_the_app_times_each_model_alone_once_the_answers_are_there(
+    app: App, run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
+    monkeypatch.setattr(speeds, "is_busy", lambda: False)  # others may compute on this machine
+    monkeypatch.setattr(served, "TIMED_TOKENS", 8)  # the tiny model soon ends
+    turn = answered(app, send(app, None, run, "one"))
+    assert "fair" not in column(app, "INT2", run).badge
+    speeds.measure(app, turn).join(60)
+    rates = [
+        column(app, precision, run).badge.get("fair", {}).get("tokens_per_s", 0)
+        for precision in PRECISIONS
+    ]
+    assert min(rates) > 0
+    assert app.timed == len(PRECISIONS)
+    speeds.measure(app, turn).join(60)
+    assert app.timed == len(PRECISIONS), "once is enough"
+    app.badges.clear()
+    assert column(app, "INT2", run).badge.get("fair") == {"tokens_per_s": rates[-1]}
+    monkeypatch.setattr(app_state, "this_machine", lambda: "another one")
+    assert "fair" not in column(app, "INT2", run).badge
+
+
+@pytest.mark.parametrize("reason", ["an answer", "a run"])
+def test_no_model_is_timed_while_somebody_needs_the_machine(
+    app: App,
+    run: int,
+    reason: str,
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
+    turn = answered(app, send(app, None, run, "one"))
+    if reason == "a run":
+        app.store.enqueue(tiny_config(tiny_model_dir))
+        assert app.store.claim("cpu@here:1", 1, 60.0)
+        speeds.measure(app, turn).join(60)
+    else:
+        with answering():
+            speeds.measure(app, turn).join(60)
+    assert app.timed == 0
+
+
+class Unpacking(subprocess.Popen[bytes]):
+    """A process that ends when it is told to."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(
+            [sys.executable, "-c", f"input(); raise SystemExit({code})"], stdin=subprocess.PIPE
+        )
+
+    def end(self) -> None:
+        self.communicate(b"\n")
+
+
+@pytest.mark.parametrize(("code", "sentence"), [(0, "No INT4 yet."), (1, "could not be unpacked")])
+def test_columns_say_that_the_shipped_models_are_being_unpacked(
+    app: App, code: int, sentence: str
+) -> None:
+    app.unpacking = Unpacking(code)
+    try:
+        columns = _show(app, None, None).columns
+        assert "Ask something." in columns["FP16"]["past"]
+        assert "are being unpacked, about half a minute" in columns["INT2"]["past"]
+        assert "not there yet" in columns["INT2"]["head"]
+    finally:
+        app.unpacking.end()
+    assert sentence in _show(app, None, None).columns["INT4"]["past"]
+
+
+def test_a_page_lands_on_chat_once_there_is_a_packed_model(
+    app: App, tiny: LoadedModel, tiny_model_dir: Path
+) -> None:
+    assert landing(app)["selected"] == "quantize"
+    stored_run(app.store, tiny, tiny_model_dir)
+    assert landing(app) == gr.skip()
+
+
+def test_the_head_of_a_column_forgets_an_earlier_run_when_fp16_alone_is_chosen(
+    app: App, run: int
+) -> None:
+    turn = answered(app, send(app, None, run, "one"))
+    assert (
+        "native" in _show(app, turn, run).columns["INT4"]["head"]
+        or "torch" in (_show(app, turn, run).columns["INT4"]["head"])
+    )
+    head = _show(app, turn, NO_RUN).columns["INT4"]["head"]
+    assert "not there yet" in head
+    assert " bit" not in head

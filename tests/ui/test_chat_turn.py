@@ -27,7 +27,7 @@ def an_app(error: Exception) -> Any:
     def get(*_: object) -> None:
         raise error
 
-    store = SimpleNamespace(live_run=lambda: None)
+    store = SimpleNamespace(live_run=lambda: None, note=lambda _: None)
     return SimpleNamespace(
         models=SimpleNamespace(get=get), store=store, badges={}, context_run=lambda _: None
     )

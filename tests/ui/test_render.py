@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from ui import api, app_state
 from ui.chat import render as render_chat
 from ui.chat import render_head, render_words
 from ui.checks import render as render_checks
-from ui.html import Html, charts, parts, run_panel, tag, words
+from ui.html import GrowingMarkdown, Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
 from ui.quantize import form, render
 from upq.config import METHODS, PRESET_WORDS, PRESETS, preset, settings
@@ -36,7 +37,7 @@ class Structure(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self._open: list[str] = []
         self.words = ""
-        self.feed(text)
+        self.feed(str(text))
         assert not self._open, f"not closed: {self._open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -136,7 +137,8 @@ def everything_with(text: str) -> list[Html]:
         render_head.column_head("FP16", {"backend": text, "note": text}),
         render_chat.conversation("INT4", messages),
         render_chat.conversation("INT4", messages, view="words", reference=reference),
-        render_chat.writing({"role": "assistant", "content": text}, text),
+        render_chat.writing({"role": "assistant", "content": text}, "", GrowingMarkdown()),
+        render_chat.writing(None, text, GrowingMarkdown()),
         render_chat.waiting_column("INT2", text),
         render_checks.prompt_list(results, {1: text}, "all", 9),
         render_checks.unavailable_types({text: text}),
@@ -147,9 +149,7 @@ def everything_with(text: str) -> list[Html]:
 def test_no_text_from_outside_becomes_markup(number: int) -> None:
     harmless, hostile = everything_with("harmless")[number], everything_with(HOSTILE)[number]
     expected, found = Structure(harmless), Structure(hostile)
-    assert [name for name in found.tags if name not in ("ins", "del", "b")] == [
-        name for name in expected.tags if name not in ("ins", "del", "b")
-    ]
+    assert found.tags == expected.tags
     assert not {name for name, _ in found.attributes} & {"src", "href", "onerror", "action"}
     assert "onerror" in found.words, "the text itself is shown"
     assert "\u202e" not in hostile
@@ -304,12 +304,36 @@ def test_resume_and_delete_are_offered_only_where_they_work() -> None:
     assert actions("failed") == ["open", "resume", "again", "delete"]
 
 
-def test_word_difference_marks_changes_with_signs_not_only_colour() -> None:
-    html = render_words.word_difference("the sky is blue", "the sky looks blue today")
-    parsed = Structure(html)
-    assert "The same as FP16 for 2 words, then different." in parsed.words
-    assert "<del><b>\u2212 </b>is</del>" in html
-    assert "<ins><b>+ </b>looks</ins>" in html
+def test_the_word_view_is_one_text_until_the_answers_part_and_two_from_there_on() -> None:
+    html = render_words.word_view(
+        "INT2",
+        "The sky is blue because light is scattered by the air, and that is all.",
+        "The sky is blue since it is old, and that is all. light is",
+    )
+    same, _, rest = html.partition('class="parting"')
+    assert "The same as FP16 for 4 words, then different." in same
+    assert Structure(same.partition('<p class="parting-line"')[0]).words.endswith("The sky is blue")
+    assert "here the answers part" in rest
+    linked = re.findall(r'<mark data-link="(\d)"[^>]*>([^<]*)</mark>', rest)
+    assert [words for _, words in linked] == ["and that is all."] * 2
+    assert linked[0] == linked[1], "both ends of a link have one number"
+    assert "FP16 goes on" in rest
+    assert "INT2 goes on" in rest
+    assert "<del" not in html, "nothing is crossed out"
+
+
+def test_fewer_than_three_equal_words_are_chance() -> None:
+    html = render_words.word_view("INT4", "a in the b of a c", "d in the e of a f")
+    assert "<mark" not in html
+    assert "Different from FP16 from the first word on." in html
+
+
+def test_the_word_view_of_endless_loops_takes_little_time() -> None:
+    loop = "a place where the sea is a place, " * 300
+    started = time.process_time()
+    html = render_words.word_view("INT2", f"one {loop}", f"two {loop}")
+    assert time.process_time() - started < 3
+    assert Structure(html).words.count("a place where") == 600, "nothing is left out"
 
 
 def test_a_column_head_says_in_one_line_what_matters_and_folds_the_rest() -> None:
@@ -344,7 +368,7 @@ def test_a_head_compares_no_speed_that_it_does_not_know() -> None:
 
 
 def test_equal_answers_are_said_to_be_equal() -> None:
-    assert "The same words as FP16." in render_words.word_difference("a b", "a b")
+    assert "The same words as FP16." in render_words.word_view("INT4", "a b", "a  b")
 
 
 def test_empty_charts_say_when_they_fill() -> None:

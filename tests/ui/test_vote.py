@@ -33,7 +33,7 @@ from upq.jobs.export_folder import Exports
 from upq.models import load
 from upq.store import Store, Written, open_store
 
-SETTINGS = ("", 8, 0, 1, 0)
+SETTINGS = ("", 8, 0, 1, 0, 1)
 WAIT_S = 60.0
 NOTHING = gr.skip()
 #: What would tell a model: names, sizes, speeds, counts of tokens, times and endings.
@@ -113,7 +113,7 @@ def test_before_the_vote_nothing_tells_the_models_apart() -> None:
         (Written("", "stop"), long),
     ):
         drawn = str(render_vote.stage(a_ballot(written=written)))
-        settings = render_vote.drawn_with("", a_ballot().question.decoding)
+        settings = render_vote.drawn_with(a_ballot())
         assert not TELLTALE.search(drawn.replace(settings, "")), drawn
     both = render_vote.stage(a_ballot(written=(long, long)))
     assert "Both were stopped at the token limit." in both
@@ -216,7 +216,7 @@ def test_equal_answers_are_counted_apart_and_nobody_is_asked(app: App) -> None:
 
 
 def test_the_deck_is_answered_by_the_models_themselves(app: App) -> None:
-    settings = ("", 12, 0, 1, 0)
+    settings = ("", 12, 0, 1, 0, 1)
     ballot = answered(app, vote._open(app, "blind", None, 1, *settings))
     assert ballot.written
     for asked, written in zip(ballot.asked, ballot.written, strict=True):
@@ -243,7 +243,7 @@ def test_a_persons_own_question_is_answered_by_two_and_leaves_the_deck_alone(app
 
 @pytest.mark.parametrize(
     ("message", "settings", "words"),
-    [("  ", SETTINGS, "The message is empty."), ("hi", ("", 0, 0, 1, 0), "max_tokens is 0")],
+    [("  ", SETTINGS, "The message is empty."), ("hi", ("", 0, 0, 1, 0, 1), "max_tokens is 0")],
 )
 def test_a_question_that_cannot_be_asked_is_refused_in_a_sentence(
     app: App, message: str, settings: tuple[Any, ...], words: str
@@ -254,7 +254,7 @@ def test_a_question_that_cannot_be_asked_is_refused_in_a_sentence(
 
 
 def test_settings_out_of_range_are_refused_in_a_sentence(app: App) -> None:
-    changed = values(vote._open(app, "blind", None, 1, "", 0, 0, 1, 0))
+    changed = values(vote._open(app, "blind", None, 1, "", 0, 0, 1, 0, 1))
     assert "max_tokens is 0" in changed["stage"]
     assert changed["ballot"] is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ from ui.chat import render
 from ui.chat.render import View
 from ui.chat.render_head import column_head
 from ui.chat.script import PANE, SWITCH
-from ui.chat.turn import Turn, answer, column
-from ui.html import PRECISIONS, Html, Precision
+from ui.chat.turn import Column, Progress, Turn, answer, column
+from ui.html import PRECISIONS, GrowingMarkdown, Html, Precision, parts
 
 
 @dataclass
@@ -28,13 +29,16 @@ class Pane(Outputs):
 
 
 Panes = dict[Precision, Pane]
+#: A column is drawn so often while it answers, seconds, and drawing takes no larger part of a core than this.
+PICTURE_S, SHARE = 0.1, 0.05
 
 
 def build() -> Panes:
     """Lay out the columns; a narrow screen shows one of them, and buttons to choose it."""
     gr.HTML(render.phone_switch(), js_on_load=SWITCH, elem_id="column-switch")
     with gr.Row(equal_height=True, elem_id="columns"):
-        return {precision: _lay_out(precision) for precision in PRECISIONS}
+        panes: Panes = {precision: _lay_out(precision) for precision in PRECISIONS}
+    return panes
 
 
 def _lay_out(precision: Precision) -> Pane:
@@ -55,29 +59,57 @@ def stream(app: App, precision: Precision, turn: Turn | None) -> Iterator[list[A
     yield Pane.fill()  # a listener that yields nothing would empty its column
     if turn is None or not turn.claim(precision):
         return
-    history = turn.histories.get(precision, [])
-    drawn = ""
-    for progress in answer(app, turn, precision, turn.run_id, history):
+    picture = _Picture(app, precision, turn)
+    for progress in answer(app, turn, precision, turn.run_id, turn.histories.get(precision, [])):
         if turn.abandoned:
             return
-        values: dict[str, Any] = {}
-        if not drawn:
-            values["past"] = render.conversation(precision, progress.asked)
-            values["stop"] = gr.update(visible=True)
-        if (head := head_of(app, precision, turn.run_id)) != drawn:
-            values["head"] = drawn = head
-        values["now"] = render.writing(progress.answer, progress.busy)
         if progress.over:
             turn.histories[precision] = progress.messages
-            past = render.conversation(precision, progress.messages)
-            values |= {"past": past, "now": "", "stop": gr.update(visible=False)}
-        yield Pane.fill(**values)
+        if progress.over or picture.is_due:
+            yield picture.draw(progress)
+
+
+class _Picture:
+    """What a column shows while it answers. Drawing is kept below SHARE of the time, all columns together."""
+
+    def __init__(self, app: App, precision: Precision, turn: Turn) -> None:
+        self._app, self._turn = app, turn
+        self._precision: Precision = precision
+        self._text = GrowingMarkdown()
+        self._stage: tuple[bool, bool] | None = None
+        self._due = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last picture is old enough for another one."""
+        return time.monotonic() >= self._due
+
+    def draw(self, progress: Progress) -> list[Any]:
+        """The values of the Pane that have changed."""
+        began = time.thread_time()
+        values: dict[str, Any] = {}
+        if self._stage is None:
+            values["past"] = render.conversation(self._precision, progress.asked)
+            values["stop"] = gr.update(visible=True)
+        stage = (progress.answer is not None, progress.over)
+        if stage != self._stage:  # the model is loaded by now, or timed
+            self._stage = stage
+            values["head"] = head_of(self._app, self._precision, self._turn.run_id)
+        if progress.over:
+            values["past"] = render.conversation(self._precision, progress.messages)
+            values |= {"now": "", "stop": gr.update(visible=False)}
+        else:
+            values["now"] = render.writing(progress.answer, progress.busy, self._text)
+        cost = time.thread_time() - began
+        self._due = time.monotonic() + max(PICTURE_S, cost * len(PRECISIONS) / SHARE)
+        return Pane.fill(**values)
 
 
 def head_of(app: App, precision: Precision, chosen: int | None) -> Html:
     """Draw the head of a column for the chosen run or none, its speed beside FP16's."""
-    badge = column(app, precision, chosen).badge
-    return column_head(precision, badge, column(app, "FP16", chosen).badge)
+    state = column(app, precision, chosen)
+    reference = column(app, "FP16", chosen).badge
+    return column_head(precision, state.badge, reference, exists=bool(state.source))
 
 
 def bodies(turn: Turn | None, view: View) -> list[Any]:
@@ -107,12 +139,18 @@ def at_rest(app: App, turn: Turn | None, chosen: int | None) -> dict[Precision, 
         if turn and turn.occupies(precision):
             continue
         state = column(app, precision, chosen)
-        is_open = bool(state.source)
         columns[precision] |= {
-            "past": render.conversation(precision, [])
-            if is_open
-            else render.waiting_column(precision, state.training),
+            "past": _without_answers(app, precision, state),
             "now": "",
             "stop": gr.update(visible=False),
         }
     return columns
+
+
+def _without_answers(app: App, precision: Precision, state: Column) -> Html:
+    """Draw a column that nothing was said in: it is open, or waits for its artifact."""
+    if state.source:
+        return render.conversation(precision, [])
+    if not state.run_id and (notice := parts.unpacking(app.unpack_state)):
+        return notice
+    return render.waiting_column(precision, state.training)

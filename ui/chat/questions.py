@@ -67,10 +67,10 @@ def again(app: App, before: Turn | None, chosen: int | None, *form: Any) -> list
     """
     if before is None or not before.is_over:
         return Sent.fill()
-    _, *settings, seed = form
+    _, *settings, seed, penalty = form
     if before.decoding.temperature and seed == before.decoding.seed:
         seed += 1
-    form = (before.message, *settings, seed)
+    form = (before.message, *settings, seed, penalty)
     return Sent.fill(**_asked(app, before, chosen, form, replaces=True), seed=seed)
 
 

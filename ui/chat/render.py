@@ -6,10 +6,21 @@ What a person or a model wrote is never markup: text is escaped, and Markdown is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, TypedDict
 
-from ui.chat.render_words import word_difference
-from ui.html import PRECISIONS, Html, Precision, duration, notice, plural, tag
+from ui.chat.render_words import word_view
+from ui.html import (
+    PRECISIONS,
+    GrowingMarkdown,
+    Html,
+    Precision,
+    duration,
+    markdown,
+    notice,
+    plural,
+    tag,
+)
 
 #: What the columns can show: the answers, or each beside the one of FP16.
 View = Literal["text", "words"]
@@ -24,13 +35,17 @@ class _RoleAndContent(TypedDict):
 class Message(_RoleAndContent, total=False):
     """One message of a column, plain JSON. finish is "", "stop", "length", "cancelled" or "failed".
 
-    seconds: from the question to the last token.
+    seconds: from the question to the last token; repeats: the answer ends in a loop; left_out: earlier turns that were
+    not read, because the model reads `limit` tokens at most.
     """
 
     finish: str
     tokens: int
     prompt_tokens: int
     seconds: float
+    repeats: bool
+    left_out: int
+    limit: int
     hint: str
 
 
@@ -55,9 +70,11 @@ def conversation(
         if message["role"] == "user":
             blocks.append(question(message, actions=at == last and len(messages) > last + 1))
             continue
-        partner = partners[turn] if turn < len(partners) else None
-        compared = view == "words" and precision != "FP16" and partner is not None
-        blocks.append(answer(message, partner["content"] if compared and partner else None))
+        other = partners[turn] if view == "words" and turn < len(partners) else None
+        body = None
+        if other and precision != "FP16":
+            body = word_view(precision, other["content"], message["content"])
+        blocks.append(answer(message, body))
         turn += 1
     return tag("div", *blocks, class_="conversation")
 
@@ -70,26 +87,42 @@ def question(message: Message, actions: bool) -> Html:
     return tag("div", text, foot, class_="message user")
 
 
-def answer(message: Message, reference: str | None = None) -> Html:
-    """Draw a finished answer and what is to be said about it."""
+def answer(message: Message, body: Html | None = None) -> Html:
+    """Draw a finished answer, or `body` in its place, and what is to be said about it."""
     finish = message.get("finish", "")
     if finish == "failed":
         return notice("failed", message["content"], message.get("hint", ""))
-    body: object = message["content"] or "(an empty answer)"
-    if reference is not None:
-        body = word_difference(reference, message["content"])
+    shown = body or _drawn(message["content"]) or "(an empty answer)"
     copy = _button("Copy", "copy", message["content"])
-    foot = tag("footer", " · ".join(_facts(message)), copy)
-    text = tag("div", body, class_="text plain", dir="auto")
-    return tag("div", text, foot, class_="message answer")
+    foot = tag("footer", tag("span", " · ".join(_facts(message))), copy)
+    return tag(
+        "div", tag("div", shown, class_="text"), foot, _cut(message), class_="message answer"
+    )
 
 
-def writing(message: Message | None, busy: str) -> Html:
-    """Draw an answer that is being written, or what the column does before its first word."""
-    text = message["content"] if message else ""
-    shown = tag("div", text, tag("i", class_="caret"), class_="text plain", dir="auto")
-    answer = tag("div", shown, class_="message answer") if message else None
-    return tag("div", answer, notice("busy", busy) if busy else None, class_="conversation")
+#: What was said is drawn again after every turn, but does not change.
+_drawn = lru_cache(maxsize=128)(markdown)
+
+
+def writing(message: Message | None, busy: str, text: GrowingMarkdown) -> Html:
+    """Draw an answer that is being written, or what the column does before its first word.
+
+    text: what was drawn of this answer before.
+    """
+    if message is None:
+        return notice("busy", busy)
+    drawn = tag("div", text.draw(message["content"]), tag("i", class_="caret"), class_="text")
+    return tag("div", drawn, class_="message answer")
+
+
+def announcement(precision: Precision, messages: Sequence[Message]) -> str:
+    """What a screen reader says when a column is through."""
+    if not messages or messages[-1]["role"] == "user":
+        return ""
+    last = messages[-1]
+    if last.get("finish") == "failed":
+        return f"{precision} failed: {last['content']}"
+    return f"{precision} has answered: {', '.join(_facts(last))}."
 
 
 def _facts(message: Message) -> list[str]:
@@ -97,8 +130,19 @@ def _facts(message: Message) -> list[str]:
     facts += [duration(message["seconds"])] if "seconds" in message else []
     if "prompt_tokens" in message:
         facts.append(f"prompt {plural(message['prompt_tokens'], 'token')}")
-    ending = ENDINGS.get(message.get("finish", ""))
-    return [*facts, ending] if ending else facts
+    facts += filter(None, [ENDINGS.get(message.get("finish", ""))])
+    facts += ["\u26a0 repeats itself"] if message.get("repeats") else []
+    return facts
+
+
+def _cut(message: Message) -> Html | None:
+    """Say how many turns were left out of what the model read, if any."""
+    if not (turns := message.get("left_out")):
+        return None
+    were = "was" if turns == 1 else "were"
+    limit = plural(message.get("limit", 0), "token")
+    words = f"{plural(turns, 'earlier turn')} {were} left out: the model reads {limit}."
+    return tag("p", words, class_="hint")
 
 
 def _button(words: str, action: str, text: str | None = None) -> Html:

@@ -6,14 +6,17 @@ from ui.app_state import Badge, Timing
 from ui.html import NO_VALUE, Html, Precision, duration, fixed, number, parts, size, tag
 
 NOT_LOADED = "loads with the first question"
+NOT_THERE = "not there yet"
 FAIR_HINT = "one answer alone, no run at work and no other column answering, on this machine"
 SHARED_HINT = "the last answer that was written while other columns or a run used the machine too"
 
 
-def column_head(precision: Precision, badge: Badge, reference: Badge | None = None) -> Html:
+def column_head(
+    precision: Precision, badge: Badge, reference: Badge | None = None, *, exists: bool = True
+) -> Html:
     """Draw the head of a column: `INT2  62 MB · 2.27 bit · 4.1x FP16`, and behind it the details.
 
-    reference: what is known of FP16, whose speed the speed is a multiple of.
+    reference: what is known of FP16, whose speed the speed is a multiple of; exists: whether there is such a model.
     """
     kind = precision.lower()
     bits = badge.get("bits_per_weight")
@@ -21,29 +24,30 @@ def column_head(precision: Precision, badge: Badge, reference: Badge | None = No
         size(badge["size_bytes"]) if "size_bytes" in badge else None,
         f"{bits:.3g} bit" if bits else None,
     ]
-    line = " · ".join(filter(None, facts)) or NOT_LOADED
+    unknown = NOT_LOADED if exists else NOT_THERE
+    line = " · ".join(filter(None, facts)) or unknown
     summary = tag(
         "summary",
         tag("h3", precision, class_=kind),
         tag("span", line, _speed(precision, badge, reference or {}), class_="line"),
     )
-    return tag("details", summary, _details(badge), class_=f"column-head {kind}")
+    return tag("details", summary, _details(badge, unknown), class_=f"column-head {kind}")
 
 
 def _speed(precision: Precision, badge: Badge, reference: Badge) -> Html | None:
     """Draw the speed alone: of FP16 in tokens/s, of the others as a multiple of FP16's where that is known."""
-    fair, other = badge.get("fair"), reference.get("fair")
-    if not fair or not fair["tokens_per_s"]:
+    rate = badge.get("fair", {}).get("tokens_per_s")
+    other = reference.get("fair", {}).get("tokens_per_s")
+    if not rate:
         return None
-    rate = f"{number(fair['tokens_per_s'])} tok/s"
-    if precision == "FP16" or not other or not other["tokens_per_s"]:
-        return tag("span", f" · {rate}", title=f"{rate}: {FAIR_HINT}")
-    ratio = fair["tokens_per_s"] / other["tokens_per_s"]
-    hint = f"{rate} against {number(other['tokens_per_s'])} of FP16: {FAIR_HINT}"
-    return tag("span", f" · {ratio:.1f}x FP16", title=hint)
+    words = f"{number(rate)} tok/s"
+    if precision == "FP16" or not other:
+        return tag("span", f" · {words}", title=f"{words}: {FAIR_HINT}")
+    hint = f"{words} against {number(other)} of FP16: {FAIR_HINT}"
+    return tag("span", f" · {rate / other:.1f}x FP16", title=hint)
 
 
-def _details(badge: Badge) -> Html:
+def _details(badge: Badge, unknown: str) -> Html:
     bits = badge.get("bits_per_weight")
     facts = [
         parts.fact("stored", size(badge.get("size_bytes"))),
@@ -57,7 +61,7 @@ def _details(badge: Badge) -> Html:
     return tag(
         "div",
         tag("dl", *facts),
-        tag("p", badge.get("backend") or NOT_LOADED, class_="backend"),
+        tag("p", badge.get("backend") or unknown, class_="backend"),
         tag("p", note) if note else None,
         class_="details",
     )
@@ -67,6 +71,9 @@ def _timing(name: str, timing: Timing | None, hint: str) -> Html:
     """Draw tokens/s, and the time to the first token."""
     if not timing:
         return tag("div", tag("dt", name, title=hint), tag("dd", NO_VALUE))
-    rate = f"{number(timing['tokens_per_s'])} tok/s" if timing["tokens_per_s"] else NO_VALUE
-    first = tag("small", f"first token {duration(timing['first_token_s'])}")
+    speed = timing.get("tokens_per_s")
+    rate = f"{number(speed)} tok/s" if speed else NO_VALUE
+    first = None
+    if "first_token_s" in timing:
+        first = tag("small", f"first token {duration(timing['first_token_s'])}")
     return tag("div", tag("dt", name, title=hint), tag("dd", rate, first))

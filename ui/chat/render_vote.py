@@ -6,11 +6,12 @@ Before somebody has voted nothing may tell the models apart: no name, size or sp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from ui.chat.ballot import Ballot, Place
-from ui.html import Html, join, notice, parts, plural, table, tag
+from ui.chat.composer import decoding_words
+from ui.html import Html, join, markdown, notice, parts, plural, table, tag
 from ui.html.votes import SHARE_MEANING, TALLY_HEAD, TALLY_NUMBERS, tally_cells
-from upq.decode import Decoding
 from upq.evaluation import Tally
 
 #: Key, choice and words of each button.
@@ -35,12 +36,12 @@ def through(prompts: int, rounds: int) -> Html:
     """Say that the deck is done with these settings."""
     found = f"You are through: {plural(prompts, 'prompt')}, {plural(rounds, 'round')}."
     hint = "Ask questions of your own below, or change the decoding: with other settings the deck begins anew."
-    return tag("div", notice("done", found, hint), _buttons(("Look again", "next", "")))
+    return tag("div", notice("done", found, hint), _buttons(("Look again", "next")))
 
 
 def refused(message: str, hint: str) -> Html:
     """Say why there is no next pair; it can be tried again."""
-    return tag("div", notice("failed", message, hint), _buttons(("Try again", "next", "")))
+    return tag("div", notice("failed", message, hint), _buttons(("Try again", "next")))
 
 
 def stage(ballot: Ballot) -> Html:
@@ -74,7 +75,7 @@ def _head(ballot: Ballot) -> Html:
         "header",
         tag("h3", "Which answer is better?"),
         tag("span", where, class_="place"),
-        tag("span", drawn_with(ballot.question.system, ballot.question.decoding), class_="drawn"),
+        tag("span", drawn_with(ballot), class_="drawn"),
         class_="blind-head",
     )
 
@@ -84,15 +85,10 @@ def _place(place: Place, is_done: bool) -> str:
     return f"{place.done + is_done} of {place.of} done{rounds}"
 
 
-def drawn_with(system: str, decoding: Decoding) -> str:
+def drawn_with(ballot: Ballot) -> str:
     """Say how both answers are drawn."""
-    how = "greedy"
-    if decoding.temperature:
-        how = (
-            f"temperature {decoding.temperature:g}, top-p {decoding.top_p:g}, seed {decoding.seed}"
-        )
-    prompt = ", with your system prompt" if system.strip() else ""
-    return f"Both {how}, at most {plural(decoding.max_new_tokens, 'token')}{prompt}"
+    prompt = ", with a system prompt" if ballot.question.system.strip() else ""
+    return decoding_words(*astuple(ballot.question.decoding)) + prompt
 
 
 def _question(ballot: Ballot) -> Html:
@@ -101,13 +97,14 @@ def _question(ballot: Ballot) -> Html:
 
 
 def _waiting() -> Html:
-    return tag("div", notice("busy", "Two models answer; both answers appear together."), _skip())
+    said = notice("busy", "Two models answer; both answers appear together.")
+    return tag("div", said, _buttons(("Skip", "skip")))
 
 
 def _failure(ballot: Ballot) -> Html:
     error = ballot.failure
     said = notice("failed", error.message, error.hint) if error else None
-    return tag("div", said, _buttons(("Try again", "again", ""), ("Skip", "skip", "")))
+    return tag("div", said, _buttons(("Try again", "again"), ("Skip", "skip")))
 
 
 def _answers(ballot: Ballot) -> Html:
@@ -116,13 +113,13 @@ def _answers(ballot: Ballot) -> Html:
     for letter, precision, written in sides:
         name = f"{letter} was {precision}" if ballot.choice else letter
         kind = precision.lower() if ballot.choice else ""
-        text = written.text or "(an empty answer)"
+        text = markdown(written.text) or "(an empty answer)"
         drawn.append(
             tag(
                 "section",
                 tag("h4", name),
-                tag("div", text, class_="text plain", dir="auto", tabindex=0),
-                class_=f"blind-answer {kind}".strip(),
+                tag("div", text, class_="text", tabindex=0),
+                class_=f"message blind-answer {kind}".strip(),
                 aria_label=f"Answer {letter}",
             )
         )
@@ -142,11 +139,9 @@ def _choices() -> Html:
         for key, choice, words in CHOICES
     ]
     group = tag("div", *buttons, role="group", aria_label="Your vote", class_="blind-choices")
-    return tag("div", group, _skip(), class_="blind-bar")
-
-
-def _skip() -> Html:
-    return tag("button", "Skip", data_action="skip", class_="link")
+    return tag(
+        "div", group, tag("button", "Skip", data_action="skip", class_="link"), class_="blind-bar"
+    )
 
 
 def _reveal(ballot: Ballot) -> Html:
@@ -176,10 +171,7 @@ def _voted(ballot: Ballot) -> str:
     return f"You found {better} better." if better else VOTED.get(ballot.choice or "", "")
 
 
-def _buttons(*buttons: tuple[str, str, str]) -> Html:
-    """Draw buttons: words, action, key."""
-    drawn = [
-        tag("button", words, data_action=action, data_key=key or None, class_="small")
-        for words, action, key in buttons
-    ]
+def _buttons(*buttons: tuple[str, str]) -> Html:
+    """Draw buttons: words and action."""
+    drawn = [tag("button", words, data_action=action, class_="small") for words, action in buttons]
     return tag("div", *drawn, class_="blind-bar")

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+#: Copies the text that a button carries.
+_COPY = """
+const copy = (button) => {
+  const words = button.textContent;
+  navigator.clipboard?.writeText(button.dataset.text).then(() => {
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = words; }, 1500);
+  });
+};
+"""
+
 #: A column follows its newest answer unless somebody scrolled up; a new question and a new view make it follow again.
-#: Buttons that copy work in the page, the others are told to the server.
-PANE = """
+#: Buttons that copy work in the page, the others are told to the server. Of two linked runs of words both light up.
+_PANE = """
 const pane = element.closest('.pane');
 const questions = () => pane.querySelectorAll('.message.user').length;
 let follows = true, asked = questions();
@@ -13,6 +24,9 @@ pane.addEventListener('scroll', () => {
   follows = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 40;
 });
 new MutationObserver(() => {
+  if (questions() > asked && pane.offsetParent && innerWidth <= 640) {
+    document.querySelector('#column-switch').scrollIntoView();
+  }
   if (questions() !== asked) { asked = questions(); follows = true; }
   if (follows) follow();
 }).observe(pane, { childList: true, subtree: true, characterData: true });
@@ -20,14 +34,21 @@ document.querySelector('#view')?.addEventListener('change', () => { follows = tr
 pane.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
-  if (button.dataset.action !== 'copy') { trigger('click', { action: button.dataset.action }); return; }
-  const words = button.textContent;
-  navigator.clipboard?.writeText(button.dataset.text).then(() => {
-    button.textContent = 'Copied';
-    setTimeout(() => { button.textContent = words; }, 1500);
-  });
+  if (button.dataset.action === 'sides') {
+    document.querySelector('#columns').classList.toggle('side-by-side');
+    return;
+  }
+  if (button.dataset.action === 'copy') copy(button); else trigger('click', { action: button.dataset.action });
 });
+for (const [event, lit] of [['mouseover', true], ['focusin', true], ['mouseout', false], ['focusout', false]]) {
+  pane.addEventListener(event, (which) => {
+    const run = which.target.closest('mark[data-link]');
+    const both = run ? run.closest('.ways').querySelectorAll(`mark[data-link="${run.dataset.link}"]`) : [];
+    for (const one of both) one.classList.toggle('lit', lit);
+  });
+}
 """
+PANE = _COPY + _PANE
 
 #: On a narrow screen one column is shown, the one whose button is pressed.
 SWITCH = """
@@ -41,15 +62,23 @@ element.addEventListener('click', (event) => {
 });
 """
 
+#: What is written here is read aloud. Boxes of text find their own direction of writing.
+ANNOUNCED = """
+element.setAttribute('role', 'status');
+element.setAttribute('aria-live', 'polite');
+for (const box of document.querySelectorAll('#composer textarea')) box.dir = 'auto';
+"""
+
 #: Keys press the buttons of the blind vote, unless somebody is typing; a button that was pressed waits for the answer.
 #: Whoever goes on by keys finds the focus where it goes on: at the question, then at Next.
-VOTE = """
+_VOTE = """
 const TYPING = 'textarea, select, [contenteditable], input:not([type=radio], [type=checkbox], [type=button])';
-const buttons = () => [...element.querySelectorAll('button[data-action]')];
+const buttons = () => [...element.querySelectorAll('.blind-bar button[data-action]')];
 let goesOn = false;
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
-  if (!button || button.disabled) return;
+  if (button?.dataset.action === 'copy') copy(button);
+  if (!buttons().includes(button) || button.disabled) return;
   const pressed = buttons();
   for (const other of pressed) other.disabled = true;
   setTimeout(() => { for (const other of pressed) other.disabled = false; }, 5000);
@@ -69,3 +98,4 @@ new MutationObserver(() => {
   if (goesOn && !element.contains(document.activeElement)) element.querySelector('[data-focus]')?.focus();
 }).observe(element, { childList: true, subtree: true });
 """
+VOTE = _COPY + _VOTE

@@ -18,10 +18,11 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, composer, questions, vote
+from ui.chat import columns, composer, questions, render, speeds, vote
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
 from ui.chat.questions import Sent
+from ui.chat.script import ANNOUNCED
 from ui.chat.turn import Turn, models_behind
 from ui.header import Header
 from ui.html import PRECISIONS, Precision
@@ -32,7 +33,8 @@ NO_TURN = 0
 @dataclass
 class Chat:
     """The tab's components. turn: the Turn of the last question, or None; asked and over: its id, once it was asked and
-    once its last column was through (NO_TURN where there is none); draft: what waits while a question is edited.
+    once its last column was through (NO_TURN where there is none); draft: what waits while a question is edited;
+    announced: what a screen reader says.
     """
 
     panes: Panes
@@ -41,6 +43,7 @@ class Chat:
     asked: gr.State
     over: gr.State
     draft: gr.State
+    announced: gr.HTML
 
     @property
     def sent(self) -> Sent:
@@ -55,7 +58,7 @@ class Chat:
             problem=box.problem,
             keep=box.keep,
             examples=box.examples,
-            seed=box.settings[-1],
+            seed=box.seed,
         )
 
     @property
@@ -63,7 +66,8 @@ class Chat:
         """The components that a Change has values for."""
         panes = [self.panes[precision].outputs for precision in PRECISIONS]
         box = self.composer
-        return [*chain.from_iterable(panes), box.send, box.examples, self.turn, self.over]
+        changing = [box.send, box.examples, self.turn, self.over, self.announced]
+        return [*chain.from_iterable(panes), *changing]
 
     @property
     def pasts(self) -> list[gr.HTML]:
@@ -83,12 +87,14 @@ class Change:
     examples: Any = field(default_factory=gr.skip)
     turn: Any = field(default_factory=gr.skip)
     over: Any = field(default_factory=gr.skip)
+    announced: Any = field(default_factory=gr.skip)
 
     @property
     def values(self) -> list[Any]:
         """The change as values for `Chat.everything`."""
         panes = [Pane.fill(**self.columns.get(precision, {})) for precision in PRECISIONS]
-        return [*chain.from_iterable(panes), self.send, self.examples, self.turn, self.over]
+        changing = [self.send, self.examples, self.turn, self.over, self.announced]
+        return [*chain.from_iterable(panes), *changing]
 
 
 def build(app: App, header: Header) -> None:
@@ -96,7 +102,16 @@ def build(app: App, header: Header) -> None:
     panes = columns.build()
     box = composer.build()
     vote.build(app, header, box.view, box.settings)
-    chat = Chat(panes, box, gr.State(None), gr.State(NO_TURN), gr.State(NO_TURN), gr.State(None))
+    announced = gr.HTML(js_on_load=ANNOUNCED, elem_classes="unseen", elem_id="announced")
+    chat = Chat(
+        panes=panes,
+        composer=box,
+        turn=gr.State(None),
+        asked=gr.State(NO_TURN),
+        over=gr.State(NO_TURN),
+        draft=gr.State(None),
+        announced=announced,
+    )
     _wire_questions(app, header, chat)
     _wire_answers(app, header, chat)
     _wire_stops(chat)
@@ -141,7 +156,7 @@ def _wire_answers(app: App, header: Header, chat: Chat) -> None:
             **PRIVATE,
         )
         settled = answered.then(
-            lambda turn, chosen: _settle(app, turn, chosen).values,
+            partial(_settled, app, precision),
             [chat.turn, header.chosen],
             chat.everything,
             trigger_mode="multiple",
@@ -156,13 +171,16 @@ def _wire_answers(app: App, header: Header, chat: Chat) -> None:
         )
 
 
-def _settle(app: App, turn: Turn | None, chosen: int | None) -> Change:
+def _settled(app: App, precision: Precision, turn: Turn | None, chosen: int | None) -> list[Any]:
     """After a column's answer, wipe what an abandoned one drew last, and offer Send when all are done."""
     change = _show(app, turn, chosen)
-    if turn and turn.is_over and not turn.abandoned:
-        change.send = gr.update(value=SEND, variant="primary")
-        change.over = turn.id
-    return change
+    if turn and not turn.abandoned:
+        change.announced = render.announcement(precision, turn.histories.get(precision, []))
+        if turn.is_over:
+            speeds.measure(app, turn)
+            change.send = gr.update(value=SEND, variant="primary")
+            change.over = turn.id
+    return change.values
 
 
 def _wire_stops(chat: Chat) -> None:

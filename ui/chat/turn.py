@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ui.app_state import App, Badge, Timing, speed_note
 from ui.chat.render import Message
 from ui.html import PRECISIONS, Precision, percent, stage_name
-from upq.decode import Decoding, Piece
+from upq.decode import Decoding, Piece, text_repeats
 from upq.errors import UserError
 from upq.jobs import ModelKey, Served, key_of
 
@@ -130,7 +130,7 @@ def column(app: App, precision: Precision, chosen: int | None) -> Column:
     sizes = app.precisions(run_id) if run_id else {}
     key = key_of(run, precision, source)
     if precision == "FP16" or precision in sizes:
-        badge = app.badges.get(key) or _stored_badge(app, run_id, precision)
+        badge = app.badges.get(key) or _stored_badge(app, run_id, key)
         return Column(run_id, source, key, "", badge)
     training = ""
     if run and run.state == "running" and run.kind == "quantize":
@@ -147,11 +147,17 @@ def _training(precision: str, stage: str, step: int, total: int) -> str:
     return f"{precision} is on its way: {stage_name(stage or 'load')} {share}"
 
 
-def _stored_badge(app: App, run_id: int | None, precision: str) -> Badge:
-    for row in app.store.artifacts(run_id) if run_id and precision != "FP16" else ():
-        if row.precision == precision:
-            return {"size_bytes": row.size_bytes, "bits_per_weight": row.bits_per_weight}
-    return {}
+def _stored_badge(app: App, run_id: int | None, key: ModelKey) -> Badge:
+    """What the store knows of a model that was not loaded yet."""
+    badge: Badge = {}
+    for row in app.store.artifacts(run_id) if run_id else ():
+        if row.precision == key.precision:
+            badge = {"size_bytes": row.size_bytes, "bits_per_weight": row.bits_per_weight}
+    for row in app.store.measurements(run_id) if run_id and key.precision == "FP16" else ():
+        if row["label"] == "FP16":
+            badge = {"size_bytes": row["size_bytes"], "bits_per_weight": row["bits_per_weight"]}
+    rate = app.store.note(speed_note(key))
+    return {**badge, "fair": {"tokens_per_s": rate}} if rate else badge
 
 
 def models_behind(app: App, chosen: int | None) -> dict[Precision, ModelKey]:
@@ -213,7 +219,7 @@ def _answer(
     is_loaded = bool(state.badge.get("backend"))
     yield Progress(asked, busy="Reading." if is_loaded else "Loading the model.")
     served = app.models.get(state.run_id, precision, state.source)
-    _keep_badge(app, state.key, served)
+    _keep_badge(app, state, served)
     alone = False
     if turn.one_at_a_time:
         while not (alone := app.timing_lock.acquire(timeout=WAIT_S)) and not stop.is_set():
@@ -229,11 +235,11 @@ def _answer(
             app.timing_lock.release()
 
 
-def _keep_badge(app: App, key: ModelKey, served: Served) -> None:
+def _keep_badge(app: App, state: Column, served: Served) -> None:
     """Keep what is known of a loaded model; timings stay as long as the same backend computes."""
-    known: Badge = app.badges.get(key, {})
-    timings: Badge = known if known.get("backend") == served.backend else {}
-    app.badges[key] = {**timings, **badge_of(served)}
+    known: Badge = app.badges.get(state.key, state.badge)
+    timings: Badge = known if known.get("backend") in (None, served.backend) else {}
+    app.badges[state.key] = {**timings, **badge_of(served)}
 
 
 def _keep_timing(app: App, key: ModelKey, piece: Piece, fair: bool) -> None:
@@ -260,7 +266,7 @@ def _pieces(
 
 
 def _reply(piece: Piece, seconds: float) -> Message:
-    return {
+    message: Message = {
         "role": "assistant",
         "content": piece.text,
         "finish": piece.finish,
@@ -268,6 +274,11 @@ def _reply(piece: Piece, seconds: float) -> Message:
         "prompt_tokens": piece.prompt_tokens,
         "seconds": seconds,
     }
+    if piece.done:
+        message["repeats"] = text_repeats(piece.text)
+    if piece.left_out:
+        message["left_out"], message["limit"] = piece.left_out, piece.limit
+    return message
 
 
 def conversation_of(system: str, messages: Sequence[Message]) -> list[dict[str, str]]:

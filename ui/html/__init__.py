@@ -4,6 +4,7 @@ from ui.html.axes import Point, linear_axis, log_axis
 from ui.html.charts import Dot, Series, block_chart, line_chart, scatter
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_name, table
+from ui.html.rich_text import GrowingMarkdown, markdown
 from ui.html.run_panel import stage_seconds
 from ui.html.words import (
     BUNDLED_NAME,
@@ -29,6 +30,7 @@ __all__ = [
     "NO_VALUE",
     "PRECISIONS",
     "Dot",
+    "GrowingMarkdown",
     "Html",
     "Point",
     "Precision",
@@ -41,6 +43,7 @@ __all__ = [
     "line_chart",
     "linear_axis",
     "log_axis",
+    "markdown",
     "model_name",
     "notice",
     "number",

@@ -31,7 +31,10 @@ class Html(markupsafe.Markup):
 
 def visible(text: str) -> str:
     """Replace control, bidirectional and other hidden characters by e.g. ⟨U+202E⟩."""
-    return "".join(map(_visible_character, text.replace("\r\n", "\n")))
+    text = text.replace("\r\n", "\n")
+    if text.replace("\n", " ").isprintable():  # nothing to look for, as nearly always
+        return text
+    return "".join(map(_visible_character, text))
 
 
 def _visible_character(character: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ui.html.markup import Html, join, tag
-from ui.html.words import METHOD_NAMES, duration, model_name, percent, stage_name
+from ui.html.words import BUNDLED_NAME, METHOD_NAMES, duration, model_name, percent, stage_name
 from upq.decode import ROWS
 from upq.store import Run
 
@@ -23,6 +23,18 @@ def notice(
     role = "alert" if kind == "failed" else "status"
     hint_line = tag("p", hint, class_="hint") if hint else None
     return tag("div", tag("p", marks[kind], message), hint_line, class_=f"notice {kind}", role=role)
+
+
+def unpacking(state: Literal["", "busy", "failed"]) -> Html | None:
+    """Say what becomes of the models that ship with the app; None where there is nothing to say."""
+    models = f"INT4 and INT2 of {BUNDLED_NAME}"
+    if state == "busy":
+        hint = "The columns in Chat open by themselves."
+        return notice("busy", f"{models} are being unpacked, about half a minute.", hint)
+    if state == "failed":
+        hint = "The terminal says why. Start a run in Quantize to make your own."
+        return notice("failed", f"{models}, which ship with the app, could not be unpacked.", hint)
+    return None
 
 
 def brand() -> Html:

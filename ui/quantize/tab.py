@@ -164,7 +164,7 @@ def _chosen(app: App, run_id: int) -> Run | None:
 def _panel(app: App, run_id: int, seen: tuple[str, int]) -> list[Any]:
     run = _chosen(app, run_id)
     position = app.store.queue_position(run.id) if run else 0
-    now_seen = (f"{run.id} {position}", run.revision) if run else ("none", 0)
+    now_seen = (f"{run.id} {position}", run.revision) if run else (f"none {app.unpack_state}", 0)
     if now_seen == tuple(seen):
         return Panel.fill()
     panel = app.shared.get(("panel", *now_seen), lambda: _drawn(app, run, position))
@@ -177,7 +177,8 @@ def _drawn(app: App, run: Run | None, position: int) -> dict[str, Any]:
     stoppable = bool(run) and state in ("queued", "running", "interrupted")
     has_artifacts = run is not None and bool(app.store.artifacts(run.id))
     return {
-        "summary": run_panel.run_panel(run, position, time.time()),
+        "summary": (None if run else parts.unpacking(app.unpack_state))
+        or run_panel.run_panel(run, position, time.time()),
         "charts": render.run_charts(run, app.store.metrics(run.id) if run else []),
         "log": render.log_view(app.store.log_lines(run.id, LOG_LINES) if run else []),
         "cancel": gr.update(visible=stoppable),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 
@@ -32,6 +33,17 @@ def _draw(weights: torch.Tensor, generator: torch.Generator) -> int:
     ends = weights.double().cumsum(-1)
     point = torch.rand(1, dtype=ends.dtype, device=ends.device, generator=generator) * ends[-1]
     return min(int(torch.searchsorted(ends, point, right=True)), len(weights) - 1)
+
+
+def penalised(logits: torch.Tensor, seen: Collection[int], penalty: float) -> torch.Tensor:
+    """Logits (vocabulary,) in which tokens that were seen before are less likely, as transformers' repetition penalty
+    has it: positive ones are divided by the penalty, negative ones multiplied. 1 changes nothing.
+    """
+    if penalty == 1:
+        return logits
+    tokens = torch.tensor(list(seen), device=logits.device)
+    given = logits[tokens]
+    return logits.index_copy(0, tokens, torch.where(given < 0, given * penalty, given / penalty))
 
 
 def pick_rows(logits: torch.Tensor, temperature: float, points: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 
-from upq.decode.draw import pick, pick_rows
+from upq.decode.draw import penalised, pick, pick_rows
 from upq.decode.engine import Engine, diverged
+from upq.decode.fitting import fitted
 from upq.errors import UserError, shown
-from upq.models import chat_ids, longest_sequence
+from upq.models import longest_sequence
 
 #: Pause between two pieces of a streamed answer, seconds.
 PIECE_SECONDS = 0.05
@@ -30,17 +31,21 @@ DECODING_RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 5),
     "top_p": (0.01, 1),
     "seed": (0, 2**63 - 1),
+    "repetition_penalty": (1, 2),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How an answer is drawn: temperature 0 takes the likeliest token, top_p 1 lets every token be drawn."""
+    """How an answer is drawn: temperature 0 takes the likeliest token, top_p 1 lets every token be drawn, and a
+    repetition_penalty above 1 makes tokens of the prompt and of the answer so far less likely (`draw.penalised`).
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -56,6 +61,8 @@ class Piece:
     """The answer so far.
 
     first_token_s: from the request to the first token, seconds; tokens_per_s: decoding only, from the second on.
+    left_out: turns at the beginning of the conversation that the model did not read; limit: what it reads at most,
+    prompt and answer, tokens.
     """
 
     text: str
@@ -65,6 +72,8 @@ class Piece:
     tokens_per_s: float
     done: bool
     finish: Literal["", "stop", "length", "cancelled"]
+    left_out: int = 0
+    limit: int = 0
 
 
 @torch.inference_mode()
@@ -75,24 +84,28 @@ def stream(
     decoding: Decoding,
     should_stop: Callable[[], bool],
 ) -> Iterator[Piece]:
-    """Answer a conversation; the last piece has done=True.
+    """Answer a conversation; the last piece has done=True. What is too long loses its first turns.
 
     Raises UserError: prompt_too_long, bad_chat_template, diverged.
     """
-    prompt = chat_ids(tokenizer, messages)
+    limit = longest_sequence(engine.config)
+    prompt, left_out = fitted(tokenizer, messages, limit, decoding.max_new_tokens)
     longest = min(_room(engine, len(prompt)), decoding.max_new_tokens)
     ends = end_ids(engine, tokenizer)
     generator = torch.Generator(engine.device).manual_seed(decoding.seed)
     answer: list[int] = []
+    seen = set(prompt)
     started = shown = first = time.monotonic()
     session = engine.session(1, len(prompt) + longest)
     finish = ""
     while not finish:
         logits = session.step([0], answer[-1:])[0] if answer else session.prefill(0, prompt)
+        logits = penalised(logits, seen, decoding.repetition_penalty)
         token = pick(logits, decoding.temperature, decoding.top_p, generator)
         if token is None:
             raise diverged(engine, prompt + answer)
         answer.append(token)
+        seen.add(token)
         now = time.monotonic()
         first = now if len(answer) == 1 else first
         finish = _finish(answer, ends, longest) or ("cancelled" if should_stop() else "")
@@ -100,8 +113,17 @@ def stream(
             shown = now
             rate = (len(answer) - 1) / (now - first) if now > first else 0.0
             text = _text(tokenizer, answer, bool(finish))
-            speeds = first - started, rate
-            yield Piece(text, len(prompt), len(answer), *speeds, bool(finish), finish)
+            yield Piece(
+                text=text,
+                prompt_tokens=len(prompt),
+                tokens=len(answer),
+                first_token_s=first - started,
+                tokens_per_s=rate,
+                done=bool(finish),
+                finish=finish,
+                left_out=left_out,
+                limit=limit,
+            )
 
 
 @dataclass

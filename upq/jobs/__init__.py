@@ -3,7 +3,7 @@
 from upq.jobs.follow import Show, check, run_and_wait, summary
 from upq.jobs.served import ModelKey, Models, Served, key_of, model_key
 from upq.jobs.supervisor import Supervisor
-from upq.jobs.turns import Turns, answering
+from upq.jobs.turns import Turns, answering, is_busy
 from upq.jobs.worker import leave, worker_main
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Turns",
     "answering",
     "check",
+    "is_busy",
     "key_of",
     "leave",
     "model_key",

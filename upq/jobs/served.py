@@ -23,6 +23,8 @@ from upq.store import Run, Store
 FP16 = Precision.FP16.name
 #: Models kept at once: the three precisions of one run, and one more while another run is opened.
 KEPT = 4
+#: What speeds are measured with: one greedy answer of so many tokens.
+TIMED_QUESTION, TIMED_TOKENS = "Explain how rain forms, step by step.", 48
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Served:
         """Answer a conversation that somebody reads, piece by piece (upq.decode.stream); background work waits."""
         with answering():
             yield from stream(self.engine, self.tokenizer, messages, decoding, should_stop)
+
+    def time_alone(self, should_stop: Callable[[], bool]) -> Piece | None:
+        """Write the short answer by which speeds are compared; None where it was stopped, or ended too soon.
+
+        Nobody reads it, so background work does not wait.
+        """
+        asked = [{"role": "user", "content": TIMED_QUESTION}]
+        decoding = Decoding(max_new_tokens=TIMED_TOKENS)
+        *_, last = stream(self.engine, self.tokenizer, asked, decoding, should_stop)
+        return last if last.finish != "cancelled" and last.tokens >= TIMED_TOKENS // 2 else None
 
 
 class ModelKey(NamedTuple):

@@ -78,14 +78,18 @@ def start(store: Store, data_folder: Path) -> subprocess.Popen[bytes] | None:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
-def main(data_folder: Path, folder: Path = FOLDER) -> None:
-    """What the process does: whatever goes wrong is a line in the app's log, and the app is as without the files."""
+def main(data_folder: Path, folder: Path = FOLDER) -> int:
+    """What the process does, and its exit code: whatever goes wrong is a line in the app's log and a 1, and the app is
+    as without the files.
+    """
     try:
         store = open_store(data_folder)
         add_to(store, folder)
         store.close()
     except Exception as error:
         _logger.warning("The models that ship with the app were not added: %s", error)
+        return 1
+    return 0
 
 
 def origin(run: Mapping[str, Any]) -> str:
@@ -121,4 +125,4 @@ def _checked(precision: str, kept: dict[str, Any], folder: Path, loaded: LoadedM
 
 if __name__ == "__main__":
     give_way()
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

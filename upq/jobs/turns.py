@@ -90,6 +90,17 @@ def answering(folder: Path | None = None) -> Iterator[None]:
             file.close()
 
 
+def is_busy(folder: Path | None = None) -> bool:
+    """Whether any program of this person on this machine answers somebody now, or computes in the background."""
+    for name in ("answers", "turn"):
+        file = _opened(name, folder)
+        if file is not None:
+            with file:
+                if _is_taken(file):
+                    return True
+    return False
+
+
 def _opened(name: str, folder: Path | None) -> IO[bytes] | None:
     """A lock file of this machine: a folder may be shared between several. None where it cannot be written."""
     cache = os.environ.get("UPQ_CACHE") or platformdirs.user_cache_dir("upq-studio")

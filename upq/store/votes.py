@@ -138,7 +138,7 @@ class Votes:
 
 def votes_csv(votes: Iterable[Vote]) -> str:
     """Votes as CSV, one a line, with their texts and the precision that each found better."""
-    settings = ("system", "max_new_tokens", "temperature", "top_p", "seed")
+    settings = ("system", "max_new_tokens", "temperature", "top_p", "seed", "repetition_penalty")
     texts = ("prompt", "answer_a", "answer_b")
     plain = ("run_id", "deck_id", "shown_a", "shown_b", "choice")
     head = [*plain, "better", "at", "draw_seed", *texts, *settings]

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from upq.decode import Decoding, Piece, TransformersEngine, answers, end_ids, engine_for, stream
-from upq.decode.draw import pick
+from upq.decode.draw import penalised, pick
 from upq.errors import UserError
 from upq.models import LoadedModel, chat_ids
 
@@ -119,6 +120,33 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
         shares = drawn.bincount(minlength=5) / len(drawn)
         assert (shares - expected).abs().max() < 0.03
         assert not shares[expected == 0].any(), "what is impossible is never drawn"
+
+
+@pytest.mark.parametrize("penalty", [1.3, 2.0])
+def test_a_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, generator=generator)
+    ids = [3, 7, 3, 49, 0]
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), logits[None].clone())
+    assert torch.equal(penalised(logits, set(ids), penalty), expected[0])
+    assert penalised(logits, set(ids), 1.0) is logits
+
+
+def test_a_penalised_answer_is_that_of_transformers(tiny: LoadedModel) -> None:
+    ids = torch.tensor([chat_ids(tiny.tokenizer, HELLO)])
+    model: Any = tiny.model
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=30,
+        do_sample=False,
+        repetition_penalty=1.5,
+        **dict.fromkeys(("temperature", "top_p", "top_k")),
+    )
+    expected = tiny.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    found = answer(tiny, Decoding(max_new_tokens=30, repetition_penalty=1.5)).text
+    assert found == expected
+    assert found != answer(tiny, Decoding(max_new_tokens=30)).text
 
 
 def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(

@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_read_is_a_line_in_the_log(
     files: Path, store: Store, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (files / name).write_bytes(b"PK damaged")
-    shipped.main(tmp_path, files)
+    assert shipped.main(tmp_path, files) == 1
     assert "The models that ship with the app were not added" in caplog.text
     assert store.runs() == []
 

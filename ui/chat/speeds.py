@@ -1,0 +1,61 @@
+"""The speed of each model alone: the app measures it by itself, once a model is loaded and nobody needs the machine.
+
+A person's own question goes first: it ends the measuring, which begins anew after the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ui.app_state import App, Timing, speed_note
+from ui.chat.turn import Turn
+from ui.html import Precision
+from upq.errors import UserError
+from upq.jobs import ModelKey, is_busy
+
+#: The page draws the end of the answers first. Seconds.
+PAUSE_S = 1.0
+
+
+def measure(app: App, turn: Turn) -> threading.Thread:
+    """Start to time, in the background, those models of a turn whose speed on this machine is not known."""
+    thread = threading.Thread(target=_measure, args=(app, turn), daemon=True)
+    thread.start()
+    return thread
+
+
+def _measure(app: App, turn: Turn) -> None:
+    if not app.measuring.acquire(blocking=False):
+        return  # what is missing then is measured after the next answer
+    try:
+        time.sleep(PAUSE_S)
+        for precision, key in turn.models.items():
+            is_loaded = "backend" in app.badges.get(key, {})
+            if is_loaded and "fair" not in app.badges[key]:
+                _time(app, turn.run_id, precision, key)
+    finally:
+        app.measuring.release()
+
+
+def _time(app: App, run_id: int | None, precision: Precision, key: ModelKey) -> None:
+    """Time one model, unless somebody needs the machine, or the model is gone."""
+
+    def is_needed() -> bool:
+        return is_busy() or app.store.live_run() is not None
+
+    if is_needed() or not app.timing_lock.acquire(blocking=False):
+        return
+    try:
+        served = app.models.get(run_id, precision, key.source)
+        piece = served.time_alone(is_needed)
+    except UserError:
+        return
+    finally:
+        app.timing_lock.release()
+    if piece is None:
+        return
+    fair: Timing = {"tokens_per_s": piece.tokens_per_s, "first_token_s": piece.first_token_s}
+    app.badges[key] = {**app.badges[key], "fair": fair}
+    app.store.set_note(speed_note(key), piece.tokens_per_s)
+    app.timed += 1
