@@ -24,7 +24,7 @@ CLICKS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
   const { action, run } = button.dataset;
-  if (action === 'delete' && !confirm(`Delete run ${run} with its artifacts?`)) return;
+  if (action === 'delete' && !confirm(`Delete run ${run} with its artifacts, checks and votes?`)) return;
   trigger('click', { action, run });
 });"""
 

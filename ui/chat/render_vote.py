@@ -21,7 +21,7 @@ CHOICES = (
     ("3", "tie", "A tie"),
     ("4", "bad", "Both are bad"),
 )
-VOTED = {"tie": "You found them alike.", "bad": "You found both bad.", "skipped": "Skipped."}
+VOTED = {"tie": "You found them alike.", "bad": "You found both bad."}
 
 
 def nothing_to_compare() -> Html:

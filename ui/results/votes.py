@@ -22,7 +22,15 @@ def build(app: App, header: Header, chosen: gr.State) -> None:
     with gr.Column(elem_classes="card", elem_id="votes"):
         gr.HTML(parts.panel_title("Blind votes"))
         table = gr.HTML(elem_id="votes-table")
-        csv = gr.DownloadButton("Download votes", size="sm", visible=False, elem_id="votes-csv")
+        with gr.Row(elem_classes="buttons"):
+            csv = gr.DownloadButton(
+                "Download votes",
+                size="sm",
+                visible=False,
+                scale=0,
+                min_width=140,
+                elem_id="votes-csv",
+            )
     gr.on(
         [header.votes.change, header.catalog.change, chosen.change],
         partial(_show, app),
