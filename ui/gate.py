@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,11 +81,22 @@ class Gate:
         except _Refused as refused:
             await refused.answer(scope, receive, send)
         except Exception as error:
+            if has_begun and _is_of_closed_page(error):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             if has_begun:
                 raise
             _logger.warning("%s cannot be answered: %r", shown(scope["path"]), error)
             sentence = "This request cannot be read; docs/api.md shows what the endpoints take."
             await _Refused(400, sentence).answer(scope, receive, send)
+
+
+def _is_of_closed_page(error: Exception) -> bool:
+    """Tell whether an answer ended because its page was closed or loaded again: Gradio then misses the page's session
+    while it still streams to it.
+    """
+    cause = error.__cause__
+    return isinstance(cause, HTTPException) and cause.status_code == HTTPStatus.NOT_FOUND
 
 
 def _check_route(path: str) -> None:

@@ -316,6 +316,7 @@ def test_no_model_is_timed_while_somebody_needs_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
+    monkeypatch.setattr(speeds, "TRIES", 2)
     turn = answered(app, send(app, None, run, "one"))
     if reason == "a run":
         app.store.enqueue(tiny_config(tiny_model_dir))

@@ -94,7 +94,7 @@ def answer(message: Message, body: Html | None = None) -> Html:
         return notice("failed", message["content"], message.get("hint", ""))
     shown = body or _drawn(message["content"]) or "(an empty answer)"
     copy = _button("Copy", "copy", message["content"])
-    foot = tag("footer", tag("span", " · ".join(_facts(message))), copy)
+    foot = tag("footer", tag("span", " · ".join(_facts(message)), title=_prompt(message)), copy)
     return tag(
         "div", tag("div", shown, class_="text"), foot, _cut(message), class_="message answer"
     )
@@ -128,11 +128,15 @@ def announcement(precision: Precision, messages: Sequence[Message]) -> str:
 def _facts(message: Message) -> list[str]:
     facts = [plural(message.get("tokens", 0), "token")]
     facts += [duration(message["seconds"])] if "seconds" in message else []
-    if "prompt_tokens" in message:
-        facts.append(f"prompt {plural(message['prompt_tokens'], 'token')}")
     facts += filter(None, [ENDINGS.get(message.get("finish", ""))])
     facts += ["\u26a0 repeats itself"] if message.get("repeats") else []
     return facts
+
+
+def _prompt(message: Message) -> str | None:
+    if "prompt_tokens" not in message:
+        return None
+    return f"prompt {plural(message['prompt_tokens'], 'token')}"
 
 
 def _cut(message: Message) -> Html | None:

@@ -64,6 +64,9 @@ def _common(before: list[str], after: list[str]) -> int:
 
 def _linked(before: list[str], after: list[str]) -> tuple[list[object], list[object]]:
     """Both texts in pieces: runs that stand in both are elements of one number."""
+    before, after = (
+        [*(word.lstrip() for word in words[:1]), *words[1:]] for words in (before, after)
+    )
     bare = [[word.strip() for word in words[:COMPARED]] for words in (before, after)]
     matcher = difflib.SequenceMatcher(None, *bare, autojunk=False)
     runs = [run for run in matcher.get_matching_blocks() if run.size >= LEAST_RUN]

@@ -14,8 +14,9 @@ from ui.html import Precision
 from upq.errors import UserError
 from upq.jobs import ModelKey, is_busy
 
-#: The page draws the end of the answers first. Seconds.
-PAUSE_S = 1.0
+#: The page draws the end of the answers first, and somebody may need the machine for long: pauses, and their length in
+#: seconds.
+TRIES, PAUSE_S = 60, 2.0
 
 
 def measure(app: App, turn: Turn) -> threading.Thread:
@@ -29,13 +30,25 @@ def _measure(app: App, turn: Turn) -> None:
     if not app.measuring.acquire(blocking=False):
         return  # what is missing then is measured after the next answer
     try:
-        time.sleep(PAUSE_S)
-        for precision, key in turn.models.items():
-            is_loaded = "backend" in app.badges.get(key, {})
-            if is_loaded and "fair" not in app.badges[key]:
+        for _ in range(TRIES):
+            time.sleep(PAUSE_S)
+            missing = _missing(app, turn)
+            if not missing:
+                return
+            for precision, key in missing.items():
                 _time(app, turn.run_id, precision, key)
     finally:
         app.measuring.release()
+
+
+def _missing(app: App, turn: Turn) -> dict[Precision, ModelKey]:
+    """The models of a turn that are loaded and were not timed."""
+    known = {precision: app.badges.get(key, {}) for precision, key in turn.models.items()}
+    return {
+        precision: key
+        for precision, key in turn.models.items()
+        if "backend" in known[precision] and "fair" not in known[precision]
+    }
 
 
 def _time(app: App, run_id: int | None, precision: Precision, key: ModelKey) -> None:
