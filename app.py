@@ -108,6 +108,7 @@ def serve(options: argparse.Namespace) -> None:
         stopped.wait()
         page.close(verbose=False)
         app.exports.stop()
+        app.ahead.stop()
         worker.stop()
         if app.unpacking:
             app.unpacking.kill()

@@ -22,6 +22,7 @@ from ui.export import made, offers_of, told
 from ui.requests import OfRun, Request
 from upq.config import preset, with_settings
 from upq.errors import UserError
+from upq.evaluation import tallies
 from upq.jobs import compared
 from upq.jobs.export_folder import Wanted
 from upq.store import Run
@@ -154,6 +155,11 @@ def _compare(app: App, asked: requests.Compare) -> dict[str, Any]:
     return compared.compared(app.models, app.store.run(asked.run_id), request).to_json()
 
 
+def _votes(app: App, asked: requests.Votes) -> list[dict[str, Any]]:
+    run = app.store.run(asked.run_id)
+    return [tally.as_values() for tally in tallies(app.store.votes.outcomes(run.id))]
+
+
 def _list_exports(app: App, asked: requests.ListExports) -> list[dict[str, Any]]:
     return offers_of(app, asked.run_id, asked.precision)
 
@@ -178,6 +184,7 @@ ENDPOINTS = {
     "conversation": Endpoint(requests.OneConversation, _conversation, dict),
     "compare": Endpoint(requests.Compare, _compare, dict),
     "run_checks": Endpoint(requests.RunChecks, _run_checks, dict),
+    "votes": Endpoint(requests.Votes, _votes, list),
     "list_exports": Endpoint(requests.ListExports, _list_exports, list),
     "make_export": Endpoint(requests.MakeExport, _make_export, dict),
 }

@@ -22,6 +22,7 @@ from upq.config import RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
+from upq.jobs.ahead import Ahead
 from upq.jobs.export_folder import Exports
 from upq.quantize.ready import ready
 from upq.store import Run, Store
@@ -60,7 +61,8 @@ class App:
     that were made for other programs; may_publish tells whether whoever opens the page may send them to the hub with
     this machine's token; badges holds the measured numbers of each model that has been loaded; shared holds what is
     drawn once for all pages; measuring is held by who times the models; timed counts how often that gave a speed;
-    unpacking is the process that adds the models which ship with the app.
+    unpacking is the process that adds the models which ship with the app; ahead makes the answers that
+    are voted on.
     """
 
     store: Store
@@ -75,6 +77,10 @@ class App:
     measuring: threading.Lock = field(default_factory=threading.Lock)
     timed: int = 0
     unpacking: subprocess.Popen[bytes] | None = None
+    ahead: Ahead = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.store, self.models)
 
     @cached_property
     def device_line(self) -> str:

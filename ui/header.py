@@ -48,6 +48,7 @@ class Header:
     checks: gr.State
     progress: gr.State
     catalog: gr.State
+    votes: gr.State
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class News:
 
     revision and checks tell of any change of a quantization and of a check; progress of the share of its stage that a
     quantization at work has done, in percent, and of what was timed; catalog of which runs and artifacts there are, in
-    which state, and what is written on them, and of the unpacking of those that ship with the app.
+    which state, and what is written on them, and of the unpacking of those that ship with the app;
+    votes of the blind votes.
     """
 
     revision: str
     checks: str
     progress: str
     catalog: str
+    votes: str
     status: Html
 
 
@@ -81,7 +84,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
             elem_id="run-selector",
         )
         status = gr.HTML(js_on_load=CLICKS + TICKING, min_width=300, elem_id="status")
-    moving = [gr.State("") for _ in range(4)]
+    moving = [gr.State("") for _ in range(5)]
     header = Header(gr.State(None), selector, status, *moving)
     timer = gr.Timer(POLL_S)
     beat = [gr.State(""), *moving]
@@ -118,7 +121,7 @@ def _poll(app: App, seen: str, *known: str) -> list[Any]:
     if state == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
-    texts = (news.revision, news.checks, news.progress, news.catalog)
+    texts = (news.revision, news.checks, news.progress, news.catalog, news.votes)
     changed = [gr.skip() if new == old else new for new, old in zip(texts, known, strict=True)]
     return [state, *changed, news.status]
 
@@ -140,7 +143,12 @@ def _news(app: App) -> News:
         return f"{max(mine, default=0)} {catalog}"
 
     return News(
-        newest("quantize"), newest("check"), f"{_progress(live)} {app.timed}", catalog, status
+        revision=newest("quantize"),
+        checks=newest("check"),
+        progress=f"{_progress(live)} {app.timed}",
+        catalog=catalog,
+        votes=str(app.store.votes.newest()),
+        status=status,
     )
 
 

@@ -162,6 +162,10 @@ class ListRuns(Request):
     """The newest 100 runs, newest first."""
 
 
+class Votes(OfRun):
+    """What the blind votes on a run say, pair by pair; share, low and high are of the first among the decided votes."""
+
+
 class Question(Request):
     """What is said to a model, and how its answer is drawn."""
 

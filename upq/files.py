@@ -8,14 +8,16 @@ Files and text that come from people are looked at here too.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import re
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 #: What ships with the package: prompts, checks and the quantized demo models.
@@ -161,6 +163,22 @@ def clean_text(text: str) -> str:
     """Text for SQLite, terminals and browsers: no lone surrogates, no controls but \\n and \\t."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return _CONTROL.sub("", whole.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Head and rows as CSV. Text that a spreadsheet would take for a formula gets an apostrophe before it; None is
+    empty.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([_plain_cell(value) for value in row] for row in rows)
+    return stream.getvalue()
+
+
+def _plain_cell(value: object) -> object:
+    starts_formula = isinstance(value, str) and value != "" and value[0] in "=+-@\t\r"
+    return f"'{value}" if starts_formula else value
 
 
 def _differences(folder: Path, expected: dict[str, str]) -> list[str]:

@@ -34,6 +34,7 @@ ENDPOINTS = {
     "/chat",
     "/compare",
     "/run_checks",
+    "/votes",
     "/list_exports",
     "/make_export",
 }

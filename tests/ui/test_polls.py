@@ -41,14 +41,14 @@ def test_a_poll_that_finds_nothing_new_reads_one_number(
     lab = Lab(tmp_path)
     lab.done(preset("quick"))
     app = app_of(lab)
-    known = poll(app, [""] * 5)[:5]
+    known = poll(app, [""] * 6)[:6]
 
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing else is read")
 
     for name in ("runs", "run", "live_run", "artifacts"):
         monkeypatch.setattr(lab.store, name, forbidden)
-    assert header._poll(app, *known) == [NOTHING] * 6
+    assert header._poll(app, *known) == [NOTHING] * 7
 
 
 def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
@@ -56,18 +56,18 @@ def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
     app = app_of(lab)
     _, lease = lab.begun(RunConfig())
     lease.stage("int2", 200)
-    known = poll(app, [""] * 5)
+    known = poll(app, [""] * 6)
     lease.progress(1, 99.0, None, "", 1, None)  # half a percent
-    after = poll(app, known[:5])
-    names = ("seen", "revision", "checks", "progress", "catalog", "status")
+    after = poll(app, known[:6])
+    names = ("seen", "revision", "checks", "progress", "catalog", "votes", "status")
     moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
     assert moved == ["seen", "revision"]
     lease.progress(50, 99.0, None, "", 1, None)
-    known, after = after, poll(app, after[:5])
+    known, after = after, poll(app, after[:6])
     moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
     assert moved == ["seen", "revision", "progress", "status"]
     lease.finish("done")
-    assert poll(app, after[:5])[4] != after[4], "the catalog knows the states"
+    assert poll(app, after[:6])[4] != after[4], "the catalog knows the states"
 
 
 def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None:
@@ -84,10 +84,10 @@ def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None
 def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     app = app_of(lab)
-    known = poll(app, [""] * 5)
+    known = poll(app, [""] * 6)
     app.supervisor.trouble = "The database could not be written: disk full. Free <some> space."  # type: ignore[misc]
-    after = poll(app, known[:5])
-    assert "disk full. Free &lt;some&gt; space." in after[5]
+    after = poll(app, known[:6])
+    assert "disk full. Free &lt;some&gt; space." in after[6]
 
 
 def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:

@@ -18,7 +18,12 @@ EXAMPLES = (
 )
 AT_ONCE, IN_TURN = "all at once", "one at a time"
 #: What the views are called and their names for `ui.chat.render`. A further view is a line here.
-VIEWS = (("Text", "text"), ("Token KL", "token kl"), ("Words", "words"))
+VIEWS = (
+    ("Text", "text"),
+    ("Token KL", "token kl"),
+    ("Words", "words"),
+    ("Blind", "blind"),
+)
 SEND, STOP = "Send", "Stop"
 
 

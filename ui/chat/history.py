@@ -287,7 +287,7 @@ def _file(app: App, opened: int | None, part: int, ending: str) -> tuple[Any, An
         return gr.skip(), gr.skip()
     try:
         conversation = app.store.conversations.get(opened)
-        path = keep.write_file(app.export_dir, conversation, ending, part or None)
+        path = keep.write_file(app.own_folder(), conversation, ending, part or None)
     except UserError as error:
         return gr.skip(), notice("failed", error.message, error.hint)
     return gr.update(value=str(path)), gr.skip()

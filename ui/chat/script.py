@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+#: Copies the text that a button carries.
+_COPY = """
+const copy = (button) => {
+  const words = button.textContent;
+  navigator.clipboard?.writeText(button.dataset.text).then(() => {
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = words; }, 1500);
+  });
+};
+"""
+
 #: A column follows its newest answer unless somebody scrolled up; a new question and a new view make it follow again.
 #: Buttons that copy work in the page, the others are told to the server. Of two linked runs of words both light up.
-PANE = """
+_PANE = """
 const pane = element.closest('.pane');
 const questions = () => pane.querySelectorAll('.message.user').length;
 let follows = true, asked = questions();
@@ -28,12 +39,7 @@ pane.addEventListener('click', (event) => {
     document.querySelector('#columns').classList.toggle('side-by-side');
     return;
   }
-  if (button.dataset.action !== 'copy') { trigger('click', { action: button.dataset.action }); return; }
-  const words = button.textContent;
-  navigator.clipboard?.writeText(button.dataset.text).then(() => {
-    button.textContent = 'Copied';
-    setTimeout(() => { button.textContent = words; }, 1500);
-  });
+  if (button.dataset.action === 'copy') copy(button); else trigger('click', { action: button.dataset.action });
 });
 for (const [event, lit] of [['mouseover', true], ['focusin', true], ['mouseout', false], ['focusout', false]]) {
   pane.addEventListener(event, (which) => {
@@ -43,6 +49,7 @@ for (const [event, lit] of [['mouseover', true], ['focusin', true], ['mouseout',
   });
 }
 """
+PANE = _COPY + _PANE
 
 #: On a narrow screen one column is shown, the one whose button is pressed.
 SWITCH = """
@@ -61,3 +68,34 @@ ANNOUNCED = """
 element.setAttribute('role', 'status');
 element.setAttribute('aria-live', 'polite');
 """
+
+#: Keys press the buttons of the blind vote, unless somebody is typing; a button that was pressed waits for the answer.
+#: Whoever goes on by keys finds the focus where it goes on: at the question, then at Next.
+_VOTE = """
+const TYPING = 'textarea, select, [contenteditable], input:not([type=radio], [type=checkbox], [type=button])';
+const buttons = () => [...element.querySelectorAll('.blind-bar button[data-action]')];
+let goesOn = false;
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-action]');
+  if (button?.dataset.action === 'copy') copy(button);
+  if (!buttons().includes(button) || button.disabled) return;
+  const pressed = buttons();
+  for (const other of pressed) other.disabled = true;
+  setTimeout(() => { for (const other of pressed) other.disabled = false; }, 5000);
+  goesOn = true;
+  trigger('click', { action: button.dataset.action });
+});
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (!element.getClientRects().length || event.target.closest?.(TYPING)) return;
+  const button = buttons().find((other) => other.dataset.key === event.key);
+  if (!button) return;
+  event.preventDefault();
+  button.click();
+});
+document.addEventListener('focusin', (event) => { goesOn = goesOn && element.contains(event.target); });
+new MutationObserver(() => {
+  if (goesOn && !element.contains(document.activeElement)) element.querySelector('[data-focus]')?.focus();
+}).observe(element, { childList: true, subtree: true });
+"""
+VOTE = _COPY + _VOTE

@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
-from ui.chat import columns, compare, composer, history, questions, render, share, speeds
+from ui.chat import columns, compare, composer, history, questions, render, share, speeds, vote
 from ui.chat.columns import Pane, Panes
 from ui.chat.composer import SEND, Composer
 from ui.chat.history import Doings, History
@@ -104,6 +104,7 @@ def build(app: App, header: Header) -> History:
     panes = columns.build()
     panel = compare.build()
     box = composer.build()
+    vote.build(app, header, box.view, box.settings)
     announced = gr.HTML(js_on_load=ANNOUNCED, elem_classes="unseen", elem_id="announced")
     chat = Chat(
         panes=panes,

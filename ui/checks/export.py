@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from ui.checks.choices import Results
-from ui.html import csv_text
 from upq.evaluation import LETTERS, Marked, PromptResult, Question, scores
+from upq.files import csv_text
 
 
 def csv_of(results: Results, asked: Mapping[Hashable, str | Question]) -> str:

@@ -8,7 +8,6 @@ from ui.html.page import standalone
 from ui.html.parts import fact, notice, run_name, table
 from ui.html.rich_text import GrowingMarkdown, markdown
 from ui.html.run_panel import stage_seconds
-from ui.html.spreadsheet import csv_text
 from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
@@ -42,7 +41,6 @@ __all__ = [
     "Series",
     "block_chart",
     "commit_words",
-    "csv_text",
     "duration",
     "fact",
     "fixed",

@@ -19,6 +19,7 @@ import torch
 from ui.public import permissions
 from ui.public.limits import Limits
 from ui.public.room import Room
+from ui.public.said import VisitorConversations, VisitorVotes
 from ui.public.visitors import Visitors
 from ui.shared import Shared
 from ui.zero_gpu import ZeroGpu
@@ -43,6 +44,8 @@ class VisitorStore(Store):
 
     def __init__(self, path: Path, visitors: Visitors, limits: Limits, room: Room) -> None:
         super().__init__(path)
+        self.conversations = VisitorConversations(self._connections, visitors)
+        self.votes = VisitorVotes(self._connections, visitors)
         self._visitors = visitors
         self._limits = limits
         self._room = room

@@ -112,6 +112,6 @@ def _actions(run: Run) -> list[Html]:
 
 
 def _warning(run: Run) -> str:
-    words = f"Delete run {run.id} with its artifacts and checks? This cannot be undone."
+    words = f"Delete run {run.id} with its artifacts, checks and votes? This cannot be undone."
     is_from_elsewhere = run.state == "done" and run.attempt == 0
     return f"{words} {MADE_ELSEWHERE}" if is_from_elsewhere else words

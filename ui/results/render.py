@@ -12,7 +12,6 @@ from ui.html import (
     Dot,
     Html,
     Key,
-    csv_text,
     duration,
     fixed,
     join,

@@ -12,7 +12,7 @@ import gradio as gr
 from ui.app_state import IN_ORDER, PRIVATE, App, Outputs
 from ui.header import Header
 from ui.html import METHOD_NAMES, PRECISIONS, Html, parts
-from ui.results import comparison, render, render_compare, render_report
+from ui.results import comparison, render, render_compare, render_report, votes
 from ui.results.comparison import MAX_RUNS, ResultRow, Subject
 from ui.results.shared_rows import filtered, merged
 
@@ -117,6 +117,7 @@ def build(app: App, header: Header) -> None:
     with gr.Column(elem_classes="card"):
         gr.HTML(parts.panel_title("Where the results come from"))
         origins = gr.HTML(elem_id="origins")
+    votes.build(app, header, chosen)
     page = Page(
         note=note,
         models=models,

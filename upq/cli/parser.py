@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import upq
-from upq.cli import commands, conversations, exports
+from upq.cli import commands, conversations, exports, votes
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 #: The states that a run may be in; upq.store, which says so as well, takes a second to import.
@@ -73,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     unpacking.add_argument("file", metavar="FILE", help="what `pack` wrote")
     words = "list the conversations of the chat, or export or delete one"
     _add_conversation_flags(command("conversations", conversations.conversations, words))
+    voting = command("votes", votes.votes, "what the blind votes on a run, or on all runs, say")
+    voting.add_argument("run", type=int, nargs="?", metavar="RUN", help="number of the run")
+    voting.add_argument("--csv", metavar="FILE", help="write every vote, one a line")
     command("doctor", commands.doctor, "check the data folder and say what is wrong")
     words = "execute queued runs (the app starts this by itself)"
     worker = command("worker", commands.worker, words)

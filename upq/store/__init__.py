@@ -17,6 +17,7 @@ from upq.store.conversations import (
     Author,
     Content,
     Conversation,
+    Conversations,
     Exchange,
     Found,
     Headline,
@@ -28,6 +29,7 @@ from upq.store.labels import NAME_CHARACTERS, NOTE_CHARACTERS, Labels, Wanted
 from upq.store.lease import LostLease
 from upq.store.pack import Moved
 from upq.store.run import HOUSE, SILENT, Ending, Run, RunState, run_not_found
+from upq.store.votes import Choice, Vote, Votes, Written, question_digest, votes_csv
 
 __all__ = [
     "HOUSE",
@@ -38,8 +40,10 @@ __all__ = [
     "SILENT",
     "Answer",
     "Author",
+    "Choice",
     "Content",
     "Conversation",
+    "Conversations",
     "Ending",
     "Exchange",
     "Found",
@@ -52,7 +56,10 @@ __all__ = [
     "Run",
     "RunState",
     "Store",
+    "Vote",
+    "Votes",
     "Wanted",
+    "Written",
     "about",
     "as_lines",
     "as_markdown",
@@ -66,5 +73,7 @@ __all__ = [
     "open_store",
     "precisions_of",
     "prepare",
+    "question_digest",
     "run_not_found",
+    "votes_csv",
 ]

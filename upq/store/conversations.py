@@ -113,7 +113,12 @@ _EXCHANGES = TypeAdapter(Annotated[list[Exchange], Field(min_length=1)])
 
 
 class Conversations:
-    """The table of conversations. Everybody sees only what has their `owner`; the app of one person has one, ''."""
+    """The table of conversations. Everybody sees only what has their `owner`; the app of one person has one, ''.
+
+    most_kept: conversations of an owner; a new one takes the place of the one that was gone on with longest ago.
+    """
+
+    most_kept = MOST_KEPT
 
     def __init__(self, connections: Connections, clock: Callable[[], float]) -> None:
         self._connections = connections
@@ -141,7 +146,7 @@ class Conversations:
             db.execute(
                 "DELETE FROM conversations WHERE id IN (SELECT id FROM conversations"
                 " WHERE owner = ? ORDER BY updated_at DESC, id DESC LIMIT -1 OFFSET ?)",
-                [owner, MOST_KEPT - 1],
+                [owner, self.most_kept - 1],
             )
             cursor = db.execute(
                 "INSERT INTO conversations (owner, title, created_at, updated_at, run_id, models,"
@@ -193,6 +198,12 @@ class Conversations:
         """Remove all conversations of an owner and return how many there were."""
         with self._connections.write() as db:
             return db.execute("DELETE FROM conversations WHERE owner = ?", [owner]).rowcount
+
+    def expire(self, before: float) -> int:
+        """Remove what visitors have not gone on with since a time, unix seconds; return how many there were."""
+        sql = "DELETE FROM conversations WHERE owner != '' AND updated_at < ?"
+        with self._connections.write() as db:
+            return db.execute(sql, [before]).rowcount
 
 
 def problems(db: Database) -> list[str]:

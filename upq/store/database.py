@@ -27,6 +27,7 @@ from upq.store import examine as store_examine
 from upq.store import labels, queue
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
+from upq.store import votes as store_votes
 from upq.store.artifacts import ArtifactRow, Prepared
 from upq.store.connections import Connections, migrate, next_revision
 from upq.store.labels import Labels, Wanted
@@ -52,6 +53,7 @@ class Store:
         self._clock = clock
         migrate(self._connections)
         self.conversations = store_conversations.Conversations(self._connections, clock)
+        self.votes = store_votes.Votes(self._connections, clock)
 
     def close(self) -> None:
         """Close the connections that are not in use."""

@@ -187,8 +187,40 @@ CREATE TABLE conversations (
 CREATE INDEX conversations_by_time ON conversations (owner, updated_at, id);
 """
 
+#: A vote says which of two answers a person found better without knowing whose they were; showing: what may be voted on
+#: once. Answers to the deck of prompts are kept, so that a run answers it once. Both go with their run.
+_VOTES = """
+CREATE TABLE votes (
+    id INTEGER PRIMARY KEY,
+    showing TEXT NOT NULL,
+    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL DEFAULT '',
+    deck_id TEXT NOT NULL,  -- the prompt's in the deck; '' of a person's own question
+    prompt TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    shown_a TEXT NOT NULL,
+    shown_b TEXT NOT NULL,
+    answer_a TEXT NOT NULL,
+    answer_b TEXT NOT NULL,
+    choice TEXT NOT NULL CHECK (choice IN ('A', 'B', 'tie', 'bad', 'same', 'skipped')),
+    at REAL NOT NULL,
+    UNIQUE (showing, owner)
+) STRICT;
+CREATE INDEX votes_by_run ON votes (run_id, id);
+
+CREATE TABLE deck_answers (
+    run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    precision TEXT NOT NULL,
+    question TEXT NOT NULL,  -- digest of the prompt and of all that its answer is drawn with
+    text TEXT NOT NULL,
+    finish TEXT NOT NULL,
+    PRIMARY KEY (run_id, precision, question)
+) STRICT, WITHOUT ROWID;
+"""
+
 #: Scripts that bring a database from version n to n + 1. Released ones never change.
 MIGRATIONS: tuple[str, ...] = (
     *(_TABLES, _PROVENANCE, _GPU_MEMORY, _AS_SERVED),
-    *(_OWNERS, _LABELS_AND_ASIDES, _CONVERSATIONS),
+    *(_OWNERS, _LABELS_AND_ASIDES, _CONVERSATIONS, _VOTES),
 )

@@ -44,6 +44,8 @@ def called(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["conversations", "--export", "out.pdf", "1"], 2),
         (["conversations", "--export", "out.md", "one"], 2),
         (["conversations", "--delete", "1", "--yes"], 2),
+        (["votes"], 0),
+        (["votes", "7"], 2),
         (["fly"], 2),
         (["run", "--preset", "instant"], 2),
         (["run", "--set", "int2.distill.tokens"], 2),
