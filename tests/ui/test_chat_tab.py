@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.header import NO_RUN
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
-from upq.jobs import ModelKey, Models, Supervisor, answering, model_key, served
+from upq.jobs import ModelKey, Models, Supervisor, answering, model_key, served, turns
 from upq.jobs.export_folder import Exports
 from upq.models import LoadedModel, load
 from upq.store import Store
@@ -83,7 +84,7 @@ def test_a_change_reaches_the_components_that_it_names_and_no_other() -> None:
         name: SimpleNamespace(outputs=[f"{name} {component}" for component in components])
         for name in PRECISIONS
     }
-    box: Any = SimpleNamespace(send="send", examples="examples")
+    box: Any = SimpleNamespace(send="send", examples="examples", problem="problem")
     states: Any = ("turn", "asked", "over", "draft", "announced")
     everything = Chat(panes, box, *states).everything
     change = Change({"INT4": {"past": "new"}}, turn=None)
@@ -288,7 +289,8 @@ def test_the_app_times_each_model_alone_once_the_answers_are_there(
     app: App, run: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
-    monkeypatch.setattr(speeds, "is_busy", lambda: False)  # others may compute on this machine
+    for name in ("is_busy", "others_compute"):  # they do, where tests run side by side
+        monkeypatch.setattr(speeds, name, lambda: False)
     monkeypatch.setattr(served, "TIMED_TOKENS", 8)  # the tiny model soon ends
     turn = answered(app, send(app, None, run, "one"))
     assert "fair" not in column(app, "INT2", run).badge
@@ -307,7 +309,7 @@ def test_the_app_times_each_model_alone_once_the_answers_are_there(
     assert "fair" not in column(app, "INT2", run).badge
 
 
-@pytest.mark.parametrize("reason", ["an answer", "a run"])
+@pytest.mark.parametrize("reason", ["an answer", "a run", "another program"])
 def test_no_model_is_timed_while_somebody_needs_the_machine(
     app: App,
     run: int,
@@ -317,13 +319,17 @@ def test_no_model_is_timed_while_somebody_needs_the_machine(
 ) -> None:
     monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
     monkeypatch.setattr(speeds, "TRIES", 2)
+    monkeypatch.setattr(speeds, "BUSY_PERCENT", -1.0 if reason == "another program" else 101.0)
+    monkeypatch.setattr(speeds, "LOOK_S", 0.1)
+    quiet = reason == "another program"
+    monkeypatch.setattr(speeds, "is_busy", (lambda: False) if quiet else turns.is_busy)
     turn = answered(app, send(app, None, run, "one"))
     if reason == "a run":
         app.store.enqueue(tiny_config(tiny_model_dir))
         assert app.store.claim("cpu@here:1", 1, 60.0)
         speeds.measure(app, turn).join(60)
     else:
-        with answering():
+        with answering() if reason == "an answer" else nullcontext():
             speeds.measure(app, turn).join(60)
     assert app.timed == 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from tests.ui.open_app import OpenApp
-from ui.gate import MAX_BODY
+from ui.gate import MAX_BODY, Gate
 from ui.requests import LARGEST
 
 FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="big.bin"\r\n\r\n'
@@ -218,3 +221,24 @@ def _outcomes(app: OpenApp, session: str) -> Iterator[dict[str, Any]]:
             message = json.loads(line.removeprefix("data: ")) if line else {}
             if message.get("msg") == "process_completed":
                 yield message["output"]
+
+
+@pytest.mark.parametrize(("status", "is_quiet"), [(404, True), (500, False)])
+def test_a_stream_to_a_page_that_is_gone_ends_without_an_error(status: int, is_quiet: bool) -> None:
+    sent: list[Any] = []
+
+    async def streaming(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("response already started") from HTTPException(status)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope: Any = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data"}
+    with nullcontext() if is_quiet else pytest.raises(RuntimeError):
+        asyncio.run(Gate(streaming)(scope, receive, send))
+    ended = {"type": "http.response.body", "body": b"", "more_body": False}
+    assert (sent[-1] == ended) is is_quiet

@@ -1,12 +1,14 @@
 """The speed of each model alone: the app measures it by itself, once a model is loaded and nobody needs the machine.
 
-A person's own question goes first: it ends the measuring, which begins anew after the answer.
+A person's own question goes first: it ends the measuring, which is tried again for a while.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+
+import psutil
 
 from ui.app_state import App, Timing, speed_note
 from ui.chat.turn import Turn
@@ -17,6 +19,8 @@ from upq.jobs import ModelKey, is_busy
 #: The page draws the end of the answers first, and somebody may need the machine for long: pauses, and their length in
 #: seconds.
 TRIES, PAUSE_S = 60, 2.0
+#: Beyond this load of all cores, over so many seconds, nothing is timed.
+BUSY_PERCENT, LOOK_S = 35.0, 0.5
 
 
 def measure(app: App, turn: Turn) -> threading.Thread:
@@ -41,6 +45,11 @@ def _measure(app: App, turn: Turn) -> None:
         app.measuring.release()
 
 
+def others_compute() -> bool:
+    """Whether other programs keep the machine busy: a speed beside them would be theirs as much as the model's."""
+    return psutil.cpu_percent(LOOK_S) > BUSY_PERCENT
+
+
 def _missing(app: App, turn: Turn) -> dict[Precision, ModelKey]:
     """The models of a turn that are loaded and were not timed."""
     known = {precision: app.badges.get(key, {}) for precision, key in turn.models.items()}
@@ -57,7 +66,7 @@ def _time(app: App, run_id: int | None, precision: Precision, key: ModelKey) -> 
     def is_needed() -> bool:
         return is_busy() or app.store.live_run() is not None
 
-    if is_needed() or not app.timing_lock.acquire(blocking=False):
+    if is_needed() or others_compute() or not app.timing_lock.acquire(blocking=False):
         return
     try:
         served = app.models.get(run_id, precision, key.source)

@@ -68,7 +68,7 @@ class Chat:
         """The components that a Change has values for."""
         panes = [self.panes[precision].outputs for precision in PRECISIONS]
         box = self.composer
-        changing = [box.send, box.examples, self.turn, self.over, self.announced]
+        changing = [box.send, box.examples, box.problem, self.turn, self.over, self.announced]
         return [*chain.from_iterable(panes), *changing]
 
     @property
@@ -87,6 +87,7 @@ class Change:
     columns: dict[Precision, dict[str, Any]] = field(default_factory=dict)
     send: Any = field(default_factory=gr.skip)
     examples: Any = field(default_factory=gr.skip)
+    problem: Any = field(default_factory=gr.skip)
     turn: Any = field(default_factory=gr.skip)
     over: Any = field(default_factory=gr.skip)
     announced: Any = field(default_factory=gr.skip)
@@ -95,7 +96,7 @@ class Change:
     def values(self) -> list[Any]:
         """The change as values for `Chat.everything`."""
         panes = [Pane.fill(**self.columns.get(precision, {})) for precision in PRECISIONS]
-        changing = [self.send, self.examples, self.turn, self.over, self.announced]
+        changing = [self.send, self.examples, self.problem, self.turn, self.over, self.announced]
         return [*chain.from_iterable(panes), *changing]
 
 
@@ -226,6 +227,7 @@ def _start_over(app: App, turn: Turn | None, chosen: int | None) -> Change:
         columns.at_rest(app, None, chosen),
         send=gr.update(value=SEND, variant="primary"),
         examples=gr.update(visible=True),
+        problem="",
         turn=None,
         over=NO_TURN,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from upq.jobs import turns
-from upq.jobs.turns import Turns, answering
+from upq.jobs.turns import Turns, answering, is_busy
 
 #: A program that works in pieces, from the first line that it reads, and writes when each began and ended. It imports
 #: nothing else of ours, so that it starts at once.
@@ -130,3 +130,14 @@ def test_where_no_lock_can_be_kept_nobody_waits(tmp_path: Path) -> None:
         started = time.monotonic()
         mine.wait(lambda: None)
         assert time.monotonic() - started < 1.0
+
+
+def test_an_answer_and_a_turn_keep_the_machine_busy(tmp_path: Path) -> None:
+    assert not is_busy(tmp_path)
+    with answering(tmp_path):
+        assert is_busy(tmp_path)
+    assert not is_busy(tmp_path)
+    with Turns(tmp_path) as mine:
+        mine.wait(lambda: None)
+        assert is_busy(tmp_path)
+    assert not is_busy(tmp_path)
