@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.ui.open_app import HANG_S, OpenApp, TinyModels
-from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, note_stranger
+from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, go, note_stranger
 from tests.ui.studio import Studio, start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
 from ui import App, build, launch
@@ -87,6 +87,7 @@ def open_page(
         page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
         page.goto(f"{url}?__theme={theme}")
         expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
+        go(page, "Quantize")  # a page lands on Chat once there is a packed model
         return page
 
     yield open_at

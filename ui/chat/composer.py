@@ -10,10 +10,11 @@ import gradio as gr
 from ui.app_state import PRIVATE
 from upq.decode import Decoding
 
+#: Of the models that ship with the app, all answer the first alike; in the others INT2 parts from FP16, INT4 hardly.
 EXAMPLES = (
-    "Explain in two sentences why the sky is blue.",
-    "Write three bullet points about staying healthy, each under eight words.",
-    "A train leaves at 14:10 and arrives at 16:45. How long is the trip?",
+    "What is the capital of France?",
+    "Explain what gravity is to a child.",
+    "Write a Python function that returns the sum of a list of numbers.",
 )
 AT_ONCE, IN_TURN = "all at once", "one at a time"
 #: What the views are called and their names for `ui.chat.render`. A further view is a line here.

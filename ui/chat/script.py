@@ -19,7 +19,8 @@ new MutationObserver(() => {
   if (questions() !== asked) { asked = questions(); follows = true; }
   if (follows) follow();
 }).observe(pane, { childList: true, subtree: true, characterData: true });
-document.querySelector('#view')?.addEventListener('change', () => { follows = true; });
+new ResizeObserver(() => { if (follows) follow(); }).observe(pane);  // it was hidden while the answer came
+document.addEventListener('change', (event) => { if (event.target.closest('#view')) follows = true; });
 pane.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
   if (!button) return;
@@ -55,9 +56,8 @@ element.addEventListener('click', (event) => {
 });
 """
 
-#: What is written here is read aloud. Boxes of text find their own direction of writing.
+#: What is written here is read aloud.
 ANNOUNCED = """
 element.setAttribute('role', 'status');
 element.setAttribute('aria-live', 'polite');
-for (const box of document.querySelectorAll('#composer textarea')) box.dir = 'auto';
 """
