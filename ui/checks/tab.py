@@ -253,7 +253,7 @@ def _files(
     }
     found = {}
     for name, text in texts_of.items():
-        path = app.export_dir / f"upq-check-{run.id}.{name}"
+        path = app.own_folder() / f"upq-check-{run.id}.{name}"
         path.write_text(text, encoding="utf-8")
         found[name] = gr.update(value=str(path), visible=True)
     return found

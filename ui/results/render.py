@@ -25,6 +25,7 @@ from ui.html import (
     tag,
 )
 from ui.results.comparison import ResultRow, Score
+from upq.files import csv_text
 
 
 @dataclass(frozen=True)

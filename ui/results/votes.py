@@ -46,7 +46,7 @@ def _show(app: App, chosen: Sequence[int] | None) -> list[Any]:
     ids = set(comparison.newest(runs) if chosen is None else chosen)
     names = {run.id: parts.run_label(run) for run in runs if run.id in ids}
     found = {run: tallies(outcomes) for run in names if (outcomes := app.store.votes.outcomes(run))}
-    path = app.export_dir / f"upq-votes-{'-'.join(map(str, sorted(found))) or 'none'}.csv"
+    path = app.own_folder() / f"upq-votes-{'-'.join(map(str, sorted(found))) or 'none'}.csv"
     if found:
         text = votes_csv(vote for run in sorted(found) for vote in app.store.votes.of(run))
         path.write_text(text, encoding="utf-8")
