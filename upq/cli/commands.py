@@ -181,33 +181,6 @@ def resume(options: Any) -> int:
     return 0 if follow.run_and_wait(data_folder(options), go_on, print).state == "done" else 1
 
 
-def chat(options: Any) -> None:
-    """A chat in the terminal with several precisions at once."""
-    store, precisions = store_of(options), _precisions(options.precision)
-    store.run(options.run)
-
-    from upq.cli import chat as terminal
-    from upq.decode import Decoding
-
-    decoding = Decoding(
-        max_new_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
-    terminal.chat(store, options.run, precisions, options.system, decoding)
-
-
-def serve(options: Any) -> None:
-    """Answer other programs until Ctrl-C."""
-    store, precisions = store_of(options), _precisions(options.precision)
-    store.run(options.run)
-
-    from upq.cli import serving
-
-    serving.serve(store, options.run, precisions, options)
-
-
 def delete(options: Any) -> int:
     """Delete a run, its models and its checks, after a question; 1 unless it was done."""
     store = store_of(options)
@@ -234,39 +207,9 @@ def answered(question: str) -> str:
         return ""
 
 
-def compare(options: Any) -> None:
-    """Let the models of a run read one answer, token by token."""
-    precisions = _precisions(options.precision)
-    store = store_of(options)
-    run = store.run(options.run)
-
-    from upq.cli import compare as terminal
-    from upq.decode import Decoding
-    from upq.jobs import Models
-    from upq.jobs.compared import Request, compared
-
-    if not options.prompt.strip():
-        raise UserError("empty_message", "The message is empty.", "Write something to answer.")
-    decoding = Decoding(
-        max_new_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-    )
-    request = Request(
-        message=options.prompt,
-        system=options.system,
-        decoding=decoding,
-        answer_of=options.answer_of,
-        precisions=precisions,
-    )
-    found = compared(Models(store), run, request)
-    print(terminal.page(found))
-    write_json(options.json, {"run": run.id, **found.to_json()})
-
-
 def check(options: Any) -> int:
     """Put a suite to a run's models and print the scores."""
-    precisions = _precisions(options.precision)
+    precisions = named_precisions(options.precision)
     config = CheckConfig(
         suite=options.suite,
         precisions=tuple(precisions),
@@ -287,7 +230,7 @@ def check(options: Any) -> int:
 
 def evaluate(options: Any) -> None:
     """Measure the artifacts of a run, task by task."""
-    tasks, precisions = _tasks(options.tasks), _precisions(options.precision)
+    tasks, precisions = _tasks(options.tasks), named_precisions(options.precision)
     store_of(options).run(options.run)
 
     from upq.cli import evaluate as evaluation
@@ -361,7 +304,7 @@ def _tasks(text: str) -> list[str]:
     return tasks
 
 
-def _precisions(text: str) -> list[str]:
+def named_precisions(text: str) -> list[str]:
     chosen = [one.strip().upper() for one in text.split(",") if one.strip()]
     unknown = [one for one in chosen if one not in PRECISIONS]
     if unknown or not chosen:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import upq
-from upq.cli import commands, conversations, exports, votes
+from upq.cli import commands, conversations, exports, talking, votes
 from upq.config import DEFAULT_METHOD, METHODS, PRECISIONS, PRESET_WORDS, PRESETS, SUITES, TASKS
 
 #: The states that a run may be in; upq.store, which says so as well, takes a second to import.
@@ -51,11 +51,11 @@ def parser() -> argparse.ArgumentParser:
     _add_show_flags(of_a_run("show", commands.show, words))
     of_a_run("cancel", commands.cancel, "stop a run; its checkpoint is kept")
     of_a_run("resume", commands.resume, "continue a run behind its last checkpoint")
-    _add_chat_flags(of_a_run("chat", commands.chat, "chat with the models of a run"))
+    _add_chat_flags(of_a_run("chat", talking.chat, "chat with the models of a run"))
     words = "let the models of a run read one answer, token by token"
-    _add_compare_flags(of_a_run("compare", commands.compare, words))
+    _add_compare_flags(of_a_run("compare", talking.compare, words))
     words = "answer other programs as an OpenAI-compatible server"
-    _add_serve_flags(of_a_run("serve", commands.serve, words))
+    _add_serve_flags(of_a_run("serve", talking.serve, words))
     deleting = of_a_run("delete", commands.delete, "delete a run with its models and checks")
     deleting.add_argument("--yes", action="store_true", help="do not ask first")
     words = "run instruction checks or another suite on the models of a run"
@@ -125,6 +125,8 @@ def _add_chat_flags(subparser: argparse.ArgumentParser) -> None:
     subparser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     subparser.add_argument("--top-p", type=float, default=1.0, help="1 keeps every token")
     subparser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    words = "above 1 repeats less; 1 is off"
+    subparser.add_argument("--repetition-penalty", type=float, default=1.0, help=words)
 
 
 def _add_serve_flags(subparser: argparse.ArgumentParser) -> None:

@@ -127,7 +127,8 @@ def test_a_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(50, generator=generator)
     ids = [3, 7, 3, 49, 0]
-    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), logits[None].clone())
+    theirs: Any = RepetitionPenaltyLogitsProcessor(penalty)
+    expected = theirs(torch.tensor([ids]), logits[None].clone())
     assert torch.equal(penalised(logits, set(ids), penalty), expected[0])
     assert penalised(logits, set(ids), 1.0) is logits
 
