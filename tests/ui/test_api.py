@@ -133,7 +133,6 @@ def test_a_cancelled_run_can_be_resumed_and_cancelled_again(client: Client, stud
         ("/chat", (0, "FP16", "  "), "The message is empty."),
         (
             "/chat",
-            "/compare",
             (0, "FP16", "hi", "", 0),
             "max_tokens is 0; expected a whole number from 1 to 8192.",
         ),
