@@ -98,7 +98,8 @@ def test_without_a_packed_model_a_page_lands_on_quantize(
         expect(page.locator("#send")).to_have_text("Send")
     finally:
         stop_app(process)
-    assert "Traceback" not in (tmp_path / "app.log").read_text(), "a reload is no error"
+    log = (tmp_path / "app.log").read_text()
+    assert "Traceback" not in log, log  # a reload is no error
 
 
 def test_with_a_packed_model_a_page_lands_on_chat_and_each_head_is_one_line(
