@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
 from starlette.exceptions import HTTPException
@@ -82,7 +83,7 @@ class Gate:
         except _Refused as refused:
             await refused.answer(scope, receive, send)
         except Exception as error:
-            if has_begun and _is_of_closed_page(error):
+            if has_begun and _is_of_closed_page(scope, error):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             if has_begun:
@@ -92,12 +93,15 @@ class Gate:
             await _Refused(400, sentence).answer(scope, receive, send)
 
 
-def _is_of_closed_page(error: Exception) -> bool:
+def _is_of_closed_page(scope: Scope, error: Exception) -> bool:
     """Tell whether an answer ended because its page was closed or loaded again: Gradio then misses the page's session
-    while it still streams to it.
+    while it still streams to it, and says so with a 404 or stumbles over the name of the session.
     """
     cause = error.__cause__
-    return isinstance(cause, HTTPException) and cause.status_code == HTTPStatus.NOT_FOUND
+    if isinstance(cause, HTTPException) and cause.status_code == HTTPStatus.NOT_FOUND:
+        return True
+    sessions = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [])
+    return isinstance(error, KeyError) and error.args[:1] == tuple(sessions[:1])
 
 
 def _check_route(path: str) -> None:

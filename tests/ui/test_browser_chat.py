@@ -72,7 +72,7 @@ def asked(page: Page, name: str = "int2") -> list[str]:
     return page.locator(f"#pane-{name} .message.user .text").all_inner_texts()
 
 
-def test_without_a_packed_model_a_page_lands_on_quantize(
+def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_error(
     tmp_path: Path, opened: Callable[..., Page], bundled: LoadedModel
 ) -> None:
     url, process = start_app(tmp_path)
@@ -98,7 +98,8 @@ def test_without_a_packed_model_a_page_lands_on_quantize(
         expect(page.locator("#send")).to_have_text("Send")
     finally:
         stop_app(process)
-    assert "Traceback" not in (tmp_path / "app.log").read_text(), "a reload is no error"
+    log = (tmp_path / "app.log").read_text()
+    assert "Traceback" not in log, log  # a reload is no error
 
 
 def test_with_a_packed_model_a_page_lands_on_chat_and_each_head_is_one_line(

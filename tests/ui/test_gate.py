@@ -223,13 +223,26 @@ def _outcomes(app: OpenApp, session: str) -> Iterator[dict[str, Any]]:
                 yield message["output"]
 
 
-@pytest.mark.parametrize(("status", "is_quiet"), [(404, True), (500, False)])
-def test_a_stream_to_a_page_that_is_gone_ends_without_an_error(status: int, is_quiet: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "is_quiet"),
+    [
+        (HTTPException(404), True),
+        (HTTPException(500), False),
+        (KeyError("abc"), True),
+        (KeyError("another"), False),
+    ],
+    ids=repr,
+)
+def test_a_stream_to_a_page_that_is_gone_ends_without_an_error(
+    error: Exception, is_quiet: bool
+) -> None:
     sent: list[Any] = []
 
     async def streaming(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise RuntimeError("response already started") from HTTPException(status)
+        if isinstance(error, KeyError):
+            raise error
+        raise RuntimeError("response already started") from error
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -237,8 +250,9 @@ def test_a_stream_to_a_page_that_is_gone_ends_without_an_error(status: int, is_q
     async def receive() -> Any:
         return {"type": "http.disconnect"}
 
-    scope: Any = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data"}
-    with nullcontext() if is_quiet else pytest.raises(RuntimeError):
+    path, query = "/gradio_api/queue/data", b"session_hash=abc"
+    scope: Any = {"type": "http", "method": "GET", "path": path, "query_string": query}
+    with nullcontext() if is_quiet else pytest.raises((RuntimeError, KeyError)):
         asyncio.run(Gate(streaming)(scope, receive, send))
     ended = {"type": "http.response.body", "body": b"", "more_body": False}
     assert (sent[-1] == ended) is is_quiet

@@ -13,7 +13,7 @@ from upq.decode import Decoding
 #: Of the models that ship with the app, all answer the first alike; in the others INT2 parts from FP16, INT4 hardly.
 EXAMPLES = (
     "What is the capital of France?",
-    "Explain what gravity is to a child.",
+    "Write a JSON object with the keys name and age for a person named Anna, 30.",
     "Write a Python function that returns the sum of a list of numbers.",
 )
 AT_ONCE, IN_TURN = "all at once", "one at a time"
