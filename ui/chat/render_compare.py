@@ -160,4 +160,4 @@ def verdicts(instructions: Sequence[Instruction], judged: Sequence[Mapping[str, 
             for name, one in outcomes.items()
         ]
         lines.append(tag("li", tag("q", instruction.words), *found))
-    return tag("section", tag("h4", "Instructions"), tag("ul", *lines), class_="instructions")
+    return tag("section", tag("h3", "Instructions"), tag("ul", *lines), class_="instructions")
