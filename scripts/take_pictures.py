@@ -75,12 +75,12 @@ def take(page: Page, out: Path) -> None:
     picture("chat")
     page.locator("#view label", has_text="Token KL").click()
     expect(page.locator(".token-view .tokens")).to_be_visible(timeout=DRAWN_MS)
-    page.locator(".token-view .token").nth(6).hover()
+    page.locator(".token-view .token").nth(6).click()
     picture("token-kl")
     page.locator("#view label", has_text="Blind").click()
     expect(page.locator(".blind-answer").first).to_be_visible(timeout=ANSWERED_MS)
     picture("blind")
-    for tab in ("Quantize", "Checks", "Results", "Export"):
+    for tab in ("Quantize", "Checks", "Results"):
         page.get_by_role("tab", name=tab).click()
         picture(tab.lower())
 

@@ -64,8 +64,11 @@ def build(app: App) -> Page:
 
 
 def landing(app: App) -> Any:
-    """Decide where a page that was just opened lands: on Chat, or on Quantize while there is no packed model yet."""
-    return gr.skip() if app.store.artifacts() else gr.update(selected="quantize")
+    """Decide where a page that was just opened lands: on Chat, or on Quantize where there is no packed model and none
+    is being unpacked.
+    """
+    has_models = app.unpack_state == "busy" or app.store.artifacts()
+    return gr.skip() if has_models else gr.update(selected="quantize")
 
 
 def without_analytics() -> None:

@@ -361,10 +361,16 @@ def test_columns_say_that_the_shipped_models_are_being_unpacked(
     assert sentence in _show(app, None, None).columns["INT4"]["past"]
 
 
-def test_a_page_lands_on_chat_once_there_is_a_packed_model(
+def test_a_page_lands_on_chat_where_there_is_a_packed_model_or_one_is_being_unpacked(
     app: App, tiny: LoadedModel, tiny_model_dir: Path
 ) -> None:
     assert landing(app)["selected"] == "quantize"
+    app.unpacking = Unpacking(1)
+    try:
+        assert landing(app) == gr.skip()
+    finally:
+        app.unpacking.end()
+    assert landing(app)["selected"] == "quantize", "it failed"
     stored_run(app.store, tiny, tiny_model_dir)
     assert landing(app) == gr.skip()
 

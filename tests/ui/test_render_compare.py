@@ -108,6 +108,13 @@ def test_verdicts_say_who_followed_what_and_why() -> None:
     assert "INT2 ? needs data" in words
 
 
+def test_a_rule_that_nothing_can_judge_here_says_why_once() -> None:
+    found = {name: Outcome(None, "needs data") for name in ("FP16", "INT4", "INT2")}
+    words = re.sub(r"<[^>]+>", "", verdicts([Instruction("in two sentences", ())], [found]))
+    assert words.count("needs data") == 1
+    assert "cannot be judged here: needs data" in words
+
+
 def test_every_step_of_the_legend_has_a_threshold() -> None:
     html = token_view(comparison(), "Why?", "FP16", 0)
     assert len(re.findall(r"step step-\d", html)) == len(render_compare.STEPS) + 1

@@ -146,18 +146,26 @@ def _summary(comparison: Comparison, temperature: float) -> Html:
 
 def verdicts(instructions: Sequence[Instruction], judged: Sequence[Mapping[str, Outcome]]) -> Html:
     """Draw which model followed which instruction of the question, and why."""
+    lines = [
+        tag("li", tag("q", instruction.words), *_outcomes(outcomes))
+        for instruction, outcomes in zip(instructions, judged, strict=True)
+    ]
+    return tag("section", tag("h3", "Instructions"), tag("ul", *lines), class_="instructions")
+
+
+def _outcomes(outcomes: Mapping[str, Outcome]) -> list[Html]:
+    """A mark and a reason for each model; one reason where no answer can be judged."""
     marks = {True: "\u2713", False: "\u2717", None: "?"}
     kinds = {True: "passed", False: "failed", None: ""}
-    lines = []
-    for instruction, outcomes in zip(instructions, judged, strict=True):
-        found = [
-            tag(
-                "span",
-                tag("b", name, class_=name.lower()),
-                tag("i", f" {marks[one.followed]} ", class_=f"verdict {kinds[one.followed]}"),
-                one.reason,
-            )
-            for name, one in outcomes.items()
-        ]
-        lines.append(tag("li", tag("q", instruction.words), *found))
-    return tag("section", tag("h3", "Instructions"), tag("ul", *lines), class_="instructions")
+    unjudged = {one.reason for one in outcomes.values() if one.followed is None}
+    if len(unjudged) == 1 and all(one.followed is None for one in outcomes.values()):
+        return [tag("span", f"cannot be judged here: {unjudged.pop()}")]
+    return [
+        tag(
+            "span",
+            tag("b", name, class_=name.lower()),
+            tag("i", f" {marks[one.followed]} ", class_=f"verdict {kinds[one.followed]}"),
+            one.reason,
+        )
+        for name, one in outcomes.items()
+    ]
