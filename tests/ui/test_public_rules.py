@@ -15,13 +15,26 @@ from tests.ui.lab import verdicts
 from ui.public.guarded import VisitorExports, VisitorShared, VisitorStore
 from ui.public.limits import Limits
 from ui.public.room import Room
+from ui.public.said import VisitorConversations, VisitorVotes
 from ui.public.visitors import NOBODY, Visitors
 from upq.config import CheckConfig, RunConfig, preset, with_settings
 from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs.background import Work
 from upq.jobs.export_folder import Exports, Packing, Wanted
-from upq.store import HOUSE, Store, checkpoint_dir, database_path, exports_dir, open_store
+from upq.store import (
+    HOUSE,
+    Content,
+    Conversations,
+    Exchange,
+    Store,
+    Vote,
+    Votes,
+    checkpoint_dir,
+    database_path,
+    exports_dir,
+    open_store,
+)
 
 ADA, BOB = "browser ada", "browser bob"
 SMOKE = preset("smoke")
@@ -336,3 +349,57 @@ def test_a_name_is_read_back_and_no_other_key_signs_it(rules: Rules, tmp_path: P
         assert rules.visitors.named(bad) is None
     assert Visitors(rules.house).asking() == NOBODY
     other.close()
+
+
+def said(question: str) -> Content:
+    return Content(run_id=None, authors={}, exchanges=[Exchange(question=question, answers={})])
+
+
+def test_conversations_are_those_of_whoever_asks_and_end_after_a_day(rules: Rules) -> None:
+    kept = rules.store.conversations
+    place = kept.save(said("Where is my passport?"))
+    rules.visitors.now = BOB
+    assert kept.find().total == kept.find("passport").total == 0
+    for ask in (kept.get, kept.delete, lambda number: kept.rename(number, "mine")):
+        assert code_of(ask, place.id) == "conversation_not_found"
+    assert kept.delete_all() == 0
+    assert kept.save(said("Over yours"), place).id != place.id, "nobody writes over another's"
+    rules.visitors.now = ADA
+    assert kept.find("passport").total == 1
+    of_house = rules.house.conversations.save(said("Whose house is this?"))
+    assert rules.house.conversations.expire(float("inf")) == 2
+    assert kept.find().total == 0
+    assert rules.house.conversations.get(of_house.id), "the owner's stay"
+
+
+def test_votes_are_those_of_whoever_asks_and_nobody_takes_anothers_showing(rules: Rules) -> None:
+    run_id = rules.house.enqueue(SMOKE)
+    vote = Vote(
+        showing="card 1",
+        run_id=run_id,
+        deck_id="1",
+        prompt="Why?",
+        settings={},
+        seed=0,
+        shown_a="FP16",
+        shown_b="INT2",
+        answer_a="a",
+        answer_b="b",
+        choice="A",
+    )
+    votes = rules.store.votes
+    assert votes.cast(vote)
+    assert not votes.cast(vote), "twice"
+    rules.visitors.now = BOB
+    assert votes.showings(run_id) == set()
+    assert votes.of(run_id) == votes.outcomes(run_id) == []
+    assert votes.cast(vote)
+    assert len(votes.of(run_id)) == 1
+    assert len(rules.house.votes.of(run_id)) == 2, "the owner counts all"
+
+
+def test_every_method_on_what_was_said_asks_who_is_there() -> None:
+    apart = {"newest", "runs", "answer", "keep_answer", "expire", "most_kept"}
+    for kind, guarded in ((Conversations, VisitorConversations), (Votes, VisitorVotes)):
+        methods = {name for name in vars(kind) if not name.startswith("_")} - apart
+        assert methods == {name for name in vars(guarded) if not name.startswith("_")} - apart
