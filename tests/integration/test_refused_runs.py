@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import pytest
 
+from tests.support.apps import app_of
 from tests.support.large_models import folder_of
 from ui import api
 from ui.quantize import form as run_form
 from ui.requests import StartRun
-from ui.shared import Shared
 from upq.__main__ import main
 from upq.errors import UserError
 from upq.quantize import ready
@@ -29,13 +28,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose GPU has 24 GB."""
     monkeypatch.setattr(ready, "gpu_bytes", lambda _: 24 * 10**9)
-
-
-class Desk:
-    """As much of the app as the form and the endpoints use."""
-
-    def __init__(self, store: Store) -> None:
-        self.store, self.shared = store, Shared()
 
 
 @pytest.mark.usefixtures("small_gpu")
@@ -55,7 +47,7 @@ def test_the_form_refuses_and_shows_why_before_start(large: str, store: Store) -
     values = [component.value for component in form.inputs]
     shown = dict(zip(form.named, values, strict=True))
     shown |= {"model_kind": "path", "model_text": large, "int2.distill.batch_tokens": 8192}
-    desk: Any = Desk(store)
+    desk = app_of(store)
     assert "the GPU has 24.0 GB" in str(run_form.estimate_html(desk, form, list(shown.values())))
     with pytest.raises(UserError) as caught:
         run_form.start(desk, form, list(shown.values()))
@@ -65,7 +57,7 @@ def test_the_form_refuses_and_shows_why_before_start(large: str, store: Store) -
 
 @pytest.mark.usefixtures("small_gpu")
 def test_the_api_refuses(large: str, store: Store) -> None:
-    desk: Any = Desk(store)
+    desk = app_of(store)
     asked = StartRun(model=large, method="rotated_upq", preset="standard")
     with pytest.raises(UserError, match=r"the GPU has 24\.0 GB"):
         api._start_run(desk, asked)

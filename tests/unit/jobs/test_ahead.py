@@ -132,7 +132,7 @@ def test_a_model_that_fails_says_why_and_can_be_asked_again(lab: Lab) -> None:
     until(lambda: lab.ahead.written(broken))
     with pytest.raises(UserError) as caught:
         lab.ahead.written(missing)
-    assert caught.value.code == "artifact_not_found"
+    assert caught.value.code == "run_not_found"
     lab.ahead.want("me", [missing])
     assert lab.ahead._thread is None or not lab.ahead._readers, "it is not tried by itself"
     lab.ahead.forget(missing)

@@ -12,7 +12,7 @@ import gradio as gr
 import pytest
 from huggingface_hub import close_session, constants
 
-from tests.integration.test_refused_runs import Desk
+from tests.support.apps import app_of
 from tests.support.hub import Hub, running
 from ui.quantize import form as run_form
 from ui.quantize.lookups import Lookups
@@ -109,11 +109,11 @@ def test_the_form_says_it_and_starts_nothing(hub: Hub, store: Store) -> None:
         form = run_form.build()
     shown: dict[str, Any] = {name: field.value for name, field in form.named.items()}
     shown |= {"model_kind": "hub", "model_text": "me/slow"}
-    values, desk = list(shown.values()), Desk(store)
+    values, desk = list(shown.values()), app_of(store)
     assert "Looks for me/slow on the hub." in run_form.looking(form, values)
     number = (lookups := Lookups()).begin()
-    assert "did not answer" in run_form.estimate_html(desk, form, values)  # type: ignore[arg-type]
+    assert "did not answer" in run_form.estimate_html(desk, form, values)
     assert lookups.is_newest(number)
     with pytest.raises(UserError, match="did not answer"):
-        run_form.start(desk, form, values)  # type: ignore[arg-type]
+        run_form.start(desk, form, values)
     assert store.runs() == []
