@@ -52,6 +52,10 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "system": TEXTS,
     "model": TEXTS | st.just("bundled"),
     "path": TEXTS,
+    "name": TEXTS,
+    "note": TEXTS,
+    "answer_of": st.sampled_from(PRECISIONS),
+    "repetition_penalty": st.floats(1, 2),
     "search": TEXTS,
     "limit": st.integers(1, 9),
     "conversation": st.integers(1, 3),
@@ -100,7 +104,7 @@ def is_right(name: str, answer: Answer) -> bool:
         return isinstance(last, dict) and last["done"] and 0 < last["tokens"] <= 8192
     kinds = {"start_run": dict, "run_status": dict, "run_checks": dict, "list_runs": list}
     kinds |= {"list_exports": list, "make_export": dict}
-    kinds |= {"list_conversations": dict, "conversation": dict}
+    kinds |= {"list_conversations": dict, "conversation": dict, "compare": dict, "votes": list}
     return len(answer.results) == 1 and isinstance(last, kinds.get(name, str))
 
 

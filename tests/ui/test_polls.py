@@ -74,10 +74,10 @@ def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None
     lab = Lab(tmp_path)
     app = app_of(lab)
     run_id = lab.done(RunConfig())
-    known = poll(app, [""] * 5)
+    known = poll(app, [""] * 6)
     for labels in (Labels(name="best"), Labels(note="why"), Labels(starred=True)):
         lab.store.label(run_id, labels)
-        known, before = poll(app, known[:5]), known
+        known, before = poll(app, known[:6]), known
         assert known[4] != before[4], labels
 
 
