@@ -125,7 +125,7 @@ def test_everybody_has_conversations_of_their_own(store: Store) -> None:
 
 
 def test_at_the_bound_the_oldest_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations, "MOST_KEPT", 3)
+    monkeypatch.setattr(conversations.Conversations, "most_kept", 3)
     other = store.conversations.save(content(), owner="b")
     places = [store.conversations.save(content()) for _ in range(3)]
     store.conversations.save(content(), places[0])
