@@ -107,5 +107,6 @@ def launch(
         run_history=False,
         footer_links=["api"],
         quiet=True,
+        _frontend=False,  # else Gradio gives up where its own page takes three seconds, as on a busy machine
     )
     return url
