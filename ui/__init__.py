@@ -14,6 +14,7 @@ from ui import address, api, header, theme
 from ui.app_state import PRIVATE, App
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
+from ui.compress import CompressedPage
 from ui.export import tab as export_tab
 from ui.gate import Gate, Page
 from ui.html import parts
@@ -97,7 +98,11 @@ def launch(
         auth=auth,
         allowed_paths=[str(exports_dir(data_dir))],
         app_kwargs={
-            "middleware": [Middleware(theme.SecurityHeaders), *page.guards, Middleware(Gate)]
+            "middleware": [
+                *(Middleware(CompressedPage), Middleware(theme.SecurityHeaders)),
+                *page.guards,
+                Middleware(Gate),
+            ]
         },
         theme=theme.theme(),
         head=theme.head(),

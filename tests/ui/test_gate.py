@@ -256,3 +256,12 @@ def test_a_stream_to_a_page_that_is_gone_ends_without_an_error(
         asyncio.run(Gate(streaming)(scope, receive, send))
     ended = {"type": "http.response.body", "body": b"", "more_body": False}
     assert (sent[-1] == ended) is is_quiet
+
+
+def test_the_page_is_sent_compressed_to_those_who_can_read_it(open_app: OpenApp) -> None:
+    for path in ("", "config"):
+        small = open_app.client.get(path, headers={"accept-encoding": "gzip"})
+        plain = open_app.client.get(path, headers={"accept-encoding": "identity"})
+        assert small.headers["content-encoding"] == "gzip"
+        assert int(small.headers["content-length"]) < len(plain.content) / 4
+        assert "content-encoding" not in plain.headers
