@@ -172,14 +172,23 @@ def _wire_publish(app: App, page: Page, publish: Publish, asked: list[gr.State])
     )
 
 
-def _first_format(app: App, looked: float, chosen: int | None, precision: str) -> Any:
-    """The first format that holds a model, where somebody looks at one."""
-    run = app.context_run(chosen) if looked and chosen else None
+def _looked_at(app: App, chosen: int | None, precision: str) -> tuple[Run, str] | None:
+    """The chosen run and the precision of it that is shown; None where there is nothing to export."""
+    run = app.context_run(chosen) if chosen else None
     there = [] if run is None else _precisions(app, run)
     if run is None or not there:
+        return None
+    return run, precision if precision in there else there[0]
+
+
+def _first_format(app: App, looked: float, chosen: int | None, precision: str) -> Any:
+    """The first format that holds a model, where somebody looks at one."""
+    found = _looked_at(app, chosen, precision) if looked else None
+    if found is None:
         return gr.skip()
+    run, name = found
     try:
-        offers = offers_of(app, run.id, precision if precision in there else there[0])
+        offers = offers_of(app, run.id, name)
     except UserError:
         return gr.skip()  # the formats say why
     return next((row["key"] for row in offers if "why_not" not in row), gr.skip())
@@ -189,11 +198,10 @@ def _publish(
     app: App, _: float, chosen: int | None, precision: str, *asked: Any
 ) -> tuple[Any, Any]:
     """What is wrong with a publication, or nothing; and the timer, which follows it."""
-    run = app.context_run(chosen) if chosen else None
-    there = [] if run is None else _precisions(app, run)
-    if run is None or not there:
+    found = _looked_at(app, chosen, precision)
+    if found is None:
         return gr.skip(), gr.skip()
-    name = precision if precision in there else there[0]
+    run, name = found
     repo, form, private = asked
     try:
         app.exports.send(Sending(Wanted(run.id, name, form), (repo or "").strip(), bool(private)))

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from upq.decode import REPLACEMENT
 from upq.models import encode, special_ids
 
-#: A detokenizer shows half of a character as this sign.
-REPLACEMENT = "\ufffd"
 #: Any text of one plain token. Behind it other tokens are written as in the middle of a text, with their space.
 _ANCHOR = "a"
 

@@ -3,7 +3,16 @@
 from upq.decode.choice import engine_for, native_engine
 from upq.decode.draw import nucleus
 from upq.decode.engine import Engine, Session, diverged
-from upq.decode.generate import DECODING_RANGES, ROWS, Decoding, Piece, answers, end_ids, stream
+from upq.decode.generate import (
+    DECODING_RANGES,
+    REPLACEMENT,
+    ROWS,
+    Decoding,
+    Piece,
+    answers,
+    end_ids,
+    stream,
+)
 from upq.decode.loops import repeats, text_repeats
 from upq.decode.native import NativeEngine
 from upq.decode.reader import Reader, shared_length
@@ -12,6 +21,7 @@ from upq.decode.transformers_engine import TransformersEngine
 
 __all__ = [
     "DECODING_RANGES",
+    "REPLACEMENT",
     "ROWS",
     "Decoding",
     "Engine",
