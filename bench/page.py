@@ -44,6 +44,7 @@ class Page:
         self._session = secrets.token_hex(6)
         self._values: dict[int, Any] = {}
         self._names: dict[str, int] = {}
+        self._tabs: dict[str, int] = {}
         self._events: dict[int, dict[str, Any]] = {}
         self._pending: dict[int, int] = defaultdict(int)
         self._again: set[int] = set()
@@ -63,6 +64,8 @@ class Page:
                 self._names[name] = component["id"]
             if properties.get("active") is False:
                 self._resting.add(component["id"])
+            if component["type"] == "tabitem":
+                self._tabs[properties["id"]] = component["id"]
         self._events = {event["id"]: event for event in config["dependencies"]}
         self._start(self._beat())
         self.fire(None, "load")
@@ -100,6 +103,10 @@ class Page:
     def click(self, name: str) -> None:
         """Press a button."""
         self.fire(self._names[name], "click")
+
+    def look_at(self, tab: str) -> None:
+        """Open a tab by its id."""
+        self.fire(self._tabs[tab], "select")
 
     def fire(self, component: int | None, what: str) -> None:
         """Send the events that hang on something that happened to a component; None: to the page."""

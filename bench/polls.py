@@ -1,13 +1,15 @@
 """Twenty pages that poll beside three that chat and a run that trains: how long a poll takes, and whether all arrive.
 
 A poll is what the browser does once a second (bench.page). It is slow where a person would see a page that stands
-still. Each chatting page asks its own question over and over, all three precisions at once.
+still. Of the pages that watch, four look at each tab. Each chatting page asks its own question over and over, all three
+precisions at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from typing import Any
 
 from bench import studio
 from bench.page import Page
+from ui.header import TABS
 from upq.config import PRECISIONS, preset
 from upq.store import Store, open_store
 
@@ -30,6 +33,8 @@ ALLOWED_P95_S = 0.5
 SHIPPED_S = 300.0
 #: A page polls so often, seconds.
 POLL_S = 1.0
+#: The line below an answer that tells its seconds.
+MEASURED = re.compile("<span.*?</span>")
 
 
 async def measure(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -42,18 +47,23 @@ async def measure(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], l
         for page in pages:
             await page.open()
         await asyncio.gather(*(page.settle() for page in pages))
+        for number, page in enumerate(pages[:WATCHING]):
+            page.look_at(TABS[number % len(TABS)])
+        await asyncio.gather(*(page.settle() for page in pages))
         for page in pages:
             page.tally.seconds.clear()
         before, cpu_before, until = store.latest_revision(), app.cpu_s(), time.monotonic() + seconds
         chats = [
             _chat(page, text, until) for page, text in zip(pages[WATCHING:], QUESTIONS, strict=True)
         ]
-        polls = [page.poll(until, POLL_S) for page in pages]
+        polls = [
+            _poll(page, number * POLL_S / len(pages), until) for number, page in enumerate(pages)
+        ]
         answers, _ = await asyncio.gather(asyncio.gather(*chats), asyncio.gather(*polls))
         cpu_s = app.cpu_s() - cpu_before
         changes = store.latest_revision() - before
-        problems = [*_mixed(answers), *await _lost(store, pages)]
         rows = _rows(pages, seconds, cpu_s, changes, answers)
+        problems = [*_mixed(answers), *await _lost(store, pages)]
         for page in pages:
             await page.close()
         store.close()
@@ -72,6 +82,12 @@ async def _shipped(store: Store) -> None:
         await asyncio.sleep(POLL_S)
 
 
+async def _poll(page: Page, phase_s: float, until: float) -> None:
+    """Pages that people opened one after the other do not ask at the same moment."""
+    await asyncio.sleep(phase_s)
+    await page.poll(until, POLL_S)
+
+
 async def _chat(page: Page, question: str, until: float) -> list[tuple[str, ...]]:
     """Ask the same in a new chat again and again; what the three columns show at the end of each turn."""
     answers = []
@@ -81,7 +97,8 @@ async def _chat(page: Page, question: str, until: float) -> list[tuple[str, ...]
         page.type("message", question)
         page.click("send")
         await page.settle()
-        answers.append(tuple(str(page.value(f"pane-{name.lower()}")) for name in PRECISIONS))
+        columns = [str(page.value(f"past-{name.lower()}")) for name in PRECISIONS]
+        answers.append(tuple(MEASURED.sub("", column) for column in columns))
     return answers
 
 
@@ -107,6 +124,9 @@ async def _lost(store: Store, pages: Sequence[Page]) -> list[str]:
     while store.run(live.id).state != "cancelled" and time.monotonic() < until:
         await asyncio.sleep(POLL_S)
     await asyncio.gather(*(page.poll(time.monotonic() + 3 * POLL_S, POLL_S) for page in pages))
+    await asyncio.gather(*(page.settle() for page in pages))
+    for page in pages:
+        page.look_at("quantize")
     await asyncio.gather(*(page.settle() for page in pages))
     behind = sum("cancelled" not in str(page.value("history")).lower() for page in pages)
     return [*problems, f"{behind} pages missed the end of the run"] if behind else problems

@@ -27,7 +27,7 @@ __all__ = ["App", "build", "launch"]
 TITLE = "UPQ Studio"
 #: Copies of downloads in Gradio's cache: looked for every hour, removed after a day. Seconds.
 DELETE_CACHE = (3600, 86_400)
-#: Events that wait for their turn; more are refused. A change of the catalog is seven of them on every open page.
+#: Events that wait for their turn; more are refused. A change of the catalog is up to five of them on every open page.
 MAX_QUEUED = 1024
 
 
@@ -39,7 +39,7 @@ def build(app: App) -> Page:
         top = header.build(app, demo)
         if any(app.notice):
             gr.HTML(parts.notice("empty", *app.notice), elem_id="visitors")
-        with gr.Tabs(selected="chat", elem_id="tabs") as tabs:
+        with gr.Tabs(selected=header.FIRST_TAB, elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
                 quantize_tab.build(app, top, tabs)
             with gr.Tab("Chat", id="chat"):
@@ -54,9 +54,12 @@ def build(app: App) -> Page:
 
         def land(request: gr.Request) -> Any:
             is_named = address.names_a_tab(request, tabs)
-            return gr.skip() if is_named else landing(app)
+            tab = header.FIRST_TAB if is_named else landing(app)
+            return (
+                (gr.skip(), gr.skip()) if tab == header.FIRST_TAB else (gr.Tabs(selected=tab), tab)
+            )
 
-        demo.load(land, None, tabs, **PRIVATE)
+        demo.load(land, None, [tabs, top.tab], **PRIVATE)
         api.build(app)
     demo.guards = app.guards
     without_analytics()
@@ -64,12 +67,12 @@ def build(app: App) -> Page:
     return demo
 
 
-def landing(app: App) -> Any:
-    """Decide where a page that was just opened lands: on Chat, or on Quantize where there is no packed model and none
-    is being unpacked.
+def landing(app: App) -> str:
+    """The tab where a page that was just opened lands: Chat, or Quantize where there is no packed model and none is
+    being unpacked.
     """
     has_models = app.unpack_state == "busy" or app.store.artifacts()
-    return gr.skip() if has_models else gr.update(selected="quantize")
+    return header.FIRST_TAB if has_models else "quantize"
 
 
 def without_analytics() -> None:

@@ -92,11 +92,11 @@ def _each(tabs: gr.Tabs) -> list[gr.Tab]:
 def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: History) -> None:
     """Wire the address. Must be called inside `demo`, behind the tabs."""
     names = [str(tab.id) for tab in _each(tabs)]
-    shown_tab, has_arrived = gr.State(""), gr.State(False)
+    has_arrived = gr.State(False)
     address = gr.HTML("", visible="hidden", js_on_load=WRITE, elem_id="address")
     composer = history.chat.composer
 
-    filled = [tabs, shown_tab, header.chosen, header.selector, history.wanted, history.note]
+    filled = [tabs, header.tab, header.chosen, header.selector, history.wanted, history.note]
     filled += [composer.problem, composer.message, *composer.settings, has_arrived]
 
     def arrive(request: gr.Request) -> list[Any]:
@@ -104,7 +104,7 @@ def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: His
         problems = list(place.problems)
         values: dict[Any, Any] = {has_arrived: True}
         if place.tab:
-            values |= {tabs: gr.Tabs(selected=place.tab), shown_tab: place.tab}
+            values |= {tabs: gr.Tabs(selected=place.tab), header.tab: place.tab}
         if place.run is not None and place.conversation is None:
             selection, problem = _choose(app, place.run)
             values |= dict(zip([header.chosen, header.selector], selection, strict=True))
@@ -125,13 +125,13 @@ def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: His
 
     demo.load(arrive, None, filled, **IN_ORDER)
     for tab in _each(tabs):
-        tab.select(partial(str, tab.id), None, shown_tab, **PRIVATE)
+        tab.select(partial(str, tab.id), None, header.tab, **PRIVATE)
 
     def follow(has_arrived: bool, *shown: Any) -> Any:
         """The address is read before it is written."""
         return query_of(*shown) if has_arrived else gr.skip()
 
-    seen = [has_arrived, shown_tab, header.chosen, history.opened]
+    seen = [has_arrived, header.tab, header.chosen, history.opened]
     changes = [state.change for state in seen]
     gr.on(changes, follow, seen, address, trigger_mode="always_last", **PRIVATE)
 

@@ -1,8 +1,9 @@
 """The header on every tab, and the heartbeat of the page.
 
 A timer asks once a second for a number that grows with every change of any run. When it grew, one page works out what
-is new, for all pages, and each page's tabs read again what has changed for them: the panel of a quantization hangs on
-`revision`, the report of a check on `checks`, the columns that wait for a model on `progress`, lists on `catalog`.
+is new, for all pages, and the tab that somebody looks at reads again what has changed for it: the panel of a
+quantization hangs on `revision`, the report of a check on `checks`, the columns that wait for a model on `progress`,
+lists on the tab's own `catalogs`. A tab that nobody looks at hears what it missed when it is opened.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from upq.store import Run
 
 NO_RUN = 0
 POLL_S = 1.0
+TABS = ("quantize", "chat", "checks", "results", "export")
+#: Where a page lands whose address names no tab.
+FIRST_TAB = "chat"
+#: What moves for one tab alone, beside the catalog, which each tab hears of.
+HEARD_IN = {"revision": "quantize", "checks": "checks", "progress": "chat", "votes": "results"}
+#: All of it: the catalog that the header itself hears of, and each tab's.
+MOVING = ("catalog", *HEARD_IN, *(f"{tab} catalog" for tab in TABS))
 #: Buttons of what was rendered: they may ask first (data-confirm), or for a text (data-ask; data-text is offered).
 CLICKS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-action]');
@@ -38,17 +46,19 @@ class Header:
     """What the tabs listen to: the chosen run, what moves (News says what), and the line of the header.
 
     chosen holds a run id, NO_RUN for FP16 alone, or None until there is something to choose. It is apart from
-    the selector, because Gradio refuses an event whose selector was refilled meanwhile.
+    the selector, because Gradio refuses an event whose selector was refilled meanwhile. tab holds the id of the tab
+    that is looked at, "" before anybody chose one; catalogs holds for each tab the catalog that it has heard of.
     """
 
     chosen: gr.State
     selector: gr.Dropdown
     status: gr.HTML
+    tab: gr.State
     revision: gr.State
     checks: gr.State
     progress: gr.State
-    catalog: gr.State
     votes: gr.State
+    catalogs: dict[str, gr.State]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,12 @@ class News:
     votes: str
     status: Html
 
+    def heard(self, tab: str) -> dict[str, str]:
+        """What a page hears that looks at this tab, by the names of what moves (see `build`)."""
+        return {"catalog": self.catalog, f"{tab} catalog": self.catalog} | {
+            name: getattr(self, name) for name, place in HEARD_IN.items() if place == tab
+        }
+
 
 def build(app: App, demo: gr.Blocks) -> Header:
     """Lay out the header. Must be called inside `demo`, the page; one that was just opened is filled at once."""
@@ -84,13 +100,26 @@ def build(app: App, demo: gr.Blocks) -> Header:
             elem_id="run-selector",
         )
         status = gr.HTML(js_on_load=CLICKS + TICKING, min_width=300, elem_id="status")
-    moving = [gr.State("") for _ in range(5)]
-    header = Header(gr.State(None), selector, status, *moving)
-    timer = gr.Timer(POLL_S)
-    beat = [gr.State(""), *moving]
-    gr.on([demo.load, timer.tick], partial(_poll, app), beat, [*beat, status], **PRIVATE)
+    moving = {name: gr.State("") for name in MOVING}
+    header = Header(
+        gr.State(None),
+        selector,
+        status,
+        gr.State(""),
+        **{name: moving[name] for name in HEARD_IN},
+        catalogs={tab: moving[f"{tab} catalog"] for tab in TABS},
+    )
+    timer, seen = gr.Timer(POLL_S), gr.State("")
+    poll: dict[str, Any] = {
+        "fn": partial(_poll, app),
+        "inputs": [header.tab, seen, *moving.values()],
+        "outputs": [seen, *moving.values(), status],
+        **PRIVATE,
+    }
+    gr.on([demo.load, timer.tick], **poll)
+    header.tab.change(**poll, trigger_mode="always_last")
     both = [header.chosen, selector]
-    header.catalog.change(lambda chosen: choices(app, chosen), header.chosen, both, **IN_ORDER)
+    moving["catalog"].change(lambda chosen: choices(app, chosen), header.chosen, both, **IN_ORDER)
     selector.input(
         lambda value: value, selector, header.chosen, trigger_mode="always_last", **IN_ORDER
     )
@@ -113,17 +142,19 @@ def given_text(event: gr.EventData) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _poll(app: App, seen: str, *known: str) -> list[Any]:
-    """Values for what a page has seen, for the texts of News that it knows, and for the line of the header."""
+def _poll(app: App, tab: str, seen: str, *known: str) -> list[Any]:
+    """Values for what a page has seen, for the texts of MOVING that it knows, and for the line of the header."""
     worker = app.supervisor
     beside = f"{app.timed} {app.unpack_state}"
     state = f"{app.store.latest_revision()} {worker.is_ready} {worker.trouble} {beside}"
-    if state == seen:
+    now = f"{tab} {state}"
+    if now == seen:
         return [gr.skip() for _ in (seen, *known, "status")]
     news = app.shared.get(("news", state), partial(_news, app))
-    texts = (news.revision, news.checks, news.progress, news.catalog, news.votes)
-    changed = [gr.skip() if new == old else new for new, old in zip(texts, known, strict=True)]
-    return [state, *changed, news.status]
+    heard = news.heard(tab or FIRST_TAB)
+    texts = [(heard.get(name, old), old) for name, old in zip(MOVING, known, strict=True)]
+    changed = [gr.skip() if new == old else new for new, old in texts]
+    return [now, *changed, news.status]
 
 
 def _news(app: App) -> News:

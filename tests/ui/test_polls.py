@@ -29,10 +29,19 @@ def app_of(lab: Lab) -> Any:
     return App(lab.store, models, supervisor, Path(), Exports(lab.store, Path()))
 
 
-def poll(app: App, known: list[Any]) -> list[Any]:
-    """The answer to a page that knows this, and what it knows then."""
-    answer = header._poll(app, *known)
-    return [old if new == NOTHING else new for old, new in zip([*known, ""], answer, strict=True)]
+NAMES = ("seen", *header.MOVING, "status")
+BLANK = dict.fromkeys(NAMES, "")
+
+
+def poll(app: App, tab: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What a page knows that knew this, and looks at a tab, once it has asked."""
+    answer = header._poll(app, tab, *[known[name] for name in NAMES[:-1]])
+    told = zip(NAMES, answer, strict=True)
+    return {name: known[name] if new == NOTHING else new for name, new in told}
+
+
+def moved(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {name for name in NAMES if before[name] != after[name]} - {"seen"}
 
 
 def test_a_poll_that_finds_nothing_new_reads_one_number(
@@ -41,14 +50,15 @@ def test_a_poll_that_finds_nothing_new_reads_one_number(
     lab = Lab(tmp_path)
     lab.done(preset("quick"))
     app = app_of(lab)
-    known = poll(app, [""] * 6)[:6]
+    known = poll(app, "results", BLANK)
 
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing else is read")
 
     for name in ("runs", "run", "live_run", "artifacts"):
         monkeypatch.setattr(lab.store, name, forbidden)
-    assert header._poll(app, *known) == [NOTHING] * 7
+    answer = header._poll(app, "results", *[known[name] for name in NAMES[:-1]])
+    assert answer == [NOTHING] * len(NAMES)
 
 
 def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
@@ -56,38 +66,64 @@ def test_a_page_hears_only_of_what_moved(tmp_path: Path) -> None:
     app = app_of(lab)
     _, lease = lab.begun(RunConfig())
     lease.stage("int2", 200)
-    known = poll(app, [""] * 6)
+    quantize, chat = (poll(app, tab, BLANK) for tab in ("quantize", ""))
     lease.progress(1, 99.0, None, "", 1, None)  # half a percent
-    after = poll(app, known[:6])
-    names = ("seen", "revision", "checks", "progress", "catalog", "votes", "status")
-    moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
-    assert moved == ["seen", "revision"]
+    quantize, before = poll(app, "quantize", quantize), quantize
+    assert moved(before, quantize) == {"revision"}
+    chat, before = poll(app, "", chat), chat
+    assert moved(before, chat) == set()
     lease.progress(50, 99.0, None, "", 1, None)
-    known, after = after, poll(app, after[:6])
-    moved = [name for name, old, new in zip(names, known, after, strict=True) if old != new]
-    assert moved == ["seen", "revision", "progress", "status"]
+    assert moved(quantize, poll(app, "quantize", quantize)) == {"revision", "status"}
+    chat, before = poll(app, "", chat), chat
+    assert moved(before, chat) == {"progress", "status"}
     lease.finish("done")
-    assert poll(app, after[:6])[4] != after[4], "the catalog knows the states"
+    heard = {"catalog", "chat catalog", "progress", "status"}
+    assert moved(chat, poll(app, "", chat)) == heard, "the catalog knows the states"
+
+
+def test_a_tab_hears_what_it_missed_when_it_is_opened(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    app = app_of(lab)
+    known = poll(app, "chat", BLANK)
+    lab.done(RunConfig())
+    known = poll(app, "chat", known)
+    assert known["chat catalog"] == known["catalog"] != ""
+    assert {known[f"{tab} catalog"] for tab in header.TABS if tab != "chat"} == {""}
+    for tab, own in [
+        ("results", {"results catalog", "votes"}),
+        ("quantize", {"quantize catalog", "revision"}),
+        ("checks", {"checks catalog", "checks"}),
+        ("export", {"export catalog"}),
+    ]:
+        known, before = poll(app, tab, known), known
+        assert moved(before, known) == own
+
+
+def test_every_tab_of_the_page_has_a_catalog_and_a_listener(tmp_path: Path) -> None:
+    page = ui.build(app_of(Lab(tmp_path)))
+    tabs = [block.id for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert tabs == list(header.TABS)
 
 
 def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     app = app_of(lab)
     run_id = lab.done(RunConfig())
-    known = poll(app, [""] * 6)
+    known = poll(app, "quantize", BLANK)
     for labels in (Labels(name="best"), Labels(note="why"), Labels(starred=True)):
         lab.store.label(run_id, labels)
-        known, before = poll(app, known[:6]), known
-        assert known[4] != before[4], labels
+        assert {"catalog", "quantize catalog"} <= moved(
+            known, known := poll(app, "quantize", known)
+        ), labels
 
 
 def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     app = app_of(lab)
-    known = poll(app, [""] * 6)
+    known = poll(app, "", BLANK)
     app.supervisor.trouble = "The database could not be written: disk full. Free <some> space."  # type: ignore[misc]
-    after = poll(app, known[:6])
-    assert "disk full. Free &lt;some&gt; space." in after[6]
+    after = poll(app, "", known)
+    assert "disk full. Free &lt;some&gt; space." in after["status"]
 
 
 def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:

@@ -47,7 +47,7 @@ def _lay_out(precision: Precision) -> Pane:
     with gr.Column(elem_classes="answer-column", min_width=260, elem_id=f"column-{name}"):
         head = gr.HTML(column_head(precision, {}), elem_id=f"head-{name}")
         with gr.Column(elem_classes="pane", elem_id=f"pane-{name}"):
-            past = gr.HTML(js_on_load=PANE)
+            past = gr.HTML(js_on_load=PANE, elem_id=f"past-{name}")
             now = gr.HTML(js_on_load=None)
         stop = gr.Button(
             "Stop", size="sm", visible=False, elem_classes="stop-one", elem_id=f"stop-{name}"

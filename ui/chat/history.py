@@ -119,7 +119,7 @@ def _wire_list(app: App, header: Header, history: History) -> None:
     shown = [history.search, history.limit, history.opened]
     gr.on(
         [
-            header.catalog.change,
+            header.catalogs["chat"].change,
             history.search.change,
             history.limit.change,
             history.opened.change,

@@ -205,7 +205,7 @@ def _wire_stops(chat: Chat) -> None:
 
 def _wire_views(app: App, header: Header, chat: Chat) -> None:
     gr.on(
-        [header.progress.change, header.catalog.change, header.chosen.change],
+        [header.progress.change, header.catalogs["chat"].change, header.chosen.change],
         lambda turn, chosen: _show(app, turn, chosen).values,
         [chat.turn, header.chosen],
         chat.everything,

@@ -73,7 +73,7 @@ def build(app: App, header: Header, view: gr.Radio, settings: Sequence[Any]) -> 
         return _act(app, action, before, chosen, values)
 
     gr.on(
-        [view.change, header.chosen.change, header.catalog.change],
+        [view.change, header.chosen.change, header.catalogs["chat"].change],
         partial(_open, app),
         [view, *form],
         vote.outputs,

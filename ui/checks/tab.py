@@ -150,7 +150,13 @@ def _wire_report(
     ]
     inputs = [*picked, kind, shown, report.seen]
     gr.on(changes, show, inputs, report.outputs, trigger_mode="always_last", **PRIVATE)
-    gr.on([header.catalog.change, header.chosen.change], choices, picked, choice.outputs, **PRIVATE)
+    gr.on(
+        [header.catalogs["checks"].change, header.chosen.change],
+        choices,
+        picked,
+        choice.outputs,
+        **PRIVATE,
+    )
     report.cancel.click(cancel, picked, started, **PRIVATE)
     report.resume.click(resume, picked, started, **PRIVATE)
     report.listed.input(lambda value: (value, PAGE), report.listed, [kind, shown], **PRIVATE)

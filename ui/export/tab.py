@@ -142,7 +142,7 @@ def _wire(
             looked.change,
             precision.change,
             header.chosen.change,
-            header.catalog.change,
+            header.catalogs["export"].change,
             page.timer.tick,
         ],
         partial(_show, app),

@@ -80,7 +80,7 @@ def wire(
     history.table.click(act, None, [history.message, choice.shown, again], **PRIVATE)
     again.change(refill, again, form.outputs, **PRIVATE)
     changes = [
-        header.catalog.change,
+        header.catalogs["quantize"].change,
         history.text.change,
         history.state.change,
         history.starred.change,

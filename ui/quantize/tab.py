@@ -96,7 +96,7 @@ def _wire_desk(app: App, header: Header, desk: Desk, choice: Choice) -> None:
     typed = [form.model_text, *form.fields.values()]
     changed = [component.change for component in plain]
     changed += [getattr(component, _settled(component)) for component in typed]
-    changed.append(header.catalog.change)  # a page was opened, or a run ended and taught us speeds
+    changed.append(header.catalogs["quantize"].change)  # a run may have ended and taught us speeds
     asked: dict[str, Any] = {
         "fn": estimate,
         "inputs": [lookups, *form.inputs],

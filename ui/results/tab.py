@@ -143,11 +143,11 @@ def _wire(
     app: App, header: Header, chosen: gr.State, selector: gr.Dropdown, measure: gr.Radio, page: Page
 ) -> None:
     selector.input(lambda ids: ids, selector, chosen, trigger_mode="always_last", **IN_ORDER)
-    header.catalog.change(partial(_choices, app), chosen, selector, **IN_ORDER)
+    header.catalogs["results"].change(partial(_choices, app), chosen, selector, **IN_ORDER)
     kept = [page.models, page.methods, page.precisions]
     inputs = [chosen, measure, *kept, page.series, page.first, page.second]
     gr.on(
-        [header.catalog.change, chosen.change],
+        [header.catalogs["results"].change, chosen.change],
         partial(_show, app),
         inputs,
         page.outputs,

@@ -32,7 +32,7 @@ def build(app: App, header: Header, chosen: gr.State) -> None:
                 elem_id="votes-csv",
             )
     gr.on(
-        [header.votes.change, header.catalog.change, chosen.change],
+        [header.votes.change, header.catalogs["results"].change, chosen.change],
         partial(_show, app),
         chosen,
         [table, csv],
