@@ -172,12 +172,8 @@ def _evaluation(tick: Tick) -> None:
 def _nothing() -> None: ...
 
 
-def _background_training(tick: Tick) -> None:
-    _training(tick, begin=give_way)
-
-
-def _training(tick: Tick, begin: Callable[[], None] = _nothing) -> None:
-    """A distillation; a unit is one step of TOKENS tokens. begin: called when everything is loaded."""
+def _run(tick: Tick) -> None:
+    """A distillation at a worker's low priority, as all runs are; a unit is one step of TOKENS tokens."""
     loaded = load(BUNDLED)
     names = _linears(loaded)
     student = copy_to_quantize(loaded.model, names)
@@ -188,7 +184,7 @@ def _training(tick: Tick, begin: Callable[[], None] = _nothing) -> None:
 
     swap_linears(student, names, make)
     config = DistillConfig(tokens=TOKENS * 10_000, batch_tokens=TOKENS)
-    begin()
+    give_way()
     with tempfile.TemporaryDirectory() as folder:
         distill(
             Distillation(student, loaded.model, _examples(8), config),
@@ -231,19 +227,16 @@ PROGRAMS: dict[str, Callable[[Tick], None]] = {
     "chat": _chat,
     "check": _check,
     "evaluation": _evaluation,
-    "run": _background_training,
-    "training": _training,
+    "run": _run,
 }
 PAIRS = (
     ("run", "chat"),
     ("run", "check"),
     ("run", "evaluation"),
-    ("training", "training"),
+    ("run", "run"),
     ("evaluation", "evaluation"),
-    ("training", "evaluation"),
     ("chat", "chat"),
     ("check", "check"),
-    ("training", "chat"),
 )
 
 
