@@ -32,6 +32,8 @@ class Stored:
 class Reader(gguf.GGUFReader):
     """gguf-py's reader of headers, for files with tensors of types that it does not know."""
 
+    kinds = KINDS
+
     def __init__(self, path: Path) -> None:
         self.stored: dict[str, Stored] = {}
         super().__init__(path)
@@ -45,7 +47,7 @@ class Reader(gguf.GGUFReader):
         for field in fields:
             _, name, _, dimensions, number, offset = field.parts
             shape = tuple(reversed(dimensions.tolist()))
-            kind = KINDS[int(number[0])]
+            kind = self.kinds[int(number[0])]
             start = int(start_offs + offset[0])
             data = self.data[start : start + kind.size_bytes(shape)]
             rows = shape[0] if len(shape) > 1 else 1
