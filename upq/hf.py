@@ -53,8 +53,9 @@ class PackedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The config of the type that stands beside the packed layers. Raises UserError("artifact_damaged")."""
-        quantization = config_dict.get("quantization_config")
-        real = quantization.get(REAL_TYPE) if isinstance(quantization, dict) else None
+        found = config_dict.get("quantization_config")
+        quantization = found if isinstance(found, dict) else {}
+        real = quantization.get(REAL_TYPE)
         if not isinstance(real, str) or real == MODEL_TYPE or real not in CONFIG_MAPPING:
             raise damaged(f"config.json describes a packed model of the unknown type {real!r}.")
         weights = quantization.get("weights")

@@ -25,7 +25,8 @@ class Provider:
     """
 
     def __init__(self, token: str, lasts_s: int = HOUR_S) -> None:
-        from joserfc.jwk import RSAKey  # noqa: PLC0415 - comes with the optional authlib
+        # It comes with gradio[oauth], which most people lack.
+        from joserfc.jwk import RSAKey  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
         self.account, self.token, self.lasts_s = ("42", "me"), token, lasts_s
         self.key = RSAKey.generate_key(2048, parameters={"kid": "1"})
@@ -55,7 +56,7 @@ class Provider:
 
     def tokens(self, form: dict[str, str], authorization: str) -> dict[str, Any]:
         """What a code is exchanged for, once, by who knows the client's secret."""
-        from joserfc import jwt  # noqa: PLC0415
+        from joserfc import jwt  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
         expected = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
         assert authorization == f"Basic {expected}"
