@@ -98,7 +98,10 @@ def _lay_out_elsewhere(app: App) -> tuple[Publish | None, gr.HTML, gr.HTML]:
     gr.HTML(parts.section_title("Publish on the Hugging Face Hub"))
     gr.HTML(render.publishing_hint(app.may_publish, app.signs_in))
     if app.may_publish and app.signs_in:
-        gr.LoginButton(logout_value="Sign out ({})", size="md", elem_id="sign-in")
+        with gr.Row():
+            gr.LoginButton(
+                logout_value="Sign out ({})", size="md", scale=0, min_width=280, elem_id="sign-in"
+            )
     publish = _lay_out_publish() if app.may_publish else None
     published = gr.HTML(js_on_load=CLICKS, elem_id="published")
     if app.has_commands:
