@@ -161,7 +161,8 @@ def test_without_our_module_no_class_takes_random_weights(
 ) -> None:
     folder = packed_folder(artifact_of(tiny, "odd", 4), tmp_path)
     code = (
-        "import json, sys\nfrom transformers import *\nfolder, said = sys.argv[1], []\n"
+        "import json, sys\nfrom transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel\n"
+        "folder, said = sys.argv[1], []\n"
         "for call in sys.argv[2:]:\n"
         "    try: said.append(str(eval(call)))\n"
         "    except (ValueError, OSError) as error: said.append(f'Refused: {error}')\n"
