@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MINIMUM_PYTHON = (3, 10)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Seconds between two looks whether to end: a signal that another thread gets does not wake the one that handles it.
+LOOK_S = 1.0
 NEEDED = ("gradio", "torch", "transformers", "sqlite_utils")
 
 
@@ -81,11 +83,14 @@ def serve(options: argparse.Namespace) -> None:
     from ui.public import Place  # noqa: PLC0415
     from ui.zero_gpu import zero_gpu  # noqa: PLC0415
     from upq.config import presets  # noqa: PLC0415
+    from upq.files import sweep  # noqa: PLC0415
     from upq.jobs import shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled, serving_device  # noqa: PLC0415
-    from upq.store import data_dir, open_store  # noqa: PLC0415
+    from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
+    for place in (folder, exports_dir(folder)):
+        sweep(place)
     gpu = zero_gpu(folder)
     bundled.provide(folder)
     store = open_store(folder)
@@ -105,7 +110,8 @@ def serve(options: argparse.Namespace) -> None:
         if options.host not in LOOPBACK and not (options.auth_file or is_public(options)):
             sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
             print(sentence, file=sys.stderr)
-        stopped.wait()
+        while not stopped.wait(LOOK_S):
+            pass
         page.close(verbose=False)
         app.exports.stop()
         app.ahead.stop()

@@ -62,9 +62,17 @@ def build(app: App) -> Page:
         demo.load(land, None, [tabs, top.tab], **PRIVATE)
         api.build(app)
     demo.guards = app.guards
+    keep_to_endpoints(demo)
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     return demo
+
+
+def keep_to_endpoints(demo: Page) -> None:
+    """List no event as an endpoint that is none: Gradio adds one for its button to sign in."""
+    for event in demo.fns.values():
+        if event.api_visibility == "public" and api.request_of(event.fn) is None:
+            event.api_visibility = "private"
 
 
 def landing(app: App) -> str:

@@ -58,8 +58,8 @@ class App:
     """One running app.
 
     export_dir is a private folder for the tables and reports that the app offers for download; exports keeps the models
-    that were made for other programs; may_publish tells whether whoever opens the page may send them to the hub with
-    this machine's token; badges holds the measured numbers of each model that has been loaded; shared holds what is
+    that were made for other programs; may_publish tells whether whoever opens the page may send them to the hub;
+    badges holds the measured numbers of each model that has been loaded; shared holds what is
     drawn once for all pages; measuring is held by who times the models; timed counts how often that gave a speed;
     unpacking is the process that adds the models which ship with the app; ahead makes the answers that
     are voted on.
@@ -116,6 +116,11 @@ class App:
     def has_commands(self) -> bool:
         """Whether whoever is on the page can type commands on this machine."""
         return True
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether who is on the page publishes with an account of their own, and not with this machine's token."""
+        return False
 
     @property
     def notice(self) -> tuple[str, str]:

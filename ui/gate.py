@@ -28,7 +28,7 @@ from upq.files import STAGING_PREFIX, clean_text
 #: an address is never fetched.
 OPEN = re.compile(
     r"/|/(static|assets|svelte)/.+|/(favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?)"
-    r"|/(config|login|logout|theme\.css)/?"
+    r"|/(config|login|logout|theme\.css)/?|/login/(huggingface|callback)"
     r"|/gradio_api/(user|login_check|token|app_id|info|openapi\.json|startup-events|theme\.css|cancel|reset)/?"
     r"|/gradio_api/(queue|call|run|heartbeat)/.+"
     rf"|/gradio_api/file=(?!https?:)(?!.*/{re.escape(STAGING_PREFIX)}).+",

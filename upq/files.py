@@ -1,7 +1,7 @@
 """Files that are complete or absent: folders committed by rename, with a sha256 manifest.
 
 A folder is written under a staging name beside its final place, hashed, flushed to the disk and
-renamed. A kill at any moment leaves the old state or the new one, and perhaps a staging entry,
+renamed. A kill at any moment leaves the old state or the new one, and perhaps a staging folder,
 which `sweep` removes. safetensors renames without flushing, so even its files go through here.
 Files and text that come from people are looked at here too.
 """
@@ -9,15 +9,16 @@ Files and text that come from people are looked at here too.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import os
 import re
-import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: What ships with the package: prompts, checks and the quantized demo models.
@@ -31,6 +32,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and newline, DEL, C1
 
 
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` for what is not complete. It is gone at the end, and locked until then against `sweep`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def commit_dir(final: Path, write: Callable[[Path], None]) -> None:
     """Make the folder `final` with what `write(staging)` puts there, all of it or nothing, durably.
 
@@ -38,9 +51,7 @@ def commit_dir(final: Path, write: Callable[[Path], None]) -> None:
     never be missing get names of their own. What `write` raises passes through, and no staging
     folder stays behind.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=final.parent))
-    try:
+    with staging_folder(final.parent) as staging:
         write(staging)
         _write_manifest(staging)
         _flush_tree(staging)
@@ -48,8 +59,6 @@ def commit_dir(final: Path, write: Callable[[Path], None]) -> None:
             _retire(final)
         staging.rename(final)
         _flush(final.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def verify_dir(path: Path) -> list[str]:
@@ -61,12 +70,13 @@ def verify_dir(path: Path) -> list[str]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed writers left in `parent`, which nobody else may be writing to now."""
+    """Remove what killed writers left in `parent`. What a living one is writing stays."""
     if not parent.is_dir():
         return
     for entry in parent.iterdir():
         if entry.name.startswith(STAGING_PREFIX):
-            _remove(entry)
+            with suppress(BlockingIOError, FileNotFoundError), _locked(entry):
+                _remove(entry)
 
 
 def remove_dir(path: Path) -> None:
@@ -80,15 +90,12 @@ def commit_file(final: Path, write: Callable[[Path], object]) -> None:
 
     It is as readable as any that the user makes. What `write` raises passes through, and no staging file stays behind.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = final.parent / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
-    try:
+    with staging_folder(final.parent) as folder:
+        staging = folder / final.name
         write(staging)
         _flush(staging)
         staging.replace(final)
         _flush(final.parent)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -225,12 +232,22 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file or folder; the system lets go of it when this process dies. Raises BlockingIOError if it is held."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _retire(path: Path) -> None:
     """Remove `path`, renamed first: a kill halfway leaves nothing that looks complete."""
-    grave = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=path.parent))
-    path.rename(grave / path.name)
-    _flush(path.parent)
-    _remove(grave)
+    with staging_folder(path.parent) as grave:
+        path.rename(grave / path.name)
+        _flush(path.parent)
 
 
 def _remove(path: Path) -> None:

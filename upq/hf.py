@@ -1,8 +1,11 @@
 """Packed models in transformers: after `import upq.hf`, from_pretrained loads the folders of upq.export.packed.
 
-Codes stay packed in memory, and rotations act on activations. The config of such a folder has a type of its own, so
-that transformers refuses it where this module is not imported; it would take random weights otherwise. What is loaded
-is vetted as any artifact, after the sha256 of its files has been compared.
+Codes stay packed in memory, and rotations act on activations. What is loaded is vetted as any artifact, after the
+sha256 of its files has been compared.
+
+transformers takes random weights, with no more than a warning, where only the quantization is unknown to it. So the
+config of such a folder has a type of its own, at which the automatic classes stop; the name of its file of weights is
+no name but what to do, at which LlamaForCausalLM and its like stop; and no file is called as transformers expects.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from upq.artifact import Artifact
 from upq.artifact.assembly import packed_form
 from upq.artifact.vet import damaged, require_known_version, vetted_layers
-from upq.errors import UserError
+from upq.errors import UserError, shown
 from upq.files import sha256_file
 from upq.layers import PackedEmbedding, replace_module
 from upq.models import RoutedExperts, parameter_names, unstack_experts
@@ -34,6 +37,12 @@ from upq.models import RoutedExperts, parameter_names, unstack_experts
 METHOD = "upq"
 #: The type of a folder's model; what transformers says that it does not know where this module is not imported.
 MODEL_TYPE = "needs-import-upq.hf"
+#: Where the real type stands. Under the name "model_type" transformers would take this part of a config for all of it.
+REAL_TYPE = "type_of_model"
+#: A file of weights, or the index of several, in the folder itself.
+WEIGHTS = re.compile(r"[\w-]+\.safetensors(\.index\.json)?")
+#: What stands where transformers looks for the name of the file of weights; its error shows it.
+HOW_TO_LOAD = "import upq.hf, then load the folder with AutoModelForCausalLM"
 
 
 class PackedConfig(PreTrainedConfig):
@@ -44,30 +53,37 @@ class PackedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """The config of the type that stands beside the packed layers. Raises UserError("artifact_damaged")."""
-        quantization = config_dict.get("quantization_config")
-        real = quantization.get("model_type") if isinstance(quantization, dict) else None
+        found = config_dict.get("quantization_config")
+        quantization = found if isinstance(found, dict) else {}
+        real = quantization.get(REAL_TYPE)
         if not isinstance(real, str) or real == MODEL_TYPE or real not in CONFIG_MAPPING:
             raise damaged(f"config.json describes a packed model of the unknown type {real!r}.")
-        return CONFIG_MAPPING[real].from_dict({**config_dict, "model_type": real}, **kwargs)
+        weights = quantization.get("weights")
+        if not isinstance(weights, str) or not WEIGHTS.fullmatch(weights):
+            raise damaged(f"config.json names {shown(weights)} as the file of weights.")
+        values = {**config_dict, "model_type": real, "transformers_weights": weights}
+        return CONFIG_MAPPING[real].from_dict(values, **kwargs)
 
 
 class PackedQuantization(QuantizationConfigMixin):
     """quantization_config of a packed folder.
 
-    format_version, layers: as in an artifact's manifest; model_type: of transformers; sha256: of every file of weights.
+    format_version, layers: as in an artifact's manifest; type_of_model: of transformers; weights: the file to begin
+    with; sha256: of every file of weights.
     """
 
     def __init__(
         self,
         format_version: int = 0,
-        model_type: str = "",
+        type_of_model: str = "",
+        weights: str = "",
         layers: Mapping[str, Any] | None = None,
         sha256: Mapping[str, str] | None = None,
         **_: Any,
     ) -> None:
         self.quant_method = cast(Any, METHOD)
-        self.format_version, self.model_type = format_version, model_type
-        self.layers, self.sha256 = layers, sha256
+        self.format_version, self.type_of_model = format_version, type_of_model
+        self.weights, self.layers, self.sha256 = weights, layers, sha256
 
 
 class PackedQuantizer(HfQuantizer):

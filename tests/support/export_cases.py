@@ -61,11 +61,13 @@ def model_of(loaded: LoadedModel, kind: str, bits: int, **options: Any) -> Packe
     return opened(artifact_of(loaded, kind, bits, **options), "tiny")
 
 
-def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Change the tensors of a folder in place."""
-    tensors = load_file(folder / WEIGHTS)
+def edit(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], name: str = WEIGHTS
+) -> None:
+    """Change the tensors of a folder in place. name: of their file."""
+    tensors = load_file(folder / name)
     change(tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, folder / name, metadata={"format": "pt"})
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -213,15 +213,16 @@ def test_a_model_is_published_from_the_page(
 
 
 def test_a_page_that_others_reach_does_not_publish(app: App) -> None:
+    assert not app.may_publish, "nobody may unless the app says so"
     names = []
     for may_publish in (True, False):
         with gr.Blocks() as page:
-            tab._lay_out_elsewhere(may_publish)
+            tab._lay_out_elsewhere(dataclasses.replace(app, may_publish=may_publish))
         names.append({getattr(block, "elem_id", None) for block in page.blocks.values()})
     assert {"publish", "publish-repo"} <= names[0]
     assert not {"publish", "publish-repo"} & names[1]
     assert {"published", "whole-run"} <= names[1]
-    assert not app.may_publish, "nobody may unless the app says so"
+    assert "sign-in" not in names[0], "it is this machine's account that publishes"
 
 
 def test_a_whole_run_is_packed_shown_and_deleted(app: App, run_id: int) -> None:

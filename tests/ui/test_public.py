@@ -211,6 +211,7 @@ OF_THE_PROGRAM = {
     "cached_answers",
     "claim",
     "doctor",
+    "hand_over",
     "has_left",
     "lease",
     "may_adopt",

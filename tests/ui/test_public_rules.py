@@ -21,7 +21,7 @@ from upq.config import CheckConfig, RunConfig, preset, with_settings
 from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs.background import Work
-from upq.jobs.export_folder import Exports, Packing, Wanted
+from upq.jobs.export_folder import Exports, Packing, Sending, Wanted
 from upq.store import (
     HOUSE,
     Content,
@@ -333,6 +333,42 @@ def test_an_export_is_stopped_by_whoever_began_it_and_deleted_by_the_owner_of_it
     assert work.ended.wait(60)
 
 
+def test_a_model_is_sent_by_who_sees_its_run_and_is_signed_in_alone(rules: Rules) -> None:
+    of_house, of_ada = rules.house.enqueue(SMOKE), rules.store.enqueue(SMOKE)
+    exports = VisitorExports(rules.house, exports_dir(rules.folder), rules.store, rules.limits)
+    shared, own = (
+        Sending(Wanted(run_id, "INT4", "packed"), "me/tiny", private=True)
+        for run_id in (of_house, of_ada)
+    )
+    for sending in (shared, own):
+        assert code_of(exports.send, sending) == "not_signed_in"
+    rules.visitors.now = BOB
+    assert code_of(exports.send, own) == "run_not_found"
+    assert code_of(exports.sendings, of_ada, "INT4") == "run_not_found"
+
+
+def test_a_visitor_takes_all_along_to_their_account_and_others_keep_theirs(rules: Rules) -> None:
+    carol = "hub 7"
+    of_house, of_ada = rules.house.enqueue(SMOKE), rules.done()
+    rules.store.conversations.save(said("Where is my passport?"))
+    votes = rules.store.votes
+    assert votes.cast(a_vote(of_house, "card 1"))
+    assert votes.cast(a_vote(of_house, "card 2"))
+    rules.visitors.now = carol
+    assert votes.cast(a_vote(of_house, "card 2")), "in another browser"
+    rules.visitors.now = BOB
+    of_bob = rules.done()
+    rules.house.hand_over(ADA, carol)
+    assert [run.id for run in rules.store.runs()] == [of_bob, of_house]
+    rules.visitors.now = carol
+    assert [run.id for run in rules.store.runs()] == [of_ada, of_house]
+    assert rules.store.conversations.find().total == 1
+    assert sorted(vote.showing for vote in votes.of(of_house)) == ["card 1", "card 2"]
+    rules.visitors.now = ADA
+    assert [run.id for run in rules.store.runs()] == [of_house]
+    assert rules.store.conversations.find().total == 0
+
+
 def test_every_method_of_the_exports_asks_whether_the_visitor_may() -> None:
     methods = {name for name in vars(Exports) if not name.startswith("_")}
     assert methods == {name for name in vars(VisitorExports) if not name.startswith("_")} | {"stop"}
@@ -372,10 +408,9 @@ def test_conversations_are_those_of_whoever_asks_and_end_after_a_day(rules: Rule
     assert rules.house.conversations.get(of_house.id), "the owner's stay"
 
 
-def test_votes_are_those_of_whoever_asks_and_nobody_takes_anothers_showing(rules: Rules) -> None:
-    run_id = rules.house.enqueue(SMOKE)
-    vote = Vote(
-        showing="card 1",
+def a_vote(run_id: int, showing: str) -> Vote:
+    return Vote(
+        showing=showing,
         run_id=run_id,
         deck_id="1",
         prompt="Why?",
@@ -387,6 +422,11 @@ def test_votes_are_those_of_whoever_asks_and_nobody_takes_anothers_showing(rules
         answer_b="b",
         choice="A",
     )
+
+
+def test_votes_are_those_of_whoever_asks_and_nobody_takes_anothers_showing(rules: Rules) -> None:
+    run_id = rules.house.enqueue(SMOKE)
+    vote = a_vote(run_id, "card 1")
     votes = rules.store.votes
     assert votes.cast(vote)
     assert not votes.cast(vote), "twice"

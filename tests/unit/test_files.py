@@ -18,6 +18,7 @@ from upq.files import (
     STAGING_PREFIX,
     clean_text,
     commit_dir,
+    commit_file,
     decoded,
     file_problem,
     remove_dir,
@@ -114,6 +115,18 @@ def test_sweep_removes_only_what_a_killed_writer_left(committed: Path) -> None:
     sweep(parent)
     assert [path.name for path in parent.iterdir()] == ["step-1"]
     sweep(parent / "absent")
+
+
+def test_sweep_leaves_what_is_being_written(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "half").write_bytes(b"x")
+        sweep(tmp_path)
+        assert (folder / "half").exists()
+
+    commit_dir(tmp_path / "made", write)
+    commit_file(tmp_path / "one", lambda file: (file.write_bytes(b"x"), sweep(tmp_path)))
+    assert verify_dir(tmp_path / "made") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "one"]
 
 
 def test_remove_dir_takes_the_folder_away_and_accepts_an_absent_one(committed: Path) -> None:

@@ -174,8 +174,14 @@ def copied(text: str) -> Html:
     return tag("div", tag("pre", text, class_="command"), button, class_="copied")
 
 
-def publishing_hint(may_publish: bool) -> Html:
-    """Say what a publication is and who may send one: from the page only who has it for themselves."""
+def publishing_hint(may_publish: bool, signs_in: bool) -> Html:
+    """Say what a publication is and who may send one. signs_in: whoever is on the page, with an account of theirs."""
+    if signs_in:
+        words = (
+            "Sign in to send files and model card to your account on the Hugging Face Hub. This app keeps no token:"
+            " your browser does, for some hours or until you sign out."
+        )
+        return tag("p", words, class_="hint")
     log_in = (
         "Log in once with ",
         tag("code", "hf auth login"),
@@ -196,28 +202,26 @@ def whole_run_hint() -> Html:
 
 
 def publishing(
-    place: Place, key: str, works: Mapping[Sending, Work], lines: Sequence[Line]
+    place: Place | None, key: str, works: Mapping[Sending, Work], lines: Sequence[Line]
 ) -> Html:
     """Draw where a model was sent, what is on its way, what failed, and the command that does the same.
 
-    key: of the format that the command names.
+    place: None for those who can type no commands. key: of the format that the command names.
     """
-    upq = ["python", "-m", "upq", "--data-dir", str(place.data_dir)]
-    command = ["push", str(place.run_id), "--precision", place.precision, "--format", key]
     sent = [
         notice("done", join([f"{line.row['title']} is at ", tag("b", address), "."]))
         for line in lines
         for address in (line.kept.sent if line.kept else ())
     ]
-    return tag(
-        "div",
-        *(_sending(sending, work) for sending, work in works.items()),
-        *sent,
-        folded(
-            "The same from the command line",
-            copied(shlex.join([*upq, *command, "--repo", "OWNER/NAME"])),
-        ),
-    )
+    sendings = [_sending(sending, work) for sending, work in works.items()]
+    return tag("div", *sendings, *sent, place and _push_command(place, key))
+
+
+def _push_command(place: Place, key: str) -> Html:
+    upq = ["python", "-m", "upq", "--data-dir", str(place.data_dir)]
+    command = ["push", str(place.run_id), "--precision", place.precision, "--format", key]
+    line = shlex.join([*upq, *command, "--repo", "OWNER/NAME"])
+    return folded("The same from the command line", copied(line))
 
 
 def _sending(sending: Sending, work: Work) -> Html:

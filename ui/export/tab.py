@@ -85,7 +85,7 @@ def build(app: App, header: Header, tab: gr.Tab) -> None:
         formats = gr.HTML(js_on_load=CLICKS, elem_id="export-formats")
     files = gr.HTML(js_on_load=CLICKS, elem_id="export-files")
     with gr.Column(elem_classes="card", elem_id="export-elsewhere", visible=False) as elsewhere:
-        publish, published, whole = _lay_out_elsewhere(app.may_publish)
+        publish, published, whole = _lay_out_elsewhere(app)
     timer = gr.Timer(POLL_S, active=False)
     page = Page(run, radio, formats, files, elsewhere, published, whole, timer)
     _wire(app, header, tab, page, looked, precision)
@@ -93,14 +93,20 @@ def build(app: App, header: Header, tab: gr.Tab) -> None:
         _wire_publish(app, page, publish, [looked, header.chosen, precision])
 
 
-def _lay_out_elsewhere(may_publish: bool) -> tuple[Publish | None, gr.HTML, gr.HTML]:
+def _lay_out_elsewhere(app: App) -> tuple[Publish | None, gr.HTML, gr.HTML]:
     gr.HTML(parts.panel_title("Elsewhere"))
     gr.HTML(parts.section_title("Publish on the Hugging Face Hub"))
-    gr.HTML(render.publishing_hint(may_publish))
-    publish = _lay_out_publish() if may_publish else None
+    gr.HTML(render.publishing_hint(app.may_publish, app.signs_in))
+    if app.may_publish and app.signs_in:
+        with gr.Row():
+            gr.LoginButton(
+                logout_value="Sign out ({})", size="md", scale=0, min_width=280, elem_id="sign-in"
+            )
+    publish = _lay_out_publish() if app.may_publish else None
     published = gr.HTML(js_on_load=CLICKS, elem_id="published")
-    gr.HTML(parts.section_title("The whole run as one file"))
-    gr.HTML(render.whole_run_hint())
+    if app.has_commands:
+        gr.HTML(parts.section_title("The whole run as one file"))
+        gr.HTML(render.whole_run_hint())
     return publish, published, gr.HTML(js_on_load=CLICKS, elem_id="whole-run")
 
 
@@ -246,16 +252,17 @@ def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
     key = next(
         (line.row["key"] for line in lines if "why_not" not in line.row), lines[0].row["key"]
     )
-    place = render.Place(app.exports.folder.parent, run.id, precision)
+    commands = render.Place(app.exports.folder.parent, run.id, precision)
+    place = commands if app.has_commands else None
     sendings, packing = app.exports.sendings(run.id, precision), Packing(run.id)
     file, work = app.exports.packed(packing), app.exports.work(packing)
     works = [line.work for line in lines] + [*sendings.values(), work]
     return {
         "formats": render.formats(lines),
         "files": render.files(lines),
-        "elsewhere": gr.update(visible=app.has_commands),
+        "elsewhere": gr.update(visible=app.has_commands or app.may_publish),
         "published": render.publishing(place, key, sendings, lines),
-        "whole": render.whole_run(place, run.state == "done", file, work),
+        "whole": render.whole_run(place, run.state == "done", file, work) if place else "",
         "timer": gr.Timer(active=any(work is not None and work.is_busy for work in works)),
     }
 

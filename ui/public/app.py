@@ -12,6 +12,7 @@ from typing import Any
 from starlette.middleware import Middleware
 
 from ui.app_state import App, device_line
+from ui.public import sign_in
 from ui.public.guarded import VisitorExports, VisitorModels, VisitorShared, VisitorStore
 from ui.public.limits import Limits
 from ui.public.room import Room
@@ -55,6 +56,7 @@ class PublicApp(App):
             supervisor=supervisor,
             export_dir=place.downloads,
             exports=VisitorExports(house, exports_dir(folder), store, limits),
+            may_publish=sign_in.is_offered(),
             shared=VisitorShared(visitors),
             house=house,
             visitors=visitors,
@@ -91,6 +93,11 @@ class PublicApp(App):
     def has_commands(self) -> bool:
         """Visitors cannot."""
         return False
+
+    @property
+    def signs_in(self) -> bool:
+        """Visitors publish with accounts of their own."""
+        return True
 
     @property
     def notice(self) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ui.public import permissions
+from ui.public import permissions, sign_in
 from ui.public.limits import Limits
 from ui.public.room import Room
 from ui.public.said import VisitorConversations, VisitorVotes
@@ -229,12 +229,17 @@ class VisitorExports(Exports):
         super().__init__(store, folder)
         self._visible = visible
         self._limits = limits
-        self._begun: dict[Wanted, str] = {}
+        #: What is being made or sent -> who began it.
+        self._begun: dict[Wanted | Sending, str] = {}
+        #: An export and who sent it -> where it is now.
+        self._addresses: dict[tuple[Wanted, str], dict[str, None]] = {}
 
     def kept(self, wanted: Wanted) -> Kept | None:
-        """Exports.kept of a run that the visitor may see."""
+        """Exports.kept of a run that the visitor may see; of what was sent, what they sent."""
         self._visible.run(wanted.run_id)
-        return super().kept(wanted)
+        kept = super().kept(wanted)
+        sent = list(self._addresses.get((wanted, self._visible.owner), ()))
+        return replace(kept, sent=sent) if kept else None
 
     def packed(self, packing: Packing) -> Path | None:
         """Exports.packed of a run that the visitor may see."""
@@ -242,13 +247,33 @@ class VisitorExports(Exports):
         return super().packed(packing)
 
     def sendings(self, run_id: int, precision: str) -> dict[Sending, Work]:
-        """Exports.sendings of a run that the visitor may see."""
+        """Exports.sendings of the visitor, of a run that they may see."""
         self._visible.run(run_id)
-        return super().sendings(run_id, precision)
+        found = super().sendings(run_id, precision)
+        return {key: work for key, work in found.items() if key.sender == self._visible.owner}
 
     def send(self, sending: Sending) -> Work | None:
-        """Refused: it would be sent with the token of this machine's owner."""
-        raise _only_for_the_owner("Publishing")
+        """Exports.send within the limits, by whoever is signed in. Raises UserError: not_signed_in, and as they do."""
+        self._visible.run(sending.wanted.run_id)
+        self._token()
+        sending = replace(sending, sender=self._visible.owner)
+        if not self._is_at_work(sending):
+            self._admit(sending)
+        return super().send(sending)
+
+    def _token(self) -> str:
+        found = sign_in.token()
+        if found is None:
+            raise UserError(
+                "not_signed_in",
+                "Nobody is signed in, so there is no account to send the model to.",
+                "Sign in with Hugging Face, then publish.",
+            )
+        return found
+
+    def _sent(self, sending: Sending, address: str) -> None:
+        """Known to the sender alone, for as long as the app runs: the note at the files is everybody's."""
+        self._addresses.setdefault((sending.wanted, sending.sender), {})[address] = None
 
     def pack(self, packing: Packing) -> Work | None:
         """Refused: a packed run is as large as all its models together."""
@@ -262,22 +287,26 @@ class VisitorExports(Exports):
     def make(self, wanted: Wanted) -> Work | None:
         """Exports.make within the limits. Raises UserError as they do."""
         self._visible.run(wanted.run_id)
-        visitor = self._visible.owner
-        at_work = [other for other in self._begun if self._is_at_work(other) and other != wanted]
-        mine = sum(self._begun[other] == visitor for other in at_work)
         if not self._is_at_work(wanted) and super().kept(wanted) is None:
-            if mine >= self._limits.exports or len(at_work) >= self._limits.queue:
-                raise UserError(
-                    "too_many_waiting",
-                    f"{mine} of your exports and {len(at_work)} in all are being made; a visitor has"
-                    f" {self._limits.exports} at a time, all together {self._limits.queue}.",
-                    "Wait for the end.",
-                )
-            self._begun[wanted] = visitor
+            self._admit(wanted)
         return super().make(wanted)
 
-    def _is_at_work(self, wanted: Wanted) -> bool:
-        work = super().work(wanted)
+    def _admit(self, key: Wanted | Sending) -> None:
+        """Note who begins something. Raises UserError("too_many_waiting")."""
+        visitor = self._visible.owner
+        at_work = {other: begun for other, begun in self._begun.items() if self._is_at_work(other)}
+        mine = sum(begun == visitor for begun in at_work.values())
+        if mine >= self._limits.exports or len(at_work) >= self._limits.queue:
+            raise UserError(
+                "too_many_waiting",
+                f"{mine} of your exports and {len(at_work)} in all are being made or sent; a visitor has"
+                f" {self._limits.exports} at a time, all together {self._limits.queue}.",
+                "Wait for the end.",
+            )
+        self._begun = at_work | {key: visitor}
+
+    def _is_at_work(self, key: Wanted | Sending) -> bool:
+        work = self._works.get(key)
         return work is not None and work.is_busy
 
     def cancel(self, wanted: Wanted) -> None:

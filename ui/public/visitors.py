@@ -1,5 +1,7 @@
 """Who asks: somebody who is signed in, else a browser that keeps a signed random name, else one open page.
 
+Whoever signs in with the hub takes along what the browser had.
+
 A name is drawn at the first visit and signed, so that nobody can make up another's. A program, or a browser that keeps
 no cookies, is known by its session for as long as that lasts.
 """
@@ -15,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gradio.context import LocalContext
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.public import permissions
+from ui.public import permissions, sign_in
 from upq.errors import UserError
 from upq.store import Store
 
@@ -60,6 +63,8 @@ class Visitors:
             return NOBODY
         if request.username:
             return f"user {request.username}"
+        if signed_in := sign_in.account(sign_in.scope_of(request)):
+            return signed_in
         session = f"page {request.session_hash}" if request.session_hash else NOBODY
         return self.named(dict(request.cookies).get(COOKIE)) or session
 
@@ -80,15 +85,29 @@ class VisitorCookie:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visitor = self._visitors.named(_cookies(scope).get(COOKIE))
+        browser = self._visitors.named(_cookies(scope).get(COOKIE))
         if scope["path"].startswith(_FILE):
-            if not self._may_take(scope["path"].removeprefix(_FILE), visitor or NOBODY):
+            visitor = sign_in.account(scope) or browser or NOBODY
+            if not self._may_take(scope["path"].removeprefix(_FILE), visitor):
                 refusal = JSONResponse({"detail": "There is no such file."}, 404)
                 await refusal(scope, receive, send)
                 return
-        elif visitor is None:
+        elif browser is None:
             send = _with_cookie(send, _set_cookie(self._visitors.new(), _is_secure(scope)))
+        elif scope["path"] == sign_in.CALLBACK:
+            send = self._handing_over(send, scope, browser)
         await self._app(scope, receive, send)
+
+    def _handing_over(self, send: Send, scope: Scope, browser: str) -> Send:
+        """A `send` before which whoever has just signed in gets what their browser had."""
+
+        async def send_afterwards(message: Message) -> None:
+            signed_in = sign_in.account(scope)
+            if signed_in and message["type"] == "http.response.start":
+                await run_in_threadpool(self._store.hand_over, browser, signed_in)
+            await send(message)
+
+        return send_afterwards
 
     def _may_take(self, path: str, visitor: str) -> bool:
         place = Path(path).resolve()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from tabulate import tabulate
 from upq.cli.commands import data_folder, store_of, write_json
 from upq.config import QUANTIZED
 from upq.errors import UserError, shown
-from upq.files import STAGING_PREFIX
+from upq.files import staging_folder
 
 if TYPE_CHECKING:
     from upq.export import Exported
@@ -56,8 +55,8 @@ def push(options: Any) -> None:
         print("\n".join(f"  {name}" for name in publish.files_of(made.folder)))
         return
     publish.require_login()
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=data_folder(options)) as staging:
-        made = _exported(options, store, precision, Path(staging, "files"))
+    with staging_folder(data_folder(options)) as staging:
+        made = _exported(options, store, precision, staging / "files")
         sent = publish.publish(made.folder, options.repo, options.private)
     print(f"{sent.address}: {precision} of run {options.run}, {len(sent.files)} files")
 

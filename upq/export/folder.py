@@ -61,18 +61,23 @@ def write_files(model: PackedModel, folder: Path, changes: dict[str, object]) ->
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], folder: Path, framework: str = "pt") -> None:
-    """Write tensors in files of at most 5 GB, with an index where they are several. framework: what the files say that
-    they are for.
+def save_tensors(
+    tensors: dict[str, torch.Tensor], folder: Path, framework: str = "pt", stem: str = "model"
+) -> str:
+    """Write tensors in files of at most 5 GB, with an index where they are several, and return the name of the one to
+    begin with. framework: what the files say that they are for; stem: how their names begin.
     """
-    split = split_torch_state_dict_into_shards(tensors)
+    pattern = stem + "{suffix}.safetensors"
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern)
     for file, names in split.filename_to_tensors.items():
         shard = {name: tensors[name].contiguous() for name in names}
         save_file(shard, folder / file, metadata={"format": framework})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    if not split.is_sharded:
+        return f"{stem}.safetensors"
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    path = folder / f"{stem}.safetensors.index.json"
+    path.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return path.name
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

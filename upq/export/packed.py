@@ -12,8 +12,10 @@ from upq.export.folder import read_tensors, require_names, save_tensors, write_f
 from upq.export.formats import Offer, Progress, Use, export_differs
 from upq.export.model import PackedModel
 from upq.files import sha256_file
-from upq.hf import METHOD, MODEL_TYPE
+from upq.hf import HOW_TO_LOAD, METHOD, MODEL_TYPE, REAL_TYPE
 
+#: How the names of the files of weights begin: not as transformers looks for them.
+STEM = "packed"
 #: The file that says where a model comes from, and what it takes over from the manifest: nothing that names a place.
 PROVENANCE = "upq.json"
 TOLD = ("format_version", "precision", "method", "seed", "bits_per_weight", "commit", "versions")
@@ -36,17 +38,23 @@ class Packed:
 
     def write(self, model: PackedModel, folder: Path, progress: Progress) -> None:
         """Shards of at most 5 GB, the tokenizer, and a config with the layers, their grids and the files' sha256."""
-        save_tensors(_tensors(model), folder)
+        weights = save_tensors(_tensors(model), folder, stem=STEM)
         progress(0.8)
         manifest = model.artifact.manifest
         quantization = {
             "quant_method": METHOD,
             "format_version": manifest["format_version"],
-            "model_type": model.config["model_type"],
+            REAL_TYPE: model.config["model_type"],
             "layers": manifest["layers"],
+            "weights": weights,
             "sha256": {path.name: sha256_file(path) for path in folder.glob("*.safetensors")},
         }
-        write_files(model, folder, {"model_type": MODEL_TYPE, "quantization_config": quantization})
+        changes = {
+            "model_type": MODEL_TYPE,
+            "transformers_weights": HOW_TO_LOAD,
+            "quantization_config": quantization,
+        }
+        write_files(model, folder, changes)
         told = json.dumps(_provenance(manifest), indent=1)
         (folder / PROVENANCE).write_text(told, encoding="utf-8")
         progress(1.0)

@@ -23,6 +23,7 @@ from upq.files import MANIFEST
 
 _Error = TypeVar("_Error", bound=BaseException)
 LOG_IN = "Run `hf auth login` with a token that may write, or set HF_TOKEN."
+SIGN_IN = "Sign out and in again, and let this app write to your models."
 #: What the hub answers where it does not know who asks, or does not let them.
 UNKNOWN, PAYMENT, FORBIDDEN, NOT_FOUND = 401, 402, 403, 404
 LONGEST_WORDS = 200
@@ -51,23 +52,26 @@ def require_repo(repo: str) -> None:
         )
 
 
-def require_login() -> None:
-    """Ask the hub who sends, before any work. Raises UserError: no_token, not_allowed, offline, hub_failed."""
-    if get_token() is None:
+def require_login(token: str | None = None) -> None:
+    """Ask the hub who sends, before any work. token: of somebody; None for that of this machine.
+
+    Raises UserError: no_token, not_allowed, offline, hub_failed.
+    """
+    if token is None and get_token() is None:
         raise UserError("no_token", "Nobody is logged in to the hub on this machine.", LOG_IN)
-    with _words("The hub", LOG_IN):
-        HfApi().whoami()
+    with _words("The hub", LOG_IN if token is None else SIGN_IN):
+        HfApi(token=token).whoami()
 
 
-def publish(folder: Path, repo: str, private: bool) -> Publication:
-    """Send a folder, its model card with it. private: whether a repository that is made now is.
+def publish(folder: Path, repo: str, private: bool, token: str | None = None) -> Publication:
+    """Send a folder, its model card with it. private: whether a repository that is made now is; token: as above.
 
     Raises UserError: bad_repo, no_token, not_allowed, offline, hub_failed. What was sent before an error stays there,
     and sending again goes on.
     """
     require_repo(repo)
-    require_login()
-    api = HfApi()
+    require_login(token)
+    api = HfApi(token=token)
     owner = repo.partition("/")[0]
     with _words(
         repo,

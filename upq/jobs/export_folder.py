@@ -59,12 +59,13 @@ class Kept:
 class Sending:
     """An export on its way to the hub. repo: OWNER/NAME. private: whether a repository that is made now is.
 
-    Raises UserError("bad_repo").
+    sender: which visitor sends it, on an app that is open to strangers. Raises UserError("bad_repo").
     """
 
     wanted: Wanted
     repo: str
     private: bool
+    sender: str = ""
 
     def __post_init__(self) -> None:
         publish.require_repo(self.repo)
@@ -131,7 +132,7 @@ class Exports:
         Raises UserError: run_not_found, artifact_not_found. All else becomes the failure of the work.
         """
         require_artifact(self._store, sending.wanted.run_id, sending.wanted.precision)
-        return self._works.begin(sending, partial(self._send, sending))
+        return self._works.begin(sending, partial(self._send, sending, self._token()))
 
     def pack(self, packing: Packing) -> Work | None:
         """Begin to write a whole run as one file; None where it is there already.
@@ -185,14 +186,22 @@ class Exports:
         made = export(model, wanted.format, self.folder / wanted.name, work.tell, results)
         self._write_note(wanted, _Note(made.found, made.uses))
 
-    def _send(self, sending: Sending, work: Work) -> None:
+    def _token(self) -> str | None:
+        """With which token whoever asks sends to the hub; None for that of this machine."""
+        return None
+
+    def _send(self, sending: Sending, token: str | None, work: Work) -> None:
         work.tell(0.0)
-        publish.require_login()
+        publish.require_login(token)
         self._make(sending.wanted, work)
         work.tell(1.0)
-        sent = publish.publish(self.folder / sending.wanted.name, sending.repo, sending.private)
+        folder = self.folder / sending.wanted.name
+        self._sent(sending, publish.publish(folder, sending.repo, sending.private, token).address)
+
+    def _sent(self, sending: Sending, address: str) -> None:
+        """Keep where something was sent."""
         note = self._noted(sending.wanted)
-        places = list(dict.fromkeys([*note.sent, sent.address]))
+        places = list(dict.fromkeys([*note.sent, address]))
         self._write_note(sending.wanted, replace(note, sent=places))
 
     def _pack(self, packing: Packing, work: Work) -> None:

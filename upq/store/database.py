@@ -24,7 +24,7 @@ from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
 from upq.store import conversations as store_conversations
 from upq.store import examine as store_examine
-from upq.store import labels, queue
+from upq.store import labels, owners, queue
 from upq.store import pack as store_pack
 from upq.store import unpack as store_unpack
 from upq.store import votes as store_votes
@@ -103,6 +103,11 @@ class Store:
         """Write a name, a note or a star on a run and return it. Raises UserError: run_not_found, bad_label."""
         with self._connections.write() as db:
             return labels.write(db, run_id, written)
+
+    def hand_over(self, old: str, new: str) -> None:
+        """Give the runs, conversations and votes of one visitor to another."""
+        with self._connections.write() as db:
+            owners.hand_over(db, old, new)
 
     def search(self, wanted: Wanted, limit: int = 100) -> list[Run]:
         """The runs that fit, the newest first."""

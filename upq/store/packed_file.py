@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from upq.errors import UserError
-from upq.files import STAGING_PREFIX, file_problem
+from upq.files import file_problem, staging_folder
 from upq.store.connections import Connections, migrate, newer_database
 from upq.store.tables import MIGRATIONS
 
@@ -70,8 +69,8 @@ def opened(path: Path, folder: Path) -> Iterator[Database]:
         with _readable(path, path, version) as db:
             yield db
         return
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder) as staging:
-        copy = Path(staging, "copy")
+    with staging_folder(folder) as staging:
+        copy = staging / "copy"
         try:
             shutil.copyfile(path, copy)
         except OSError as error:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from huggingface_hub import split_torch_state_dict_into_shards
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from tests.support.export_cases import (
-    WEIGHTS,
     artifact_of,
     config_of,
     edit,
@@ -30,12 +31,13 @@ from upq.config import PrecisionConfig
 from upq.errors import UserError
 from upq.export import export, format_named, opened
 from upq.files import sha256_file
-from upq.hf import MODEL_TYPE
+from upq.hf import HOW_TO_LOAD, MODEL_TYPE, REAL_TYPE
 from upq.layers import INT8, Grid, PackedEmbedding, packed_layers
 from upq.models import LoadedModel, load
 from upq.quantize.absorb import absorbed
 
 KEY = "packed"
+WEIGHTS = "packed.safetensors"
 GRIDS = [("odd", 4), ("odd", 2), ("signed", 4), ("signed", 2), ("integer_zero", 2), ("q2_k", 2)]
 DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -144,19 +146,61 @@ def test_saving_again_is_refused_in_a_sentence(tiny: LoadedModel, tmp_path: Path
     assert not (tmp_path / "again").exists()
 
 
-def test_without_our_module_transformers_refuses_the_folder(
+#: A class and what it is given -> what the error says where upq.hf is not imported.
+STRANGERS = {
+    "AutoModelForCausalLM.from_pretrained(folder)": f"model type `{MODEL_TYPE}`",
+    "LlamaForCausalLM.from_pretrained(folder)": HOW_TO_LOAD,
+    "LlamaForCausalLM.from_pretrained(folder, dtype='float32')": HOW_TO_LOAD,
+    "LlamaModel.from_pretrained(folder)": HOW_TO_LOAD,
+    "LlamaForCausalLM.from_pretrained(folder, config=LlamaConfig())": "Error no file named model.safetensors",
+}
+
+
+def test_without_our_module_no_class_takes_random_weights(
     tiny: LoadedModel, tmp_path: Path
 ) -> None:
     folder = packed_folder(artifact_of(tiny, "odd", 4), tmp_path)
     code = (
-        "import sys\nfrom transformers import AutoModelForCausalLM\n"
-        "try: AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "except ValueError as error: print(error)"
+        "import json, sys\nfrom transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel\n"
+        "folder, said = sys.argv[1], []\n"
+        "for call in sys.argv[2:]:\n"
+        "    try: said.append(str(eval(call)))\n"
+        "    except (ValueError, OSError) as error: said.append(f'Refused: {error}')\n"
+        "print(json.dumps(said))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(folder), *STRANGERS],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert f"model type `{MODEL_TYPE}`" in result.stdout
+    said = json.loads(result.stdout.splitlines()[-1])
+    for call, words, found in zip(STRANGERS, STRANGERS.values(), said, strict=True):
+        assert found.startswith("Refused: "), f"{call} made {found[:200]}"
+        assert words in found
+
+
+def test_with_our_module_a_class_of_one_family_says_which_class_to_take(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    folder = packed_folder(artifact_of(tiny, "odd", 4), tmp_path)
+    with pytest.raises(ValueError, match=re.escape(HOW_TO_LOAD)):
+        LlamaForCausalLM.from_pretrained(folder)
+    found = AutoModelForCausalLM.from_pretrained(folder)
+    assert isinstance(found, LlamaForCausalLM)
+
+
+def test_several_files_come_along(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "upq.export.folder.split_torch_state_dict_into_shards",
+        partial(split_torch_state_dict_into_shards, max_shard_size=20_000),
+    )
+    artifact = artifact_of(tiny, "odd", 4)
+    found, wanted = pair(artifact, tmp_path)
+    assert len(list((tmp_path / "out").glob("packed-*-of-*.safetensors"))) > 2
+    assert torch.equal(logits(found), logits(wanted))
 
 
 def test_the_file_of_provenance_names_no_place(tiny: LoadedModel, tmp_path: Path) -> None:
@@ -183,9 +227,7 @@ def signed_again(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
     """Change tensors, and the sha256 in the config with them, as somebody would who wants to be loaded."""
 
     def damage(folder: Path) -> None:
-        tensors = load_file(folder / WEIGHTS)
-        change(tensors)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        edit(folder, change, WEIGHTS)
         digest = {WEIGHTS: sha256_file(folder / WEIGHTS)}
         changed_config(lambda values: values.update(sha256=digest))(folder)
 
@@ -194,14 +236,14 @@ def signed_again(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
 
 NAME = "model.layers.1.mlp.up_proj"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a bit": (lambda folder: edit(folder, lambda t: t[f"{NAME}.codes"][3, 5].add_(1)), "sha256"),
+    "a bit": (lambda folder: edit(folder, lambda t: t[f"{NAME}.codes"][3, 5].add_(1), WEIGHTS), "sha256"),
     "cut": (lambda folder: (folder / WEIGHTS).write_bytes(b"12345678"), "sha256"),
     "not safetensors": (
         lambda folder: (
             (folder / WEIGHTS).write_bytes(b"12345678"),
             changed_config(lambda values: values.update(sha256={WEIGHTS: sha256_file(folder / WEIGHTS)}))(folder),
         ),
-        "model.safetensors cannot be read",
+        "packed.safetensors cannot be read",
     ),
     "missing": (signed_again(lambda t: t.pop(f"{NAME}.codes")), f"{NAME}.codes is missing"),
     "foreign": (signed_again(lambda t: t.update(more=torch.zeros(1))), "describes no more"),
@@ -220,11 +262,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "layers a list": (changed_config(lambda values: values.update(layers=[1])), "lists no layers"),
     "bits": (changed_config(lambda values: values["layers"][NAME].update(bits=3)), "codes of 3 bits"),
     "no sha256": (changed_config(lambda values: values.pop("sha256")), "no files of weights with"),
-    "no type": (changed_config(lambda values: values.pop("model_type")), "unknown type None"),
+    "no type": (changed_config(lambda values: values.pop(REAL_TYPE)), "unknown type None"),
     "type of itself": (
-        changed_config(lambda values: values.update(model_type=MODEL_TYPE)), "unknown type"
+        changed_config(lambda values: values.update({REAL_TYPE: MODEL_TYPE})), "unknown type"
     ),
-    "type no text": (changed_config(lambda values: values.update(model_type=[1])), "unknown type"),
+    "no file": (changed_config(lambda values: values.pop("weights")), "names None as the file"),
+    "file elsewhere": (
+        changed_config(lambda values: values.update(weights="../packed.safetensors")), "as the file"
+    ),
+    "type no text": (changed_config(lambda values: values.update({REAL_TYPE: [1]})), "unknown type"),
 }  # fmt: skip
 
 
@@ -243,7 +289,7 @@ def test_damaged_folders_are_refused_in_a_sentence(
 def test_a_changed_tensor_is_found_when_it_is_read_back(tiny: LoadedModel, tmp_path: Path) -> None:
     artifact = artifact_of(tiny, "odd", 4)
     folder = packed_folder(artifact, tmp_path)
-    edit(folder, lambda tensors: tensors[f"{NAME}.codes"][3, 5].add_(1))
+    edit(folder, lambda tensors: tensors[f"{NAME}.codes"][3, 5].add_(1), WEIGHTS)
     with pytest.raises(UserError, match=rf"{NAME}\.codes is not what") as caught:
         format_named(KEY).check(opened(artifact, "tiny"), folder, lambda _: None)
     assert caught.value.code == "export_differs"

@@ -58,6 +58,15 @@ def test_every_file_arrives_byte_for_byte_and_the_manifest_stays(
     assert (sent.address, sent.files) == (f"{hub.address}/me/tiny-UPQ", sorted(FILES))
 
 
+def test_the_token_of_somebody_is_used_in_place_of_this_machines(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of this machine")
+    assert refused(folder).code == "not_allowed"
+    publish(folder, "me/tiny", private=False, token=hub.token)
+    assert hub.models == {"me/tiny": FILES}
+
+
 def test_a_model_that_is_there_gets_the_new_files(hub: Hub, folder: Path) -> None:
     publish(folder, "me/tiny", private=False)
     (folder / "sub" / "config.json").write_bytes(b'{"a": 1}')
