@@ -107,7 +107,7 @@ def test_an_answer_is_read_with_the_settings_that_it_was_drawn_with(app: App, tu
 def test_tokens_that_were_written_are_read_and_those_of_kept_text_only_where_they_are_gone(
     app: App, turn: Turn
 ) -> None:
-    last = turn.histories["FP16"][-1]
+    last: dict[str, Any] = turn.histories["FP16"][-1]  # type: ignore[assignment]
     ids = last["ids"]
     assert len(ids) == last["tokens"]
     assert f"token 1 of {len(ids)} " in read(app, turn)[-1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ui.chat.keep import _histories
 from ui.chat.render import Message, answers_by_turn, conversation
+from ui.chat.render_words import word_view
 from ui.chat.turn import before_turn
 from upq.store import Answer, Exchange
 
@@ -50,7 +51,7 @@ def test_asking_anew_takes_only_the_last_turn_from_a_column() -> None:
 
 
 def test_a_kept_conversation_knows_which_question_each_column_answered() -> None:
-    both = {"FP16": Answer(content="a"), "INT2": Answer(content="b")}
+    both: Any = {"FP16": Answer(content="a"), "INT2": Answer(content="b")}
     exchanges = [
         Exchange(question="first", answers={"FP16": Answer(content="a")}),
         Exchange(question="second", answers=both),
@@ -58,3 +59,9 @@ def test_a_kept_conversation_knows_which_question_each_column_answered() -> None
     histories = _histories(exchanges)
     assert [message.get("turn") for message in histories["FP16"]] == [1, None, 2, None]
     assert list(answers_by_turn(histories["INT2"])) == [2]
+
+
+def test_an_answer_that_ends_where_they_part_is_said_to_end() -> None:
+    drawn = words(word_view("INT2", "One, two, three", "One, two,"))
+    assert "FP16 goes on" in drawn
+    assert "INT2 ends here" in drawn
