@@ -104,6 +104,11 @@ class Page:
         """Press a button."""
         self.fire(self._names[name], "click")
 
+    @property
+    def tabs(self) -> list[str]:
+        """The ids of its tabs."""
+        return list(self._tabs)
+
     def look_at(self, tab: str) -> None:
         """Open a tab by its id."""
         self.fire(self._tabs[tab], "select")

@@ -18,7 +18,6 @@ from typing import Any
 
 from bench import studio
 from bench.page import Page
-from ui.header import TABS
 from upq.config import PRECISIONS, preset
 from upq.store import Store, open_store
 
@@ -33,8 +32,8 @@ ALLOWED_P95_S = 0.5
 SHIPPED_S = 300.0
 #: A page polls so often, seconds.
 POLL_S = 1.0
-#: The line below an answer that tells its seconds.
-MEASURED = re.compile("<span.*?</span>")
+#: What the line below an answer tells behind its tokens: seconds.
+MEASURED = re.compile(r"(?<=token|okens) · [^<]*")
 
 
 async def measure(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -48,7 +47,7 @@ async def measure(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], l
             await page.open()
         await asyncio.gather(*(page.settle() for page in pages))
         for number, page in enumerate(pages[:WATCHING]):
-            page.look_at(TABS[number % len(TABS)])
+            page.look_at(page.tabs[number % len(page.tabs)])
         await asyncio.gather(*(page.settle() for page in pages))
         for page in pages:
             page.tally.seconds.clear()

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "app": f"{_ALGORITHMS} store jobs ui",
 }
 #: What the package of a tab may import of ui, itself aside; results shows the checks' score table as well.
-_SHARED_BY_TABS = {"ui.html", "ui.app_state", "ui.header", "ui.requests"}
+_SHARED_BY_TABS = {"ui.html", "ui.app_state", "ui.drafts", "ui.header", "ui.requests"}
 TABS_MAY_IMPORT = {
     "quantize": _SHARED_BY_TABS,
     "chat": _SHARED_BY_TABS,

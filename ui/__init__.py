@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import address, api, header, theme
+from ui import address, api, drafts, header, theme
 from ui.app_state import PRIVATE, App
+from ui.chat import draft as chat_draft
 from ui.chat import tab as chat_tab
 from ui.checks import tab as checks_tab
 from ui.compress import CompressedPage
@@ -41,16 +42,17 @@ def build(app: App) -> Page:
             gr.HTML(parts.notice("empty", *app.notice), elem_id="visitors")
         with gr.Tabs(selected=header.FIRST_TAB, elem_id="tabs") as tabs:
             with gr.Tab("Quantize", id="quantize"):
-                quantize_tab.build(app, top, tabs)
+                run_draft = quantize_tab.build(app, top, tabs)
             with gr.Tab("Chat", id="chat"):
                 history = chat_tab.build(app, top)
             with gr.Tab("Checks", id="checks"):
-                checks_tab.build(app, top)
+                check_draft = checks_tab.build(app, top)
             with gr.Tab("Results", id="results"):
                 tab.build(app, top)
             with gr.Tab("Export", id="export") as export:
                 export_tab.build(app, top, export)
         address.build(app, demo, tabs, top, history)
+        drafts.build(demo, [run_draft, chat_draft.of_chat(history), check_draft])
 
         def land(request: gr.Request) -> Any:
             is_named = address.names_a_tab(request, tabs)

@@ -129,7 +129,9 @@ def _chat(app: App, asked: requests.Chat) -> Iterator[dict[str, Any]]:
     served = app.models.get(state.run_id, asked.precision, state.source)
     conversation = conversation_of(asked.system, [{"role": "user", "content": asked.message}])
     for piece in served.answer(conversation, asked.decoding):
-        yield dataclasses.asdict(piece)
+        told = dataclasses.asdict(piece)
+        del told["ids"]
+        yield told
 
 
 def _list_conversations(app: App, asked: requests.ListConversations) -> dict[str, Any]:

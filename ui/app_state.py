@@ -18,7 +18,7 @@ import gradio as gr
 import torch
 
 from ui.shared import Shared
-from upq.config import RunConfig
+from upq.config import PRESETS, RunConfig
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
@@ -51,6 +51,25 @@ class Badge(TypedDict, total=False):
     note: str
     fair: Timing
     shared: Timing
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the forms of the page have to choose from.
+
+    models: sources, or None for any; has_settings: those of a preset can be changed; suites: those of a check, or None
+    for all; tokens: of the longest answer, or None where nobody sets a limit.
+    """
+
+    models: tuple[str, ...] | None = None
+    presets: tuple[str, ...] = PRESETS
+    has_settings: bool = True
+    suites: tuple[str, ...] | None = None
+    tokens: int | None = None
+
+    def longest(self, usual: int) -> int:
+        """The longest answer that a form offers which usually offers this one, tokens."""
+        return usual if self.tokens is None else min(usual, self.tokens)
 
 
 @dataclass
@@ -96,6 +115,14 @@ class App:
     def precisions(self, run_id: int) -> dict[str, int]:
         """Return the artifacts of a run: the size of each precision in bytes."""
         return {row.precision: row.size_bytes for row in self.store.artifacts(run_id)}
+
+    @property
+    def offer(self) -> Offer:
+        """What can be had here."""
+        return Offer()
+
+    def admit_run(self, config: RunConfig) -> None:
+        """Look at the settings of a run, but not at its model; whoever has this app to themselves may have any."""
 
     def ready(self, config: RunConfig, chosen: Collection[str] = ()) -> RunConfig:
         """The config of a run as it is queued. Raises the UserErrors of upq.quantize.ready."""

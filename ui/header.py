@@ -18,6 +18,7 @@ import gradio as gr
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.html import Html, model_name, parts
 from ui.html.clock import TICKING
+from ui.html.folds import FOLDING
 from upq.store import Run
 
 NO_RUN = 0
@@ -99,7 +100,7 @@ def build(app: App, demo: gr.Blocks) -> Header:
             scale=2,
             elem_id="run-selector",
         )
-        status = gr.HTML(js_on_load=CLICKS + TICKING, min_width=300, elem_id="status")
+        status = gr.HTML(js_on_load=CLICKS + TICKING + FOLDING, min_width=300, elem_id="status")
     moving = {name: gr.State("") for name in MOVING}
     header = Header(
         gr.State(None),

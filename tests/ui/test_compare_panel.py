@@ -87,6 +87,37 @@ def test_another_view_no_turn_and_a_turn_at_work_show_nothing(app: App, turn: Tu
     assert read(app, turn) == [""]
 
 
+def test_a_column_that_missed_a_question_is_read_where_it_answered(app: App, turn: Turn) -> None:
+    del turn.histories["INT2"][2:]  # it was asked the first question only
+    assert "INT2 gave no answer here." in read(app, turn, "INT2")[-1]
+    assert "Name a fruit" in read(app, turn, "INT2", ago=1)[-1]
+
+
+def test_an_answer_is_read_with_the_settings_that_it_was_drawn_with(app: App, turn: Turn) -> None:
+    turn.decoding = replace(turn.decoding, temperature=0.5)
+    assert "drawn twice" in read(app, turn)[-1]
+    assert "drawn twice" not in read(app, turn, ago=1)[-1]
+    turn.id = next(NUMBERS)
+    turn.decoding = replace(turn.decoding, repetition_penalty=1.2)
+    penalised = read(app, turn)[-1]
+    assert "drawn twice" not in penalised
+    assert "how often two draws differ is not told" in penalised
+
+
+def test_tokens_that_were_written_are_read_and_those_of_kept_text_only_where_they_are_gone(
+    app: App, turn: Turn
+) -> None:
+    last: dict[str, Any] = turn.histories["FP16"][-1]  # type: ignore[assignment]
+    ids = last["ids"]
+    assert len(ids) == last["tokens"]
+    assert f"token 1 of {len(ids)} " in read(app, turn)[-1]
+    assert "made of the kept text anew" not in read(app, turn)[-1]
+    del last["ids"]
+    last["tokens"] += 1
+    turn.id = next(NUMBERS)
+    assert "made of the kept text anew" in read(app, turn)[-1]
+
+
 def test_a_failed_answer_is_not_read(app: App, turn: Turn) -> None:
     turn.histories["FP16"][-1]["finish"] = "failed"
     assert "FP16 gave no answer here." in read(app, turn)[-1]

@@ -52,11 +52,18 @@ def reopened(app: App, turn: Turn, chosen: int | None = None) -> tuple[Turn, int
 
 
 def said_in(turn: Turn) -> dict[Precision, list[Message]]:
-    """What stands in the columns, without what is as usual."""
+    """What stands in the columns, without what is as usual, and without tokens, which are not kept."""
     usual: list[tuple[str, Any]] = [("repeats", False), ("left_out", 0), ("limit", 0), ("hint", "")]
     return {
         name: [
-            cast(Message, {key: value for key, value in one.items() if (key, value) not in usual})
+            cast(
+                Message,
+                {
+                    key: value
+                    for key, value in one.items()
+                    if key != "ids" and (key, value) not in usual
+                },
+            )
             for one in messages
         ]
         for name, messages in turn.histories.items()

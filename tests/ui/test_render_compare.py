@@ -9,7 +9,9 @@ import pytest
 from ui.chat import render_compare
 from ui.chat.render_compare import WORSE, read_by, share_of, token_view, verdicts
 from upq.compare import Comparison, Instruction, Outcome, Seen, TextPiece
+from upq.decode import Decoding
 
+GREEDY = Decoding()
 TEXTS = {1: "The", 2: " <b>", 3: "\n", 4: "\ufffd", 5: "<|im_end|>"}
 IDS = [1, 2, 4, 4, 3, 5]
 PIECES = [
@@ -42,7 +44,7 @@ def pieces(html: str) -> list[str]:
 
 
 def test_pieces_are_shaded_by_each_model_and_by_the_worse_of_both() -> None:
-    assert pieces(token_view(comparison(), "Why?", "FP16", 0)) == [
+    assert pieces(token_view(comparison(), "Why?", "FP16", GREEDY)) == [
         "token",
         "token int4-1 int2-2 worse-2 flip-int2",
         "token int4-1 int2-3 worse-3 flip-int2",
@@ -52,13 +54,13 @@ def test_pieces_are_shaded_by_each_model_and_by_the_worse_of_both() -> None:
 
 
 def test_who_reads_is_told_to_the_style_sheet() -> None:
-    view = token_view(comparison(), "Why?", "FP16", 0)
+    view = token_view(comparison(), "Why?", "FP16", GREEDY)
     assert read_by(view, "INT4").startswith('<div class="token-view" data-by="int4">')
     assert read_by(view, WORSE).startswith('<div class="token-view" data-by="worse">')
 
 
 def test_text_of_models_and_people_is_no_markup() -> None:
-    html = token_view(comparison(), "<script>alert(1)</script>", "FP16", 0)
+    html = token_view(comparison(), "<script>alert(1)</script>", "FP16", GREEDY)
     assert "<script" not in html
     assert "<b>The" not in html.replace("<b>The</b>", "")
     assert "&lt;|im_end|&gt;" in html
@@ -66,7 +68,7 @@ def test_text_of_models_and_people_is_no_markup() -> None:
 
 
 def test_one_piece_is_reached_by_tab_and_each_token_of_it_is_told() -> None:
-    html = token_view(comparison(), "Why?", "FP16", 0)
+    html = token_view(comparison(), "Why?", "FP16", GREEDY)
     assert html.count('tabindex="0"') == 1 + 1  # the first piece, and the table of figures
     assert html.count('role="option" tabindex="-1"') == len(PIECES) - 1
     assert [f"token {at} of 6" in html for at in range(1, 7)] == [True] * 6
@@ -77,11 +79,13 @@ def test_one_piece_is_reached_by_tab_and_each_token_of_it_is_told() -> None:
 def test_the_figures_name_the_first_flip_and_the_noise_floor_only_where_something_is_drawn() -> (
     None
 ):
-    greedy = token_view(comparison(), "Why?", "FP16", 0)
+    greedy = token_view(comparison(), "Why?", "FP16", GREEDY)
     assert "2 of 6" in greedy
     assert "none" in greedy
     assert "drawn twice" not in greedy
-    drawn = token_view(comparison([0.25] * 6, is_cut=True), "Why?", "FP16", 0.7)
+    drawn = token_view(
+        comparison([0.25] * 6, is_cut=True), "Why?", "FP16", Decoding(temperature=0.7)
+    )
     assert "FP16, drawn twice" in drawn
     assert "at temperature 0.7" in drawn
     assert "25.0 %" in drawn
@@ -116,5 +120,5 @@ def test_a_rule_that_nothing_can_judge_here_says_why_once() -> None:
 
 
 def test_every_step_of_the_legend_has_a_threshold() -> None:
-    html = token_view(comparison(), "Why?", "FP16", 0)
+    html = token_view(comparison(), "Why?", "FP16", GREEDY)
     assert len(re.findall(r"step step-\d", html)) == len(render_compare.STEPS) + 1

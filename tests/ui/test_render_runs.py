@@ -105,6 +105,24 @@ def test_a_checkpoint_is_named_only_where_there_is_one(
     assert ("last checkpoint" in drawn) is run.has_checkpoint
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stage_step": 7}, "What it finished is kept; Resume goes on with the rest."),
+        ({"stage_step": 0}, "Nothing of it was finished. Resume starts it over."),
+        ({"started_at": None, "stages": {}, "stage_step": 0}, "It had not started."),
+    ],
+)
+def test_a_check_that_failed_says_what_is_kept_of_it(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    run = a_run(kind="check", state="failed", error_message="It fell.", **changes)
+    drawn = Structure(run_panel.run_panel(run, 0, 60.0)).words
+    assert sentence in drawn
+    assert "checkpoint" not in drawn
+    assert "again starts over" not in drawn
+
+
 def test_a_run_that_never_started_says_no_more_of_a_checkpoint_when_it_is_resumed(
     tmp_path: Path,
 ) -> None:

@@ -7,7 +7,7 @@ columns answer both are empty, and an empty view gives its place to the columns 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ import gradio as gr
 
 from ui.app_state import PRIVATE, App, Outputs
 from ui.chat import render_compare
+from ui.chat.keep import decoding_of
 from ui.chat.render import Message
 from ui.chat.render_compare import WORSE
-from ui.chat.turn import Turn, column, conversation_of
+from ui.chat.turn import Turn, column, conversation_of, place_of
 from ui.html import PRECISIONS, Html, Precision, notice
 from upq.compare import REFERENCE, Answer, instructions_of, outcomes
+from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs import compared
 
@@ -133,11 +135,7 @@ def _choices(turn: Turn | None) -> dict[str, Any]:
     """Offer what the turn has: its questions, newest first, and the models that answered."""
     if turn is None:
         return {"view": "", "instructions": ""}
-    questions = [
-        message["content"]
-        for message in turn.histories.get(REFERENCE, [])
-        if message["role"] == "user"
-    ]
+    questions = [*(exchange.question for exchange in turn.earlier), turn.message]
     names = [_short(text) for text in reversed(questions)]
     present = [precision for precision in PRECISIONS if precision in turn.models]
     readers = present[1:] + ([WORSE] if len(present) > len((REFERENCE, "INT4")) else [])
@@ -176,8 +174,8 @@ def _read(
 
 def _token_view(app: App, turn: Turn, ago: int, source: Precision) -> Html:
     """Let the models of a turn read an answer. Raises UserError where there is none, or nobody to compare with."""
-    said = _said(turn.histories.get(source, []), ago)
-    if not said or said[-1]["role"] != "assistant" or said[-1].get("finish") == "failed":
+    said = _said(turn, source, ago)
+    if not said or said[-1].get("finish") == "failed":
         raise UserError("no_answer", f"{source} gave no answer here.", "Choose another one.")
     if set(turn.models) == {REFERENCE}:
         found = "There is neither INT4 nor INT2 to compare FP16 with."
@@ -186,35 +184,41 @@ def _token_view(app: App, turn: Turn, ago: int, source: Precision) -> Html:
     for precision in turn.models:
         state = column(app, precision, turn.run_id)
         served[precision] = app.models.get(state.run_id, precision, state.source)
-    answer = Answer(said[-1]["content"], ended=said[-1].get("finish") == "stop")
-    conversation = conversation_of(turn.system, said[:-1])
-    found = compared.read(served, conversation, answer, turn.decoding)
-    question = said[-2]["content"]
-    return render_compare.token_view(found, question, source, turn.decoding.temperature)
+    last = said[-1]
+    answer = Answer(
+        last["content"],
+        ended=last.get("finish") == "stop",
+        ids=last.get("ids", ()),
+        tokens=last.get("tokens", 0),
+    )
+    system, decoding = _asked(turn, ago)
+    found = compared.read(served, conversation_of(system, said[:-1]), answer, decoding)
+    return render_compare.token_view(found, said[-2]["content"], source, decoding)
 
 
-def _said(messages: Sequence[Message], ago: int) -> list[Message]:
-    """Return a column's messages up to the answer of some turns ago; empty where there is none."""
-    asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
-    if ago >= len(asked):
-        return []
-    end = asked[-ago] if ago else len(messages)
-    return list(messages[:end])
+def _said(turn: Turn, precision: Precision, ago: int) -> list[Message]:
+    """Return a column's messages up to its answer of some turns ago; empty where it gave none then."""
+    messages, number = turn.histories.get(precision, []), turn.number - ago
+    at = place_of(messages, number)
+    has_answer = len(messages) > at + 1 and messages[at + 1]["role"] == "assistant"
+    return list(messages[: at + 2]) if has_answer else []
+
+
+def _asked(turn: Turn, ago: int) -> tuple[str, Decoding]:
+    """The system prompt and the decoding of some turns ago."""
+    if not ago:
+        return turn.system, turn.decoding
+    exchange = turn.earlier[-ago]
+    return exchange.system, decoding_of(exchange.decoding)
 
 
 def _judge(app: App, turn: Turn | None, ago: int) -> Iterator[Html | str]:
     """Yield which model followed which instruction of a question; nothing where it has none."""
-    said = (
-        {precision: _said(turn.histories.get(precision, []), ago) for precision in PRECISIONS}
-        if turn
-        else {}
-    )
+    said = {precision: _said(turn, precision, ago) for precision in PRECISIONS} if turn else {}
     answered = {
         precision: messages[-1]["content"]
         for precision, messages in said.items()
-        if messages
-        and messages[-1]["role"] == "assistant"
-        and messages[-1].get("finish") != "failed"
+        if messages and messages[-1].get("finish") != "failed"
     }
     instructions = instructions_of(said[REFERENCE][-2]["content"]) if REFERENCE in answered else []
     if turn is None or not turn.is_over or not instructions:

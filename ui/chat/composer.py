@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from ui.app_state import PRIVATE
+from ui.app_state import PRIVATE, Offer
 from upq.decode import Decoding
 
 #: Of the models that ship with the app, all answer the first alike; in the others INT2 parts from FP16, INT4 hardly.
@@ -25,6 +25,8 @@ VIEWS = (
     ("Blind", "blind"),
 )
 SEND, STOP = "Send", "Stop"
+#: Tokens of the longest answer that the page asks for.
+LONGEST = 2048
 
 
 #: What the folded settings are called, and how much of a system prompt their name tells.
@@ -48,7 +50,7 @@ class Composer:
     problem: gr.HTML
 
 
-def build() -> Composer:
+def build(offer: Offer) -> Composer:
     """Lay out the message box with all that belongs to a question."""
     with gr.Column(elem_classes="card", elem_id="composer"):
         with gr.Row(elem_classes="examples", elem_id="examples") as examples:
@@ -71,7 +73,7 @@ def build() -> Composer:
         with gr.Row(elem_id="chat-choices"):
             mode = gr.Radio([AT_ONCE, IN_TURN], value=AT_ONCE, label="Answer", elem_id="mode")
             view = gr.Radio(VIEWS, value="text", label="View", elem_id="view")
-        system, decoding = _lay_out_system(), _lay_out_decoding()
+        system, decoding = _lay_out_system(), _lay_out_decoding(offer.longest(LONGEST))
     *_, seed, _ = decoding
     return Composer(
         message=message,
@@ -112,15 +114,16 @@ def system_words(text: str | None) -> str:
     return f"\u2713 System prompt: {told}"
 
 
-def _lay_out_decoding() -> list[Any]:
+def _lay_out_decoding(longest: int) -> list[Any]:
     start = Decoding()
+    start = replace(start, max_new_tokens=min(start.max_new_tokens, longest))
     with (
         gr.Accordion(
             decoding_words(*astuple(start)), open=False, elem_classes="chip", elem_id="decoding"
         ) as chip,
         gr.Row(),
     ):
-        limit = gr.Slider(8, 2048, start.max_new_tokens, step=8, label="Longest answer, tokens")
+        limit = gr.Slider(8, longest, start.max_new_tokens, step=8, label="Longest answer, tokens")
         temperature = gr.Slider(
             0, 2, start.temperature, step=0.05, label="Temperature", info="0 is greedy"
         )

@@ -110,7 +110,7 @@ def opened(app: App, conversation: Conversation, chosen: int | None) -> tuple[Tu
     turn = Turn(
         message=last.question,
         system=last.system,
-        decoding=_decoding(last.decoding),
+        decoding=decoding_of(last.decoding),
         one_at_a_time=False,
         run_id=run_id,
         models=models_behind(app, choice),
@@ -125,7 +125,7 @@ def opened(app: App, conversation: Conversation, chosen: int | None) -> tuple[Tu
     return turn, choice
 
 
-def _decoding(values: Mapping[str, Any]) -> Decoding:
+def decoding_of(values: Mapping[str, Any]) -> Decoding:
     """How answers are drawn; a setting that this version does not have is left out."""
     known = {setting.name for setting in dataclasses.fields(Decoding)}
     return Decoding(**{name: value for name, value in values.items() if name in known})
@@ -133,8 +133,8 @@ def _decoding(values: Mapping[str, Any]) -> Decoding:
 
 def _histories(exchanges: Sequence[Exchange]) -> dict[Precision, list[Message]]:
     histories: dict[Precision, list[Message]] = {}
-    for exchange in exchanges:
-        question: Message = {"role": "user", "content": exchange.question}
+    for number, exchange in enumerate(exchanges, 1):
+        question: Message = {"role": "user", "content": exchange.question, "turn": number}
         for precision, said in exchange.answers.items():
             histories.setdefault(precision, []).extend([question, _message(said)])
     return histories

@@ -13,7 +13,7 @@ from ui.app_state import App, Outputs
 from ui.chat.composer import IN_TURN, SEND, STOP
 from ui.chat.keep import exchanges_of
 from ui.chat.render_history import run_is_gone
-from ui.chat.turn import Turn, models_behind, without_last
+from ui.chat.turn import Turn, before_turn, models_behind
 from ui.html import notice
 from ui.requests import Question
 from upq.errors import UserError
@@ -138,7 +138,9 @@ def _past(before: Turn | None, replaces: bool) -> dict[str, Any]:
     if before is None:
         return {}
     return {
-        "histories": without_last(before.histories) if replaces else dict(before.histories),
+        "histories": before_turn(before.histories, before.number)
+        if replaces
+        else dict(before.histories),
         "earlier": before.earlier if replaces else exchanges_of(before),
         "thread": before.thread,
     }

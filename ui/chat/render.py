@@ -35,12 +35,15 @@ class _RoleAndContent(TypedDict):
 class Message(_RoleAndContent, total=False):
     """One message of a column, plain JSON. finish is "", "stop", "length", "cancelled" or "failed".
 
-    seconds: from the question to the last token; repeats: the answer ends in a loop; left_out: earlier turns that were
-    not read, because the model reads `limit` tokens at most.
+    turn: of a question its number in the conversation, from 1; seconds: from the question to the last token; repeats:
+    the answer ends in a loop; left_out: earlier turns that were not read, because the model reads `limit` tokens at
+    most; ids: the tokens of an answer, as long as the page is open.
     """
 
+    turn: int
     finish: str
     tokens: int
+    ids: Sequence[int]
     prompt_tokens: int
     seconds: float
     repeats: bool
@@ -58,25 +61,36 @@ def conversation(
 ) -> Html:
     """Draw the messages of a column in order; those of the last turn can be asked again.
 
-    reference is the FP16 column, with which each answer is compared in the view "words".
+    reference is the FP16 column, with whose answer to the same question each is compared in the view "words".
     """
     if not messages:
         return notice("empty", "Ask something.", "The same message goes to every column.")
-    partners = [message for message in reference if message["role"] == "assistant"]
+    partners = answers_by_turn(reference) if view == "words" else {}
     last = max(at for at, message in enumerate(messages) if message["role"] == "user")
     blocks: list[Html] = []
-    turn = 0
+    turn: int | None = None
     for at, message in enumerate(messages):
         if message["role"] == "user":
+            turn = message.get("turn")
             blocks.append(question(message, actions=at == last and len(messages) > last + 1))
             continue
-        other = partners[turn] if view == "words" and turn < len(partners) else None
         body = None
-        if other and precision != "FP16":
-            body = word_view(precision, other["content"], message["content"])
+        if turn in partners and precision != "FP16" and message.get("finish") != "failed":
+            body = word_view(precision, partners[turn]["content"], message["content"])
         blocks.append(answer(message, body))
-        turn += 1
     return tag("div", *blocks, class_="conversation")
+
+
+def answers_by_turn(messages: Sequence[Message]) -> dict[int, Message]:
+    """The answers of a column by the number of their question; one that failed is none."""
+    found: dict[int, Message] = {}
+    turn: int | None = None
+    for message in messages:
+        if message["role"] == "user":
+            turn = message.get("turn")
+        elif turn is not None and message.get("finish") != "failed":
+            found[turn] = message
+    return found
 
 
 def question(message: Message, actions: bool) -> Html:

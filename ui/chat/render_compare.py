@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ui.html import Html, fixed, join, percent, table, tag
 from upq.compare import REFERENCE, Comparison, Instruction, Outcome, Seen, TextPiece
+from upq.decode import Decoding
 
 #: From how many nats on a piece is shaded by which step.
 STEPS = (0.1, 0.5, 2.0)
@@ -24,26 +25,42 @@ HOW_TO = "Point at a piece of the answer, or go through it with the arrow keys."
 _VISIBLE = {"\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7"}
 
 
-def token_view(comparison: Comparison, question: str, source: str, temperature: float) -> Html:
+def token_view(comparison: Comparison, question: str, source: str, decoding: Decoding) -> Html:
     """Draw one answer with what each model thinks of it.
 
-    question: what it answers; source: whose answer it is; temperature: at which it was drawn.
+    question: what it answers; source: whose answer it is; decoding: how it was drawn.
     """
     words = [_piece(comparison, piece) for piece in comparison.pieces]
     name = f"Tokens of {source}'s answer"
     text = tag("div", *words, class_="tokens", role="listbox", dir="auto", aria_label=name)
     place = tag("div", tag("p", HOW_TO, class_="hint"), class_="told")
-    cut = f"Only the first {len(comparison.ids):,} tokens were read." if comparison.is_cut else None
+    remarks = [tag("p", words, class_="hint") for words in _remarks(comparison, source, decoding)]
     return join(
         [
             tag("p", question, class_="question", dir="auto"),
             tag("p", MEANING, class_="hint"),
             tag("div", text, place, class_="reading"),
-            tag("p", cut, class_="hint") if cut else None,
+            *remarks,
             _legend(),
-            _summary(comparison, temperature),
+            _summary(comparison, decoding.temperature),
         ]
     )
+
+
+def _remarks(comparison: Comparison, source: str, decoding: Decoding) -> list[str]:
+    """What has to be known of the figures, a sentence each."""
+    remarks = []
+    if comparison.is_cut:
+        remarks.append(f"Only the first {len(comparison.ids):,} tokens were read.")
+    if comparison.made_anew:
+        remarks.append(
+            f"The tokens were made of the kept text anew; {source} wrote it in others, which are not kept."
+        )
+    if decoding.temperature and decoding.repetition_penalty != 1:
+        remarks.append(
+            "The answer was drawn with a repetition penalty, so how often two draws differ is not told."
+        )
+    return remarks
 
 
 def read_by(view: Html, precision: str) -> Html:

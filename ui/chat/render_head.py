@@ -31,7 +31,13 @@ def column_head(
         tag("h3", precision, class_=kind),
         tag("span", line, _speed(precision, badge, reference or {}), class_="line"),
     )
-    return tag("details", summary, _details(badge, unknown), class_=f"column-head {kind}")
+    return tag(
+        "details",
+        summary,
+        _details(badge, unknown),
+        class_=f"column-head {kind}",
+        data_fold="head",
+    )
 
 
 def _speed(precision: Precision, badge: Badge, reference: Badge) -> Html | None:

@@ -31,8 +31,8 @@ def word_view(precision: Precision, reference: str, answer: str) -> Html:
     parting = tag("span", "\u25bc", class_="parting", title="here the answers part", role="img")
     parting_line = tag("p", parting, " here they part", class_="parting-line")
     ways = [
-        _way("FP16", "FP16 goes on", links_before),
-        _way(precision, f"{precision} goes on", links_after),
+        _way("FP16", links_before),
+        _way(precision, links_after),
     ]
     words = (
         f"The same as FP16 for {plural(same, 'word')}, then different."
@@ -96,7 +96,8 @@ def _text(words: list[str]) -> Html:
     return tag("div", "".join(words), class_="plain", dir="auto")
 
 
-def _way(precision: Precision, name: str, pieces: list[object]) -> Html:
+def _way(precision: Precision, pieces: list[object]) -> Html:
+    name = f"{precision} goes on" if any(pieces) else f"{precision} ends here"
     text = tag("div", *pieces, class_="plain", dir="auto")
     return tag("div", tag("b", name, class_=precision.lower()), text)
 

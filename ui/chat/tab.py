@@ -104,7 +104,7 @@ def build(app: App, header: Header) -> History:
     """Lay out the tab and wire it. Must be called inside its gr.Tab."""
     panes = columns.build()
     panel = compare.build()
-    box = composer.build()
+    box = composer.build(app.offer)
     vote.build(app, header, box.view, box.settings)
     announced = gr.HTML(js_on_load=ANNOUNCED, elem_classes="unseen", elem_id="announced")
     chat = Chat(

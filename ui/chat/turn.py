@@ -96,19 +96,28 @@ class Turn:
         return answering or bool(self.histories.get(precision))
 
     @property
+    def number(self) -> int:
+        """Which question of its conversation it is, from 1."""
+        return len(self.earlier) + 1
+
+    @property
     def is_over(self) -> bool:
         return all(event.is_set() for event in self.done.values())
 
 
-def without_last(
-    histories: Mapping[Precision, list[Message]],
+def before_turn(
+    histories: Mapping[Precision, list[Message]], number: int
 ) -> dict[Precision, list[Message]]:
-    """The messages of each column without its last question and what was answered to it."""
-    kept: dict[Precision, list[Message]] = {}
-    for precision, messages in histories.items():
-        asked = [at for at, message in enumerate(messages) if message["role"] == "user"]
-        kept[precision] = messages[: asked[-1]] if asked else []
-    return kept
+    """The messages of each column without the question of a number, and all behind it. A column that did not take part
+    in it stays as it is.
+    """
+    return {name: messages[: place_of(messages, number)] for name, messages in histories.items()}
+
+
+def place_of(messages: Sequence[Message], number: int) -> int:
+    """Where the question of a number stands in a column, or its end where it was not asked there."""
+    places = [at for at, message in enumerate(messages) if message.get("turn") == number]
+    return places[0] if places else len(messages)
 
 
 def _events() -> dict[Precision, threading.Event]:
@@ -204,7 +213,8 @@ def answer(
 
     The column's part of the turn always ends, also if the page is closed in the middle.
     """
-    asked: list[Message] = [*history, {"role": "user", "content": turn.message}]
+    question: Message = {"role": "user", "content": turn.message, "turn": turn.number}
+    asked: list[Message] = [*history, question]
     try:
         state = column(app, precision, chosen)
         if state.source:
@@ -295,6 +305,7 @@ def _reply(piece: Piece, seconds: float) -> Message:
     }
     if piece.done:
         message["repeats"] = text_repeats(piece.text)
+        message["ids"] = piece.ids
     if piece.left_out:
         message["left_out"], message["limit"] = piece.left_out, piece.limit
     return message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from ui.app_state import PRIVATE, App
+from ui.app_state import PRIVATE, App, Offer, Outputs
 from ui.checks import render
+from ui.drafts import Draft, Found, is_number
 from ui.header import Header
 from ui.html import PRECISIONS, parts
 from ui.requests import RunChecks
@@ -65,15 +66,76 @@ AMOUNTS = {
         " whole split has about 140, depending on the tokenizer.",
     ),
 }  # fmt: skip
-MAX_TOKENS = 512
+USUAL_TOKENS, MAX_TOKENS = 256, 512
+FIELDS = ("suite", "path", "amount", "tokens", "precisions")
 #: The choice of the report that follows the newest check.
 NEWEST = 0
 
 
-def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
-    """Lay out the form; return its fields in RunChecks' order, the run aside, the start button, and what it answers."""
+@dataclass
+class Form(Outputs):
+    """The components of the form: first its fields in RunChecks' order, the run aside."""
+
+    suite: gr.Radio
+    path: gr.Textbox
+    amount: gr.Slider
+    tokens: gr.Slider
+    precisions: gr.CheckboxGroup
+    hint: gr.HTML
+    types: gr.HTML
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The components that somebody fills in, by name."""
+        return {name: vars(self)[name] for name in FIELDS}
+
+    @classmethod
+    def fitted(cls, kept: Mapping[str, Any]) -> list[Any]:
+        """Values that make the form one of a suite, with what is kept of its fields, by name, and else the usual."""
+        suite = kept["suite"]
+        most, usual = amounts(suite)
+        has_answers = suite in ("builtin", "ifeval")
+        tokens = {"value": kept["tokens"]} if "tokens" in kept else {}
+        return cls.fill(
+            suite=suite,
+            path=gr.update(visible=suite != "builtin", value=kept.get("path", "")),
+            amount=gr.update(
+                maximum=most, value=kept.get("amount", usual), label=AMOUNTS[suite].label
+            ),
+            tokens=gr.update(visible=has_answers, **tokens),
+            precisions=kept.get("precisions", gr.skip()),
+            hint=render.hint(AMOUNTS[suite].hint),
+            types=gr.update(visible=has_answers),
+        )
+
+    def draft(self) -> Draft:
+        """What the browser remembers of the form."""
+        return Draft("checks", self.fields, self.outputs, self.restored)
+
+    @classmethod
+    def restored(cls, found: Found) -> list[Any]:
+        """Values that put back what fits; nothing where the suite is not offered. Each has amounts of its own."""
+        kept = {name: value for name, value in found.values.items() if name != "amount"}
+        if "suite" not in kept:
+            return cls.fill()
+        amount = found.kept.get("amount")
+        if is_number(amount, 1, amounts(kept["suite"])[0]):
+            kept["amount"] = amount
+        return cls.fitted(kept)
+
+
+def amounts(suite: str) -> tuple[int, int]:
+    """How much there is of a suite at most, and how much is usual."""
+    chosen = AMOUNTS[suite]
+    most = chosen.most or len(builtin_suite())
+    return most, chosen.usual or most
+
+
+def lay_out(offer: Offer) -> tuple[Form, gr.Button, gr.HTML]:
+    """Lay out the form; return it with the start button, and what it answers."""
     first, count = AMOUNTS["builtin"], len(builtin_suite())
-    suite = gr.Radio(SUITES, value="builtin", label="Suite", elem_id="suite")
+    suites = [one for one in SUITES if offer.suites is None or one[1] in offer.suites]
+    suite = gr.Radio(suites, value="builtin", label="Suite", elem_id="suite")
     hint = gr.HTML(render.hint(first.hint), elem_id="suite-hint")
     path = gr.Textbox(
         label="File on this machine",
@@ -81,7 +143,10 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
         visible=False,
     )
     amount = gr.Slider(1, count, count, step=1, label=first.label, elem_id="check-limit")
-    tokens = gr.Slider(16, MAX_TOKENS, 256, step=8, label="Longest answer, tokens")
+    longest = offer.longest(MAX_TOKENS)
+    tokens = gr.Slider(
+        16, longest, min(USUAL_TOKENS, longest), step=8, label="Longest answer, tokens"
+    )
     precisions = gr.CheckboxGroup(
         list(PRECISIONS),
         value=list(PRECISIONS),
@@ -92,27 +157,15 @@ def lay_out() -> tuple[list[Any], gr.Button, gr.HTML]:
     started = gr.HTML(elem_id="check-started")
     types = gr.HTML(render.unavailable_types(instruction_types()))
 
-    def fit(name: str) -> Any:
-        chosen = AMOUNTS[name]
-        has_answers = name in ("builtin", "ifeval")
-        return (
-            render.hint(chosen.hint),
-            gr.update(visible=name != "builtin", value=""),
-            gr.update(
-                maximum=chosen.most or count, value=chosen.usual or count, label=chosen.label
-            ),
-            gr.update(visible=has_answers),
-            gr.update(visible=has_answers),
-        )
-
-    suite.change(fit, suite, [hint, path, amount, tokens, types], **PRIVATE)
-    return [suite, path, amount, tokens, precisions], start, started
+    form = Form(suite, path, amount, tokens, precisions, hint, types)
+    suite.input(lambda name: Form.fitted({"suite": name}), suite, form.outputs, **PRIVATE)
+    return form, start, started
 
 
 def wire(
     app: App,
     header: Header,
-    form: list[Any],
+    form: Form,
     start: gr.Button,
     started: gr.HTML,
     newest: list[Any],
@@ -130,7 +183,7 @@ def wire(
         state = f"queued #{position}" if busy else "started"
         return parts.notice("done", f"Check run #{check_id}: {state}."), NEWEST, NEWEST
 
-    start.click(queue_check, [header.chosen, *form], [started, *newest], **PRIVATE)
+    start.click(queue_check, [header.chosen, *form.fields.values()], [started, *newest], **PRIVATE)
 
 
 def enqueue(app: App, asked: RunChecks) -> int:

@@ -19,6 +19,7 @@ from ui.checks import form as checks_form
 from ui.checks import render as render_checks
 from ui.checks.choices import Filter, Results, chosen_filter, filters
 from ui.checks.form import NAMES, NEWEST, texts
+from ui.drafts import Draft
 from ui.header import Header
 from ui.html import Html, join, parts, run_panel
 from upq.config import CheckConfig
@@ -61,12 +62,12 @@ class Report(Outputs):
     seen: gr.State
 
 
-def build(app: App, header: Header) -> None:
-    """Lay out the tab and wire it. Must be called inside its gr.Tab."""
+def build(app: App, header: Header) -> Draft:
+    """Lay out the tab and wire it; return what the browser remembers of it. Must be called inside its gr.Tab."""
     with gr.Row():
         with gr.Column(scale=4, min_width=320, elem_classes="card", elem_id="check-form"):
             gr.HTML(parts.panel_title("Run checks"))
-            form, start, started = checks_form.lay_out()
+            form, start, started = checks_form.lay_out(app.offer)
         with gr.Column(scale=7, min_width=400, elem_classes="card", elem_id="check-report"):
             selector = gr.Dropdown(
                 [("newest", NEWEST)], value=NEWEST, label="Results of", elem_id="check-selector"
@@ -111,6 +112,7 @@ def build(app: App, header: Header) -> None:
     selector.input(lambda value: value, selector, choice.chosen, **PRIVATE)
     checks_form.wire(app, header, form, start, started, choice.outputs)
     _wire_report(app, header, report, choice, started)
+    return form.draft()
 
 
 def _wire_report(

@@ -56,6 +56,10 @@ def _next_step(run: Run) -> str:
         return "It continues by itself as soon as a worker is free."
     if run.started_at is None:
         return "It had not started. Resume puts it into the queue again."
+    if run.kind == "check":
+        if not run.has_checkpoint:
+            return "Nothing of it was finished. Resume starts it over."
+        return "What it finished is kept; Resume goes on with the rest."
     if not run.has_checkpoint:
         return "It had not come to a checkpoint. Resume starts it over."
     again = "; again starts over with the same settings" if run.state == "failed" else ""

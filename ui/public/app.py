@@ -11,10 +11,10 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from ui.app_state import App, device_line
+from ui.app_state import App, Offer, device_line
 from ui.public import sign_in
 from ui.public.guarded import VisitorExports, VisitorModels, VisitorShared, VisitorStore
-from ui.public.limits import Limits
+from ui.public.limits import SUITES, Limits
 from ui.public.room import Room
 from ui.public.visitors import VisitorCookie, Visitors
 from ui.zero_gpu import ZeroGpu
@@ -69,9 +69,19 @@ class PublicApp(App):
         """Describe the machine that chat and runs compute on."""
         return "a borrowed GPU for answers, CPU for runs" if self.gpu else device_line()
 
+    @property
+    def offer(self) -> Offer:
+        """What visitors may have."""
+        limits = self.limits
+        return Offer(limits.models, limits.presets, False, SUITES, limits.tokens)
+
+    def admit_run(self, config: RunConfig) -> None:
+        """Raises UserError("not_for_visitors") for a run that visitors may not have."""
+        self.limits.judge_run(config)
+
     def ready(self, config: RunConfig, chosen: Collection[str] = ()) -> RunConfig:
         """App.ready within the limits: nothing of a model that visitors may not have is looked at."""
-        self.limits.judge_run(config)
+        self.admit_run(config)
         return super().ready(config, chosen)
 
     def admit_check(self, suite: str, path: str, max_tokens: int) -> None:

@@ -39,13 +39,15 @@ class Difference(NamedTuple):
     chosen: str
 
 
-def build(start: Mapping[str, dict[str, Any]], elsewhere: typing.Container[str]) -> dict[str, Any]:
+def build(
+    start: Mapping[str, dict[str, Any]], elsewhere: typing.Container[str], *, visible: bool = True
+) -> dict[str, Any]:
     """Lay out the fields of all settings but those `elsewhere`; path -> component. Must be called inside a gr.Blocks.
 
-    start: the settings as they are in the beginning, path -> value, type, help and range.
+    start: the settings as they are in the beginning, path -> value, type, help and range; visible: they can be changed.
     """
     fields: dict[str, Any] = {}
-    with gr.Accordion("Advanced: every setting", open=False, elem_id="advanced"):
+    with gr.Accordion("Advanced: every setting", open=False, visible=visible, elem_id="advanced"):
         gr.HTML(render_settings.search_box(), elem_id="settings-search")
         for section, title in SECTIONS.items():
             place = render_settings.section_id(section)

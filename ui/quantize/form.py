@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
-from ui.app_state import PRIVATE, App
+from ui.app_state import PRIVATE, App, Offer
+from ui.drafts import Draft, Found
 from ui.html import BUNDLED_NAME, METHOD_NAMES, Html, parts
 from ui.quantize import advanced, render, render_settings
 from ui.quantize.advanced import Difference
@@ -32,6 +34,9 @@ MODEL_CHOICES = [
     ("Hugging Face hub id", "hub"),
     ("Path on this machine", "path"),
 ]
+#: The choices of a model that the text beside them names.
+NAMED_BY_TEXT = ("hub", "path")
+USUAL_PRESET = "quick"
 DATA_CHOICES = [("built-in prompts", "builtin"), ("hub dataset", "hub"), ("local file", "file")]
 METHOD_LINES = {
     "rotated_upq": "Rotated UPQ, ours, best here: rotate, round so that errors cancel, train as UPQ does",
@@ -103,10 +108,13 @@ class RunForm:
         return [*(values[name] for name in self.named), shows_data]
 
 
-def build() -> RunForm:
-    """Lay out the form. Must be called inside a gr.Blocks."""
-    start = dict(settings(preset("quick")))
-    model_kind = gr.Radio(MODEL_CHOICES, value="bundled", label="Model", elem_id="model-kind")
+def build(offer: Offer | None = None) -> RunForm:
+    """Lay out the form with what it is to offer. Must be called inside a gr.Blocks."""
+    offer = offer or Offer()
+    first = USUAL_PRESET if USUAL_PRESET in offer.presets else offer.presets[0]
+    start = dict(settings(preset(first)))
+    models = MODEL_CHOICES if offer.models is None else list(map(_choice_of, offer.models))
+    model_kind = gr.Radio(models, value=models[0][1], label="Model", elem_id="model-kind")
     model_text = gr.Textbox(
         visible=False,
         label="Hub id, folder or GGUF file",
@@ -121,22 +129,24 @@ def build() -> RunForm:
         elem_id="method",
     )
     preset_choice = gr.Radio(
-        [(f"{name}: {PRESET_WORDS[name]}", name) for name in PRESETS],
-        value="quick",
+        [(f"{name}: {PRESET_WORDS[name]}", name) for name in PRESETS if name in offer.presets],
+        value=first,
         label="Preset",
         elem_classes="stacked",
         elem_id="preset",
     )
-    data_source = gr.Radio(DATA_CHOICES, value="builtin", label="Training data")
+    data_source = gr.Radio(
+        DATA_CHOICES, value="builtin", label="Training data", visible=offer.has_settings
+    )
     with gr.Group(visible=False) as data_fields:
         fields = {
             path: gr.Textbox(start[path]["value"], label=label, info=start[path]["help"])
             for path, label in DATA_FIELDS.items()
         }
     form = RunForm(model_kind, model_text, method, preset_choice, data_source, data_fields, fields)
-    form.fields.update(advanced.build(start, PLAIN))
+    form.fields.update(advanced.build(start, PLAIN, visible=offer.has_settings))
     model_kind.change(
-        lambda kind: gr.update(visible=kind != "bundled"),
+        lambda kind: gr.update(visible=kind in NAMED_BY_TEXT),
         model_kind,
         model_text,
         **PRIVATE,
@@ -150,14 +160,18 @@ def build() -> RunForm:
     return form
 
 
+def _choice_of(source: str) -> tuple[str, str]:
+    """The choice of one model of a form that offers only some."""
+    return (MODEL_CHOICES[0][0] if source == "bundled" else source), source
+
+
 def config_of(form: RunForm, values: Sequence[Any]) -> RunConfig:
     """Return the form's values as a config. Raises UserError("bad_config")."""
     chosen = form.read(values)
-    source = (chosen["model_text"] or "").strip()
-    if chosen["model_kind"] == "bundled":
-        source = "bundled"
+    kind = chosen["model_kind"]
+    source = (chosen["model_text"] or "").strip() if kind in NAMED_BY_TEXT else kind
     if not source:
-        is_hub = chosen["model_kind"] == "hub"
+        is_hub = kind == "hub"
         what = "hub id, e.g. owner/name" if is_hub else "folder or GGUF file"
         raise UserError("bad_config", f"The model is empty; expected a {what}.")
     changes = {
@@ -179,8 +193,9 @@ def _shown(form: RunForm, config: RunConfig) -> dict[str, Any]:
     known = {path: spec["value"] for path, spec in settings(config)}
     source = config.model.source
     looks_local = source.startswith(("/", ".", "~")) or source.endswith(".gguf")
-    kind = "bundled" if source == "bundled" else "path" if looks_local else "hub"
-    text = gr.update(value="" if kind == "bundled" else source, visible=kind != "bundled")
+    is_offered = source in [value for _, value in form.model_kind.choices]
+    kind = source if is_offered else "path" if looks_local else "hub"
+    text = gr.update(value="" if is_offered else source, visible=not is_offered)
     return {
         "model_kind": kind,
         "model_text": text,
@@ -197,6 +212,35 @@ def preset_values(
     """Return values for the settings that a preset and a method stand for; the chosen model stays."""
     model = {"model_kind": model_kind, "model_text": model_text}
     return form.fill(_shown(form, preset(name, method)) | model)
+
+
+def draft_of(form: RunForm, restored: gr.State) -> Draft:
+    """Let the browser remember the form. restored: changes when it was put back. Must be called inside the page."""
+
+    def restore(found: Found) -> list[Any]:
+        values = put_back(form, found.values)
+        return [*form.fill(values), time.time()] if values else [gr.skip()] * len(outputs)
+
+    outputs = [*form.outputs, restored]
+    return Draft("run", form.named, outputs, restore)
+
+
+def put_back(form: RunForm, kept: dict[str, Any]) -> dict[str, Any]:
+    """Return what each component shows for kept values, by name; nothing where there are none.
+
+    Settings belong to a preset: of one that is not offered any more only the model is left.
+    """
+    model = {name: kept[name] for name in ("model_kind", "model_text") if name in kept}
+    if not {"preset", "method"} <= kept.keys():
+        kept = model
+    if not kept:
+        return {}
+    name, method = kept.get("preset", form.preset.value), kept.get("method", form.method.value)
+    kind = kept.get("model_kind", form.model_kind.value)
+    usual = _shown(form, preset(name, method)) | {"model_kind": kind, "model_text": ""}
+    values = usual | kept
+    shows_text = kind in NAMED_BY_TEXT
+    return values | {"model_text": gr.update(value=values["model_text"], visible=shows_text)}
 
 
 def differences(form: RunForm, values: Sequence[Any]) -> list[Difference]:

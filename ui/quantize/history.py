@@ -97,6 +97,7 @@ def _act(app: App, action: str, run_id: int, text: str) -> tuple[Any, Any, Any]:
         app.store.delete(run.id)
         return parts.notice("done", f"Run #{run.id} is deleted."), NEWEST, gr.skip()
     if action == "again":
+        app.admit_run(run_form.config_of_run(run.config))
         words = f"The form holds the settings of run #{run.id}."
         return parts.notice("done", words, "Press Start."), gr.skip(), (run.id, time.time())
     if action == "star":

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ui.app_state import PRIVATE, App
+from ui.drafts import Draft
 from ui.header import Header, clicked_run
 from ui.html import parts
 from ui.quantize import advanced, history, panel
@@ -33,18 +34,18 @@ class Desk:
     started: gr.HTML
 
 
-def build(app: App, header: Header, tabs: gr.Tabs) -> None:
-    """Lay out the tab and wire it. Must be called inside its gr.Tab."""
+def build(app: App, header: Header, tabs: gr.Tabs) -> Draft:
+    """Lay out the tab and wire it; return what the browser remembers of it. Must be called inside its gr.Tab."""
     choice = Choice(gr.State(NEWEST), gr.State(NEWEST))
     with gr.Row():
         with gr.Column(scale=4, min_width=340, elem_classes="card", elem_id="new-run"):
-            desk = _lay_out_desk()
+            desk = _lay_out_desk(app)
         with gr.Column(scale=7, min_width=400):
             with gr.Column(elem_classes="card", elem_id="live"):
                 live = panel.lay_out(desk.started)
             with gr.Column(elem_classes="card"):
                 past = history.lay_out()
-    _wire_desk(app, header, desk, choice)
+    restored = _wire_desk(app, header, desk, choice)
     panel.wire(app, header, tabs, live, choice, past.message)
     history.wire(app, header, desk.form, past, choice)
 
@@ -52,11 +53,12 @@ def build(app: App, header: Header, tabs: gr.Tabs) -> None:
         return _open_live(app, event)
 
     header.status.click(open_live, None, [tabs, choice.shown], **PRIVATE)
+    return run_form.draft_of(desk.form, restored)
 
 
-def _lay_out_desk() -> Desk:
+def _lay_out_desk(app: App) -> Desk:
     gr.HTML(parts.panel_title("New run"))
-    form = run_form.build()
+    form = run_form.build(app.offer)
     changes = gr.HTML(
         js_on_load=advanced.SCRIPT.read_text(encoding="utf-8"), elem_id="settings-changes"
     )
@@ -67,8 +69,9 @@ def _lay_out_desk() -> Desk:
     return Desk(form, changes, expected, start, started)
 
 
-def _wire_desk(app: App, header: Header, desk: Desk, choice: Choice) -> None:
-    form, lookups = desk.form, gr.State(Lookups())
+def _wire_desk(app: App, header: Header, desk: Desk, choice: Choice) -> gr.State:
+    """Wire the form; return a state whose change tells that the form was filled."""
+    form, lookups, filled = desk.form, gr.State(Lookups()), gr.State(0.0)
 
     def estimate(numbers: Lookups, *values: Any) -> Iterator[Any]:
         number, changes = numbers.begin(), run_form.changes_html(form, values)
@@ -97,6 +100,7 @@ def _wire_desk(app: App, header: Header, desk: Desk, choice: Choice) -> None:
     changed = [component.change for component in plain]
     changed += [getattr(component, _settled(component)) for component in typed]
     changed.append(header.catalogs["quantize"].change)  # a run may have ended and taught us speeds
+    changed.append(filled.change)
     asked: dict[str, Any] = {
         "fn": estimate,
         "inputs": [lookups, *form.inputs],
@@ -111,6 +115,7 @@ def _wire_desk(app: App, header: Header, desk: Desk, choice: Choice) -> None:
         [form.preset.input, form.method.input], take_preset, chosen, form.outputs, **PRIVATE
     ).then(**asked)
     desk.changes.click(reset, form.inputs, form.outputs, **PRIVATE).then(**asked)
+    return filled
 
 
 def _settled(component: Any) -> str:

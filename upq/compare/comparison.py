@@ -1,7 +1,8 @@
 """A conversation and one answer to it, compared token by token: pieces of the text, and what each model thinks of them.
 
-The answer is a text, as it is shown and kept. It is tokenized as the next turn of a chat would read it; where the model
-ended it by itself, the token that ends an answer is read as well.
+The tokens are those that the model wrote, where they are still known. Of an answer that was kept there is the text: it
+is tokenized as the next turn of a chat would read it, and where the model ended it by itself, the token that ends an
+answer is read as well.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ _EXCHANGE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as a chat keeps it. ended: the model ended it by itself."""
+    """An answer as a chat has it. ended: the model ended it by itself; ids: the tokens that it wrote, if they are still
+    known; tokens: how many they were, 0 if that is not known either.
+    """
 
     text: str
     ended: bool
+    ids: Sequence[int] = ()
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Comparison:
     """What each model thinks of one answer.
 
     ids: its tokens; seen: by precision, FP16's first; texts: of each token that is told of; is_cut: the answer goes on
-    behind what was compared.
+    behind what was compared; made_anew: the model wrote other tokens, of which only the text is left.
     """
 
     ids: list[int]
@@ -46,6 +51,7 @@ class Comparison:
     seen: dict[str, Seen]
     texts: dict[int, str]
     is_cut: bool
+    made_anew: bool = False
 
     @cached_property
     def others(self) -> dict[str, Seen]:
@@ -105,7 +111,8 @@ def compare(
     prompt, _ = fitted(tokenizer, said, limit, drawn.max_new_tokens)
     whole = answer_ids(reference, answer)
     ids = whole[:MOST_TOKENS]
-    seen = read_answer(models, prompt, ids, Sampling(drawn.temperature, drawn.top_p))
+    sampling = Sampling(drawn.temperature, drawn.top_p, drawn.repetition_penalty)
+    seen = read_answer(models, prompt, ids, sampling)
     likely = {token for one in seen.values() for best in one.likeliest for token, _ in best}
     return Comparison(
         ids=ids,
@@ -113,11 +120,14 @@ def compare(
         seen=seen,
         texts=token_texts(tokenizer, likely | set(ids)),
         is_cut=len(whole) > len(ids),
+        made_anew=not answer.ids and answer.tokens not in (0, len(whole)),
     )
 
 
 def answer_ids(model: Model, answer: Answer) -> list[int]:
     """The tokens of an answer, with the one that ends it where the model ended it."""
+    if answer.ids:
+        return list(answer.ids)
     tokenizer = model.tokenizer
     ids = encode(tokenizer, answer.text, plain=True)
     return [*ids, _end_of_answer(model)] if answer.ended else ids

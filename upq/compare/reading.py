@@ -45,6 +45,12 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether it is worked out how often two draws differ: a penalty makes that depend on all tokens before."""
+        return self.temperature > 0 and self.repetition_penalty == 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Seen:
     likeliest: token ids, the likeliest first, and their probabilities; given: probability of the token that stands
     there; kl: KL(FP16 || model) in nats; flipped: whether the likeliest token is another than FP16's; differs: the
     share of draws in which a sample of FP16 and one of this model are different tokens, 1 - sum p q, and of FP16
-    itself the noise floor 1 - sum p p; empty where nothing is drawn.
+    itself the noise floor 1 - sum p p; empty where Sampling has no floor.
     """
 
     likeliest: list[list[tuple[int, float]]]
@@ -85,7 +91,7 @@ class Seen:
 
     @property
     def mean_differs(self) -> float | None:
-        """Mean of `differs`; None where nothing is drawn."""
+        """Mean of `differs`; None where there are none."""
         return sum(self.differs) / len(self.differs) if self.differs else None
 
     def worst(self, count: int) -> list[int]:
@@ -192,7 +198,7 @@ def _compared(
     logits = rows[REFERENCE]
     total = logits.logsumexp(-1, keepdim=True)
     p = (logits - total).exp()
-    drawn = _drawn(logits, sampling) if sampling.temperature else None
+    drawn = _drawn(logits, sampling) if sampling.has_floor else None
     likeliest = logits.topk(1).indices[:, 0]
     for name, others in rows.items():
         other_total = others.logsumexp(-1, keepdim=True)

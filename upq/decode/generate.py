@@ -62,7 +62,7 @@ class Piece:
 
     first_token_s: from the request to the first token, seconds; tokens_per_s: decoding only, from the second on.
     left_out: turns at the beginning of the conversation that the model did not read; limit: what it reads at most,
-    prompt and answer, tokens.
+    prompt and answer, tokens. ids: of the last piece the tokens that were written, the one that ended it among them.
     """
 
     text: str
@@ -74,6 +74,7 @@ class Piece:
     finish: Literal["", "stop", "length", "cancelled"]
     left_out: int = 0
     limit: int = 0
+    ids: tuple[int, ...] = ()
 
 
 @torch.inference_mode()
@@ -123,6 +124,7 @@ def stream(
                 finish=finish,
                 left_out=left_out,
                 limit=limit,
+                ids=tuple(answer) if finish else (),
             )
 
 

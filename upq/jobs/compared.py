@@ -97,7 +97,7 @@ def compared(models: Models, run: Run, request: Request) -> Compared:
     comparison = read(
         served,
         request.conversation,
-        Answer(answer.text, ended=answer.finish == "stop"),
+        Answer(answer.text, ended=answer.finish == "stop", ids=answer.ids),
         request.decoding,
     )
     judged = outcomes(instructions, {name: piece.text for name, piece in answers.items()})

@@ -7,9 +7,9 @@ this machine reached in its last runs, or over a cautious default until there wa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from upq.config import (
     QUANTIZED,
@@ -195,19 +195,20 @@ def _answers(config: RunConfig) -> int:
 
 
 def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
-    """Multiplications per second by stage, each from the newest finished quantization run that had the stage."""
+    """Multiplications per second by stage, each from the newest finished quantization run that had the stage.
+
+    Time in which a run stood aside or was interrupted is not counted. A run that no worker here held tells nothing.
+    """
     rates: dict[str, float] = {}
     for run in runs:
-        if run.kind != "quantize" or run.state != "done" or run.attempt != 1:
+        if run.kind != "quantize" or run.state != "done" or run.attempt < 1:
             continue
         config = RunConfig.from_values(run.config)
         try:
             shape = shape_of(config)
         except UserError:
             continue
-        spent = {
-            name: (times["ended"] or 0) - times["started"] for name, times in run.stages.items()
-        }
+        spent = {name: _worked_s(run, times) for name, times in run.stages.items()}
         found = {
             name: amount / spent[name]
             for name, amount in work(config, shape).items()
@@ -215,6 +216,14 @@ def measured_rates(runs: Iterable[Run]) -> dict[str, float]:
         }
         rates = found | rates
     return rates
+
+
+def _worked_s(run: Run, times: Mapping[str, Any]) -> float:
+    """Seconds worked in a stage; 0 where they are not known, as of a run with pauses from an older version."""
+    if not times["ended"]:
+        return 0.0
+    since = times["ended"] - times["started"] if run.attempt == 1 else 0.0
+    return times.get("seconds", since)
 
 
 def _saved_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:

@@ -84,7 +84,8 @@ def resume(db: Database, run: Run, now: float) -> str:
         [next_revision(db), run.id],
     )
     add_log(db, run.id, [(now, "Resumed by hand.")])
-    where = "goes on from its last checkpoint" if run.has_checkpoint else "starts over"
+    kept = "with what is left of it" if run.kind == "check" else "from its last checkpoint"
+    where = f"goes on {kept}" if run.has_checkpoint else "starts over"
     return f"Run {run.id} is queued again and {where}."
 
 

@@ -175,3 +175,25 @@ def test_a_comparison_tells_all_in_json(tiny: LoadedModel, monkeypatch: pytest.M
     cut = compare(pair(tiny), CONVERSATION, Answer("Sky: 🦊!", ended=True))
     assert (cut.text, cut.is_cut) == ("Sky", True)
     assert cut.to_json()["noise_floor"] is None
+
+
+def test_tokens_that_the_model_wrote_are_read_as_they_are(tiny: LoadedModel) -> None:
+    whole = answer_ids(pair(tiny)["FP16"], Answer("Sky", ended=True))
+    special = [*whole[:-1], 4, whole[-1]]  # <s> in the middle, which no text shows
+    found = compare(pair(tiny), CONVERSATION, Answer("Sky", ended=True, ids=special, tokens=5))
+    assert found.ids == special
+    assert not found.made_anew
+
+
+@pytest.mark.parametrize(("tokens", "made_anew"), [(0, False), (4, False), (7, True)])
+def test_a_kept_text_tells_where_its_tokens_were_others(
+    tiny: LoadedModel, tokens: int, made_anew: bool
+) -> None:
+    found = compare(pair(tiny), CONVERSATION, Answer("Sky", ended=True, tokens=tokens))
+    assert found.made_anew is made_anew
+
+
+def test_where_a_penalty_was_set_no_floor_is_told(tiny: LoadedModel) -> None:
+    drawn = Decoding(temperature=0.5, repetition_penalty=1.2)
+    found = compare(pair(tiny), CONVERSATION, Answer("Sky", ended=True), drawn)
+    assert found.to_json()["noise_floor"] is None

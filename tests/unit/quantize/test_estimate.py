@@ -249,6 +249,18 @@ def finished_run(store: Store, config: Any, seconds: float) -> Run:
     return dataclasses.replace(run, state="done", attempt=1, stages=times)
 
 
+def test_a_run_that_stood_aside_teaches_by_the_time_it_worked(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "upq.db")
+    run = finished_run(store, tiny_config(tiny_model_dir), 500.0)
+    amounts = work(tiny_config(tiny_model_dir), inspect(str(tiny_model_dir), None, 32, 32))
+    stages = {name: {**times, "seconds": 10.0} for name, times in run.stages.items()}
+    aside = dataclasses.replace(run, attempt=2, stages=stages)
+    assert measured_rates([aside]) == {name: amount / 10.0 for name, amount in amounts.items()}
+    store.close()
+
+
 def test_each_speed_comes_from_the_newest_finished_run_that_had_the_stage(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -258,7 +270,8 @@ def test_each_speed_comes_from_the_newest_finished_run_that_had_the_stage(
     amounts = work(config, inspect(str(tiny_model_dir), None, 32, 32))
     rates = measured_rates([dataclasses.replace(run, state="failed"), run])
     assert rates == {name: amount / 10.0 for name, amount in amounts.items()}
-    assert measured_rates([dataclasses.replace(run, attempt=2)]) == {}, "it was interrupted"
+    assert measured_rates([dataclasses.replace(run, attempt=0)]) == {}, "it was made elsewhere"
+    assert measured_rates([dataclasses.replace(run, attempt=2)]) == {}, "how long it paused is lost"
     assert measured_rates([finished_run(store, config, 0.5)]) == {}, "too short to tell"
     no_training = tiny_config(tiny_model_dir, "rtn")
     rounded = finished_run(store, no_training, 20.0)
