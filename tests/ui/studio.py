@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +64,13 @@ def stop_app(process: subprocess.Popen[bytes]) -> int:
     """Ask the app to end as Ctrl-C does and return its exit code."""
     process.send_signal(signal.SIGTERM)
     return process.wait(STOP_S)
+
+
+@contextmanager
+def running(folder: Path, *, shipped: bool = False, hub: str = "") -> Iterator[str]:
+    """The address of an app that is started as `start_app` does, and ends with the block."""
+    url, process = start_app(folder, shipped=shipped, hub=hub)
+    try:
+        yield url
+    finally:
+        stop_app(process)
