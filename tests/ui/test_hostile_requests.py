@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -108,8 +109,35 @@ def is_right(name: str, answer: Answer) -> bool:
     return len(answer.results) == 1 and isinstance(last, kinds.get(name, str))
 
 
-def judge(app: OpenApp, name: str, answer: Answer) -> None:
+def fits(schema: Mapping[str, Any], value: Any) -> bool:
+    """Tell whether what is published of an argument allows a value."""
+    if "enum" in schema:
+        return isinstance(value, str) and value in schema["enum"]
+    if schema["type"] == "array":
+        return isinstance(value, list) and all(fits(schema["items"], one) for one in value)
+    if schema["type"] == "string":
+        return isinstance(value, str) and len(value) <= schema["maxLength"]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_within = is_number and schema["minimum"] <= value <= schema["maximum"]
+    return is_within and (schema["type"] == "number" or value == int(value))
+
+
+def may_answer(request: type[Request], asked: Mapping[str, Any] | list[Any]) -> bool:
+    """Tell whether all arguments are there, none is too many, and each is as it is published."""
+    schema = request.model_json_schema()
+    names = list(request.model_fields)
+    if isinstance(asked, list):
+        if len(asked) > len(names):
+            return False
+        asked = dict(zip(names, asked, strict=False))
+    return set(schema.get("required", ())) <= asked.keys() <= set(names) and all(
+        fits(schema["properties"][name], value) for name, value in asked.items()
+    )
+
+
+def judge(app: OpenApp, name: str, answer: Answer, may_answer: bool) -> None:
     if answer.refusal is None:
+        assert may_answer, "what its published range excludes is refused"
         assert is_right(name, answer), answer
     else:
         assert SENTENCES.fullmatch(answer.refusal), answer.refusal
@@ -134,11 +162,13 @@ def search(app: OpenApp, name: str, count: int, by_http: bool) -> None:
     @given(by_name | by_name | by_place)
     def answered(asked: Any) -> None:
         if by_http and isinstance(asked, dict):
-            judge(app, name, app.call(name, asked, by_name=True))
+            answer = app.call(name, asked, by_name=True)
         elif by_http:
-            judge(app, name, app.call(name, {"data": asked}))
+            answer = app.call(name, {"data": asked})
         else:
-            judge(app, name, app.ask(name, in_order(request, asked)))
+            asked = in_order(request, asked)
+            answer = app.ask(name, asked)
+        judge(app, name, answer, may_answer(request, asked))
 
     answered()
 
