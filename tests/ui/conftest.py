@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 from tests.ui.lab import Lab
 from tests.ui.open_app import HANG_S, OpenApp, TinyModels
 from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, go, note_stranger
-from tests.ui.studio import Studio, start_app, stop_app
+from tests.ui.studio import Studio, free_port, start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
 from ui import App, build, launch
 from upq.jobs import Supervisor
@@ -44,7 +44,7 @@ def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
         models = TinyModels(store, tiny_model_dir)
         exports = Exports(store, exports_dir(folder))
         page = build(App(store, models, Supervisor(store, folder), folder, exports))
-        url = launch(page, "127.0.0.1", None, None, folder)
+        url = launch(page, "127.0.0.1", free_port(), None, folder)
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             yield OpenApp(page, client, store, run_id, scratch)
         page.close(verbose=False)
