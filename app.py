@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from upq.jobs import Supervisor
 
 MINIMUM_PYTHON = (3, 10)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: Seconds between two looks whether to end: a signal that another thread gets does not wake the one that handles it.
 LOOK_S = 1.0
 NEEDED = ("gradio", "torch", "transformers", "sqlite_utils")
@@ -86,6 +85,7 @@ def serve(options: argparse.Namespace) -> None:
     from upq.files import sweep  # noqa: PLC0415
     from upq.jobs import shipped, supervisor  # noqa: PLC0415
     from upq.models import bundled, serving_device  # noqa: PLC0415
+    from upq.serve import is_local  # noqa: PLC0415
     from upq.store import data_dir, exports_dir, open_store  # noqa: PLC0415
 
     folder = data_dir(options.data_dir)
@@ -107,7 +107,7 @@ def serve(options: argparse.Namespace) -> None:
         url = launch(page, options.host, options.port, credentials(options.auth_file), folder)
         app.unpacking = None if options.without_shipped else shipped.start(store, folder)
         print(f"UPQ Studio is at {url}; its data are in {folder}. Ctrl-C ends it.", flush=True)
-        if options.host not in LOOPBACK and not (options.auth_file or is_public(options)):
+        if not is_local(options.host) and not (options.auth_file or is_public(options)):
             sentence = "Anyone who reaches this address can use it; see --auth-file and --public."
             print(sentence, file=sys.stderr)
         while not stopped.wait(LOOK_S):
@@ -134,13 +134,14 @@ def app_of(
     from ui.public import Limits, PublicApp  # noqa: PLC0415
     from upq.jobs import Models  # noqa: PLC0415
     from upq.jobs.export_folder import Exports  # noqa: PLC0415
+    from upq.serve import is_local  # noqa: PLC0415
     from upq.store import exports_dir  # noqa: PLC0415
 
     if is_public(options):
         return PublicApp.of(place, worker, Limits.from_environment(), gpu)
     exports = Exports(place.store, exports_dir(place.folder))
     # With this machine's token: only where nobody else reaches the page.
-    may_publish = options.host in LOOPBACK
+    may_publish = is_local(options.host)
     return App(place.store, Models(place.store), worker, place.downloads, exports, may_publish)
 
 

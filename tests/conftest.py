@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -53,13 +53,18 @@ def pytest_report_header() -> str:
     return ", ".join([*versions, f"SQLite {sqlite3.sqlite_version}"])
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte and six special ones: 262 ids, ChatML."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def make_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+    """Six special tokens, one per byte and one per merge: 262 ids without merges, ChatML."""
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
     vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    return chatting(backend)
+
+
+def chatting(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer with the special tokens and ChatML."""
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<|endoftext|>",

@@ -26,9 +26,9 @@ HOUSE = House(ROOT)
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 #: Modules of upq that may stand in no wing, `__init__` and `__main__` among them.
-MAX_OWN_MODULES = 8
+MAX_OWN_MODULES = 9
 
-_MODELS = "kernels version errors files killable context machine config layers models"
+_MODELS = "kernels version errors units files killable context machine config layers models"
 _ALGORITHMS = f"{_MODELS} decode artifact data training evaluation quantize"
 #: What each wing may import when it runs, itself aside: wings, modules of upq that stand in none, or one module of a
 #: wing, such as artifact.format. `version` is the face of upq.
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "kernels": "",
     "version": "",
     "errors": "",
+    "units": "",
     "files": "",
     "killable": "",
     "context": "",
@@ -57,9 +58,9 @@ MAY_IMPORT = {
     "serve": "version errors files config decode jobs store",
     "cli": f"{_ALGORITHMS} store jobs export compare serve",
     "ui": "config context decode evaluation compare export quantize.estimate quantize.ready jobs store errors files"
-    " machine",
+    " machine units",
     "bench": f"{_ALGORITHMS} store jobs serve cli export compare",
-    "app": f"{_ALGORITHMS} store jobs ui",
+    "app": f"{_ALGORITHMS} store jobs serve ui",
 }
 #: What the package of a tab may import of ui, itself aside; results shows the checks' score table as well.
 _SHARED_BY_TABS = {"ui.html", "ui.app_state", "ui.drafts", "ui.header", "ui.requests"}

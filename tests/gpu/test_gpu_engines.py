@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from tests.support.engine_cases import (
+    VOCABULARY,
+    check_neighbours,
+    generated,
+    greedy,
+    random_model,
+    random_prompts,
+)
 from tests.support.grids import GRIDS
 from tests.support.native_cases import surrounded
 from upq.decode import TransformersEngine, answers, engine_for
@@ -61,16 +68,7 @@ def test_graphs_give_the_tokens_of_transformers(kind: str, settings: dict[str, A
 
 
 def test_a_refilled_row_and_its_neighbour_keep_apart_on_a_gpu() -> None:
-    engine = TransformersEngine(random_model("llama", {}).to("cuda"))
-    first, second, third = random_prompts(30, 12, 5)
-    session = engine.session(2, 64)
-    whole = greedy(engine.session(1, 64), 0, second, 12)
-    answer = [int(session.prefill(1, second).argmax())]
-    for other in (first, third):
-        assert greedy(session, 0, other, 4) == greedy(engine.session(1, 64), 0, other, 4)
-        for _ in range(5):
-            answer.append(int(session.step([1], answer[-1:])[0].argmax()))
-    assert answer == whole[: len(answer)]
+    check_neighbours(random_model("llama", {}).to("cuda"))
 
 
 @pytest.mark.parametrize(("precision", "kind"), PACKED)

@@ -1,13 +1,19 @@
 """Runs whose rotations are absorbed into the weights, from folder to chat: plain artifacts of the same function."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.families import family_folder
-from tests.support.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
+from tests.support.helpers import (
+    RecordingContext,
+    Stop,
+    digests,
+    quantized,
+    stop_after,
+    tiny_config,
+)
 from upq.artifact import Artifact
 from upq.artifact.assembly import assemble
 from upq.config import RunConfig
@@ -21,16 +27,6 @@ from upq.quantize.pipeline import run_quantization
 ABSORBED: dict[str, Any] = {"int4__rotation": "absorbed", "int2__rotation": "absorbed"}
 #: Largest mean KL of INT4 of a tiny random model, in nats; in another basis than its embedding's it is above 1.
 LARGEST_INT4 = 0.05
-
-
-def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:
-    context = RecordingContext(folder, stop)
-    run_quantization(config, context)
-    return context
-
-
-def digests(context: RecordingContext) -> dict[str, str]:
-    return {name: digest(artifact) for name, artifact in context.artifacts.items()}
 
 
 def kl(context: RecordingContext) -> dict[str, float]:
@@ -52,7 +48,7 @@ def config(folder: Path) -> RunConfig:
 @pytest.fixture(scope="module")
 def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RecordingContext:
     """One uninterrupted run; leave it as it is."""
-    return run(config, tmp_path_factory.mktemp("finished"))
+    return quantized(config, tmp_path_factory.mktemp("finished"))
 
 
 def test_what_is_measured_is_the_distance_to_the_untouched_model(
@@ -62,7 +58,7 @@ def test_what_is_measured_is_the_distance_to_the_untouched_model(
     assert abs(found["FP16"]) < 1e-6
     assert 0 < found["INT4"] < LARGEST_INT4
     assert found["INT4"] < found["INT2"] < found["RTN INT2"]
-    plain = run(tiny_config(folder, "rotated_upq", embedding_bits=8), tmp_path)
+    plain = quantized(tiny_config(folder, "rotated_upq", embedding_bits=8), tmp_path)
     for label in ("FP16", "RTN INT4", "RTN INT2"):
         assert kl(plain)[label] == found[label], "baselines round the untouched model"
 
@@ -102,13 +98,15 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
     finished: RecordingContext, config: RunConfig, tmp_path: Path, checks: int
 ) -> None:
     with pytest.raises(Stop):
-        run(config, tmp_path / "run", stop_after(checks))
-    assert digests(run(config, tmp_path / "run")) == digests(finished)
+        quantized(config, tmp_path / "run", stop_after(checks))
+    assert digests(quantized(config, tmp_path / "run")) == digests(finished)
 
 
 def test_int2_alone_may_be_rotated_while_int4_teaches_it(folder: Path, tmp_path: Path) -> None:
     changes = {"int2__rotation": "absorbed", "int2__distill__teacher": "int4"}
-    context = run(tiny_config(folder, "rotated_upq", int4__rotation="none", **changes), tmp_path)
+    context = quantized(
+        tiny_config(folder, "rotated_upq", int4__rotation="none", **changes), tmp_path
+    )
     assert kl(context)["INT4"] < LARGEST_INT4
     assert kl(context)["INT2"] < kl(context)["RTN INT2"]
     assert "lm_head" in context.artifacts["INT2"].manifest["layers"]
@@ -116,7 +114,7 @@ def test_int2_alone_may_be_rotated_while_int4_teaches_it(folder: Path, tmp_path:
 
 
 def test_int2_starts_from_int4_in_the_same_basis(folder: Path, tmp_path: Path) -> None:
-    context = run(tiny_config(folder, "upq", int4__distill__tokens=0, **ABSORBED), tmp_path)
+    context = quantized(tiny_config(folder, "upq", int4__distill__tokens=0, **ABSORBED), tmp_path)
     assert kl(context)["INT4"] < LARGEST_INT4
     first = {name: value for name, at, value in context.points if not at}
     assert first["int2_block_before"] < 1, "relative to the targets: another basis would give 2"

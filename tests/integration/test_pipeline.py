@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.helpers import RecordingContext, Stop, digest, stop_after, tiny_config
-from upq.config import RunConfig, preset
+from tests.support.helpers import (
+    RecordingContext,
+    Stop,
+    digests,
+    quantized,
+    stop_after,
+    tiny_config,
+)
+from upq.config import preset
 from upq.context import STAGES
 from upq.errors import UserError
 from upq.models import LoadedModel, compute_dtype, placed_copy
 from upq.models.source import WEIGHTS
-from upq.quantize.pipeline import run_quantization
-
-
-def run(config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None) -> Any:
-    context = RecordingContext(folder, stop)
-    run_quantization(config, context)
-    return context
-
-
-def digests(context: RecordingContext) -> dict[str, str]:
-    return {name: digest(artifact) for name, artifact in context.artifacts.items()}
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordingContext:
     """One uninterrupted run of the smoke preset; leave it as it is."""
-    return run(tiny_config(tiny_model_dir), tmp_path_factory.mktemp("finished"))
+    return quantized(tiny_config(tiny_model_dir), tmp_path_factory.mktemp("finished"))
 
 
 def test_a_run_passes_through_its_stages_in_order(finished: RecordingContext) -> None:
@@ -103,8 +98,10 @@ def test_the_curves_are_complete(finished: RecordingContext) -> None:
 def test_the_same_config_and_seed_give_the_same_bits_and_another_seed_does_not(
     finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    assert digests(run(tiny_config(tiny_model_dir), tmp_path / "again")) == digests(finished)
-    other = run(tiny_config(tiny_model_dir, seed=1, measure__baselines=False), tmp_path / "other")
+    assert digests(quantized(tiny_config(tiny_model_dir), tmp_path / "again")) == digests(finished)
+    other = quantized(
+        tiny_config(tiny_model_dir, seed=1, measure__baselines=False), tmp_path / "other"
+    )
     assert [row["label"] for row in other.rows] == ["FP16", "INT4", "INT2"]
     assert digests(other)["INT2"] != digests(finished)["INT2"]
 
@@ -115,15 +112,15 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
 ) -> None:
     config = tiny_config(tiny_model_dir)
     with pytest.raises(Stop):
-        run(config, tmp_path / "run", stop_after(checks))
-    resumed = run(config, tmp_path / "run")
+        quantized(config, tmp_path / "run", stop_after(checks))
+    resumed = quantized(config, tmp_path / "run")
     assert digests(resumed) == digests(finished)
 
 
 def test_round_to_nearest_is_the_baseline_of_the_other_method(
     finished: RecordingContext, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    context = run(tiny_config(tiny_model_dir, "rtn"), tmp_path)
+    context = quantized(tiny_config(tiny_model_dir, "rtn"), tmp_path)
     rows = {row["label"]: row for row in context.rows}
     assert list(rows) == ["FP16", "INT4", "INT2"]
     baselines = {row["label"]: row for row in finished.rows}
@@ -138,10 +135,10 @@ def test_layers_that_do_not_fit_are_left_alone_and_logged(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(tiny_model_dir, "rtn", int4__group_size=0, int2__group_size=0)
-    per_channel = run(config, tmp_path / "per channel")
+    per_channel = quantized(config, tmp_path / "per channel")
     assert not [line for line in per_channel.lines if "skips" in line]
     with pytest.raises(UserError) as caught:
-        run(tiny_config(tiny_model_dir, int2__group_size=128), tmp_path / "too wide")
+        quantized(tiny_config(tiny_model_dir, int2__group_size=128), tmp_path / "too wide")
     assert caught.value.code == "nothing_to_quantize"
 
 
@@ -150,7 +147,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError) as caught:
-        run(tiny_config(tiny_model_dir, device="cuda"), tmp_path)
+        quantized(tiny_config(tiny_model_dir, device="cuda"), tmp_path)
     assert caught.value.code == "no_such_device"
 
 
@@ -187,7 +184,7 @@ def test_a_model_stored_in_16_bits_gives_the_bits_of_the_same_values_in_float32(
         shutil.copytree(tiny_model_dir, folder)
         tensors = {key: value.to(dtype) for key, value in stored.items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        context = run(tiny_config(folder, method, **changes), tmp_path / f"{name} run")
+        context = quantized(tiny_config(folder, method, **changes), tmp_path / f"{name} run")
         fidelity = [(row["label"], row["kl"], row["top1"], row["ppl"]) for row in context.rows]
         found.append((digests(context), fidelity))
     assert found[0] == found[1]
@@ -197,7 +194,7 @@ def test_a_model_stored_in_16_bits_gives_the_bits_of_the_same_values_in_float32(
 def test_the_smoke_preset_runs_on_the_bundled_model(bundled: LoadedModel, tmp_path: Path) -> None:
     config = dataclasses.replace(preset("smoke", "upq"), threads=torch.get_num_threads())
     assert config.model.source == "bundled"
-    context = run(config, tmp_path)
+    context = quantized(config, tmp_path)
     rows = {row["label"]: row for row in context.rows}
     assert list(rows) == ["FP16", "INT4", "INT2", "RTN INT4", "RTN INT2"]
     assert rows["INT4"]["kl"] < 0.5
@@ -210,7 +207,7 @@ def test_8_bit_embeddings_make_the_artifacts_smaller_and_leave_the_layers_alone(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     plain, packed = (
-        run(tiny_config(tiny_model_dir, "rtn", embedding_bits=bits), tmp_path / str(bits))
+        quantized(tiny_config(tiny_model_dir, "rtn", embedding_bits=bits), tmp_path / str(bits))
         for bits in (16, 8)
     )
     for row, baseline in zip(packed.rows[1:], plain.rows[1:], strict=True):

@@ -40,6 +40,21 @@ def config(tiny_model_dir: Path) -> RunConfig:
     return tiny_config(tiny_model_dir, "rotated_upq", **LONGER)
 
 
+@pytest.fixture
+def begun(
+    store: Store, tmp_path: Path, config: RunConfig, work: Callable[[Path], BaseProcess]
+) -> Callable[[str], tuple[int, BaseProcess]]:
+    """Starts the run and waits until its checkpoint has files like a pattern; the run's number and its worker."""
+
+    def begin(kept: str) -> tuple[int, BaseProcess]:
+        run_id = store.enqueue(config)
+        worker = work(tmp_path)
+        wait_for(lambda: any(checkpoint_dir(tmp_path, run_id).glob(kept)), 240)
+        return run_id, worker
+
+    return begin
+
+
 @pytest.fixture(scope="module")
 def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Digests and curves of the same run when nothing happens to it."""
@@ -80,14 +95,11 @@ def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
     kept: str,
     store: Store,
     tmp_path: Path,
-    config: RunConfig,
     undisturbed: dict[str, Any],
     work: Callable[[Path], BaseProcess],
+    begun: Callable[[str], tuple[int, BaseProcess]],
 ) -> None:
-    run_id = store.enqueue(config)
-    folder = checkpoint_dir(tmp_path, run_id)
-    first = work(tmp_path)
-    wait_for(lambda: any(folder.glob(kept)), 240)
+    run_id, first = begun(kept)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join(20)
@@ -106,7 +118,7 @@ def test_a_run_killed_in_a_stage_goes_on_to_the_bits_of_one_that_was_not(
     assert found["points"] == undisturbed["points"], "no point is missing"
     assert found["values"] == undisturbed["values"], "none differs, speed apart"
     assert found["kl"] == undisturbed["kl"]
-    assert not folder.exists(), "a finished run leaves no checkpoint"
+    assert not checkpoint_dir(tmp_path, run_id).exists(), "a finished run leaves no checkpoint"
     steps = sum(series == "jsd" for series, _ in found["points"])
     assert len(curve) < steps, "the killed worker had not finished the stage"
 
@@ -125,14 +137,11 @@ def test_a_run_that_steps_aside_for_a_check_has_the_bits_of_one_that_did_not(
     store: Store,
     tmp_path: Path,
     tiny_model_dir: Path,
-    config: RunConfig,
     undisturbed: dict[str, Any],
     work: Callable[[Path], BaseProcess],
+    begun: Callable[[str], tuple[int, BaseProcess]],
 ) -> None:
-    run_id = store.enqueue(config)
-    folder = checkpoint_dir(tmp_path, run_id)
-    first = work(tmp_path)
-    wait_for(lambda: any(folder.glob(kept)), 240)
+    run_id, first = begun(kept)
     check = CheckConfig(
         suite="builtin",
         precisions=("FP16",),

@@ -46,7 +46,7 @@ def test_it_answers_with_the_key_until_it_is_told_to_end(folder: Path) -> None:
         assert server.stdout is not None
         assert server.stderr is not None
         lines = [server.stdout.readline() for _ in range(3)]
-        assert lines[0].startswith("upq-1-int4: 0 MB, loaded in ")
+        assert re.match(r"upq-1-int4: [\d.]+ kB, loaded in ", lines[0])
         found = re.search(r"Base URL http://0\.0\.0\.0:(\d+)/v1, models (.*)\. Ctrl-C", lines[2])
         assert found is not None, lines
         assert found[2] == "upq-1-int4, upq-1-int2"

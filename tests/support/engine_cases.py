@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from upq.decode import TransformersEngine
+
 VOCABULARY = 128
 SHAPE = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -37,6 +39,20 @@ def random_prompts(*lengths: int) -> list[list[int]]:
     return [
         torch.randint(2, VOCABULARY, (length,), generator=source).tolist() for length in lengths
     ]
+
+
+def check_neighbours(model: Any) -> None:
+    """A row that is filled again and its neighbour, which goes on meanwhile, keep apart."""
+    engine = TransformersEngine(model)
+    first, second, third = random_prompts(30, 12, 5)
+    session = engine.session(2, 64)
+    whole = greedy(engine.session(1, 64), 0, second, 12)
+    answer = [int(session.prefill(1, second).argmax())]
+    for other in (first, third):
+        assert greedy(session, 0, other, 4) == greedy(engine.session(1, 64), 0, other, 4)
+        for _ in range(5):
+            answer.append(int(session.step([1], answer[-1:])[0].argmax()))
+    assert answer == whole[: len(answer)]
 
 
 def generated(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:

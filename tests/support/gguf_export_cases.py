@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kernels.packing import PackedWeight
-from tests.conftest import CHATML, SPECIAL_TOKENS
+from tests.conftest import make_tokenizer
 from upq.artifact import assembly
 from upq.config import RunConfig
 from upq.export import PackedModel, opened
@@ -40,27 +39,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, one merge and six special tokens, ChatML; words are cut as GPT-2 does."""
-    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("h", "e")]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<|endoftext|>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=["<s>", "</s>"],
-        chat_template=CHATML,
-    )
-
-
 def small_model(folder: Path, family: str = "llama", **changes: Any) -> LoadedModel:
     """A random model whose norms and biases are not all alike, as it is loaded from a folder."""
-    tokenizer = byte_tokenizer()
+    tokenizer = make_tokenizer([("h", "e")])
     torch.manual_seed(0)
     values = {**SHAPE, **FAMILIES[family], "vocab_size": len(tokenizer), **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 
 from kernels.reference import dequantize
 from upq.layers import INT2, INT4, Grid
+from upq.models import plan_layers
 
 #: Precision -> the grid without zeros of its own.
 GRIDS = {"INT4": INT4, "INT2": INT2}
@@ -27,3 +31,12 @@ def round_trip(
 ) -> torch.Tensor:
     """The float32 weight (out, in) that the packed form of `weight` stands for."""
     return dequantize(grid.pack(weight, scale, zeros))
+
+
+def damaged(model: Any) -> Any:
+    """The model at INT4."""
+    twin = copy.deepcopy(model)
+    for one in plan_layers(model, 16):
+        weight = twin.get_parameter(f"{one.name}.weight")
+        weight.data = round_trip(INT4, weight.data, *INT4.fit(weight.data, 16))
+    return twin

@@ -13,6 +13,7 @@ from kernels.packing import PackedWeight
 from upq.artifact import Artifact
 from upq.config import RunConfig, preset, settings, with_settings
 from upq.data import Example
+from upq.quantize.pipeline import run_quantization
 
 #: The smoke preset, small enough for the tiny model: a run takes about two seconds.
 TINY_SETTINGS: dict[str, Any] = {
@@ -145,6 +146,20 @@ def digest(artifact: Artifact) -> str:
         state.update(name.encode())
         state.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
+
+
+def digests(context: RecordingContext) -> dict[str, str]:
+    """Precision -> digest of the artifact that a run has saved."""
+    return {name: digest(artifact) for name, artifact in context.artifacts.items()}
+
+
+def quantized(
+    config: RunConfig, folder: Path, stop: Callable[[], None] = lambda: None
+) -> RecordingContext:
+    """What a run has reported at its end. stop: called at every check; it may raise."""
+    context = RecordingContext(folder, stop)
+    run_quantization(config, context)
+    return context
 
 
 def naive_weight(packed: PackedWeight) -> torch.Tensor:

@@ -13,6 +13,7 @@ import httpx
 
 from tests.support.grids import GRIDS
 from tests.ui.open_app import HANG_S, OpenApp
+from tests.ui.studio import free_port
 from ui import build, launch
 from ui.public import Limits, PublicApp
 from ui.public import Place as Folders
@@ -69,7 +70,7 @@ def open_to_strangers(folder: Path, model: str, **limits: Any) -> Iterator[Place
     chosen = Limits(models=("bundled", model), **limits)
     app = PublicApp.of(Folders(folder, house, downloads), Supervisor(house, folder), chosen)
     page = build(app)
-    url = launch(page, "127.0.0.1", None, None, folder)
+    url = launch(page, "127.0.0.1", free_port(), None, folder)
     try:
         yield Place(app, url, house, folder, model)
     finally:

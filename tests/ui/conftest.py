@@ -10,11 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
+from tests.ui.lab import Lab
 from tests.ui.open_app import HANG_S, OpenApp, TinyModels
 from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, go, note_stranger
-from tests.ui.studio import Studio, start_app, stop_app
+from tests.ui.studio import Studio, free_port, start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
 from ui import App, build, launch
 from upq.jobs import Supervisor
@@ -43,10 +44,18 @@ def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
         models = TinyModels(store, tiny_model_dir)
         exports = Exports(store, exports_dir(folder))
         page = build(App(store, models, Supervisor(store, folder), folder, exports))
-        url = launch(page, "127.0.0.1", None, None, folder)
+        url = launch(page, "127.0.0.1", free_port(), None, folder)
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             yield OpenApp(page, client, store, run_id, scratch)
         page.close(verbose=False)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A store, in the test's folder, for runs as a worker leaves them."""
+    lab = Lab(tmp_path)
+    yield lab
+    lab.store.close()
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +84,33 @@ def strangers() -> list[str]:
 
 
 @pytest.fixture
-def open_page(
-    browser: Browser, studio: Studio, strangers: list[str]
-) -> Iterator[Callable[..., Page]]:
+def watched(browser: Browser, strangers: list[str]) -> Iterator[Callable[..., Page]]:
+    """Open an address. Requests of the page to other hosts and errors of its scripts fail the test."""
     pages: list[Page] = []
 
-    def open_at(size: dict[str, int] = WIDE, theme: str = "light", url: str = studio.url) -> Page:
-        page = browser.new_page(viewport={"width": size["width"], "height": size["height"]})
+    def at(address: str, size: ViewportSize = WIDE) -> Page:
+        page = browser.new_page(viewport=size)
         pages.append(page)
-        page.on("request", lambda request: note_stranger(request.url, url, strangers))
+        own = address.partition("?")[0]
+        page.on("request", lambda request: note_stranger(request.url, own, strangers))
         page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
-        page.goto(f"{url}?__theme={theme}")
+        page.goto(address)
         expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
-        go(page, "Quantize")  # a page lands on Chat once there is a packed model
         return page
 
-    yield open_at
+    yield at
     for page in pages:
         page.close()
     assert strangers == []
+
+
+@pytest.fixture
+def open_page(watched: Callable[..., Page], studio: Studio) -> Callable[..., Page]:
+    """Open an app, the shared one unless another is named, and go to its form."""
+
+    def open_at(size: ViewportSize = WIDE, theme: str = "light", url: str = studio.url) -> Page:
+        page = watched(f"{url}?__theme={theme}", size)
+        go(page, "Quantize")  # a page lands on Chat once there is a packed model
+        return page
+
+    return open_at

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.ui.studio import Studio
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LOADED_MS = 30_000
 RUN_MS = 120_000
-WIDE = {"width": 1440, "height": 900}
+WIDE: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 HOSTILE = (
     "<img src=http://x.invalid/?q=1 onerror=alert(1)>"
     "<form action=http://x.invalid/><input name=a></form>${alert(1)}{{alert(1)}}"

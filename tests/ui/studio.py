@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,13 @@ class Studio:
     process: subprocess.Popen[bytes]
 
 
+def free_port() -> int:
+    """A port that no program listens on. Gradio's own search leaves a socket open at each port that is taken."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def start_app(
     folder: Path, *options: str, shipped: bool = False, hub: str = ""
 ) -> tuple[str, subprocess.Popen[bytes]]:
@@ -35,9 +44,7 @@ def start_app(
     shipped starts it with the models that ship with the app; without them a new data folder stays empty. hub is the
     address of a stand-in of the hub; without one the app is offline.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (folder / "app.log").open("wb")
     command = [sys.executable, "app.py", "--data-dir", str(folder), "--port", str(port), *options]
     command += [] if shipped else ["--without-shipped"]
@@ -62,3 +69,13 @@ def stop_app(process: subprocess.Popen[bytes]) -> int:
     """Ask the app to end as Ctrl-C does and return its exit code."""
     process.send_signal(signal.SIGTERM)
     return process.wait(STOP_S)
+
+
+@contextmanager
+def running(folder: Path, *, shipped: bool = False, hub: str = "") -> Iterator[str]:
+    """The address of an app that is started as `start_app` does, and ends with the block."""
+    url, process = start_app(folder, shipped=shipped, hub=hub)
+    try:
+        yield url
+    finally:
+        stop_app(process)

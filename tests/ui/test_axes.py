@@ -76,13 +76,16 @@ def test_names_cover_neither_each_other_nor_dots(places: list[tuple[float, float
     names = [f"#{index} RTN INT4" for index in range(len(places))]
     sides = axes.name_sides(places, names)
     wide, tall = axes.PLOT_PIXELS
-    boxes = [
-        axes._name_box(x * wide, y * tall, axes.CHARACTER_PIXELS * len(name), side)
-        for (x, y), name, side in zip(places, names, sides, strict=True)
+    boxes = {
+        own: axes._name_box(x * wide, y * tall, axes.CHARACTER_PIXELS * len(name), side)
+        for own, ((x, y), name, side) in enumerate(zip(places, names, sides, strict=True))
         if side
-    ]
-    for box, other in combinations(boxes, 2):
+    }
+    for box, other in combinations(boxes.values(), 2):
         assert axes._apart(box, other)
+    dots = [axes._box(x * wide, y * tall, axes.DOT_PIXELS, axes.DOT_PIXELS) for x, y in places]
+    for own, box in boxes.items():
+        assert all(axes._apart(box, dot) for dot in dots[:own] + dots[own + 1 :])
 
 
 def test_a_lone_name_stands_right_of_its_dot_and_left_at_the_right_edge() -> None:

@@ -25,7 +25,7 @@ from tests.ui.pages import (
     scrolls_sideways,
     start_run,
 )
-from tests.ui.studio import Studio, start_app, stop_app
+from tests.ui.studio import Studio, running
 from upq.config import preset
 from upq.jobs.shipped import NAME
 from upq.models import LoadedModel
@@ -37,8 +37,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_the_first_visit_says_what_to_do_next_everywhere(
     browser: Browser, tmp_path: Path, photos: Path, open_page: Callable[..., Page]
 ) -> None:
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         page = open_page(url=url)
         expect(page.locator("#run-summary")).to_contain_text("press Start")
         expect(page.locator("#estimate .facts")).to_contain_text("MB", timeout=LOADED_MS)
@@ -56,8 +55,6 @@ def test_the_first_visit_says_what_to_do_next_everywhere(
         go(page, "Export")
         expect(page.locator("#export-run")).to_contain_text("Nothing to export yet.")
         page.screenshot(path=photos / "empty-export.png", full_page=True)
-    finally:
-        stop_app(process)
 
 
 def test_a_first_visitor_chats_with_the_shipped_models(
@@ -67,8 +64,7 @@ def test_a_first_visitor_chats_with_the_shipped_models(
     open_page: Callable[..., Page],
     bundled: LoadedModel,
 ) -> None:
-    url, process = start_app(tmp_path, shipped=True)
-    try:
+    with running(tmp_path, shipped=True) as url:
         page = open_page(url=url)
         chosen = page.locator("#run-selector input")
         expect(chosen).to_have_value(re.compile(NAME), timeout=RUN_MS)
@@ -84,8 +80,6 @@ def test_a_first_visitor_chats_with_the_shipped_models(
         go(page, "Results")
         expect(page.locator("#results-table")).to_contain_text("INT2")
         page.screenshot(path=photos / "shipped-results.png", full_page=True)
-    finally:
-        stop_app(process)
 
 
 def test_a_model_that_cannot_be_quantized_is_refused_before_start(
@@ -281,8 +275,7 @@ def test_runs_are_compared_sorted_and_reported(
         lab.done(preset("quick", method), name=HOSTILE, scale=scale)
     lab.checked(3, "mmlu", {"FP16": marks(True, True, False), "INT2": marks(True, False, False)})
     lab.store.close()
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         for width, theme in ((1440, "light"), (1440, "dark"), (390, "light")):
             page = open_page({"width": width, "height": 900}, theme, url)
             go(page, "Results")
@@ -318,8 +311,6 @@ def test_runs_are_compared_sorted_and_reported(
         alone.screenshot(path=photos / "report-print.png", full_page=True)
         alone.close()
         assert asked == []
-    finally:
-        stop_app(process)
 
 
 def test_files_are_made_downloaded_copied_and_deleted(
@@ -332,8 +323,7 @@ def test_files_are_made_downloaded_copied_and_deleted(
     store = open_store(tmp_path)
     exportable_run(store, tiny, tiny_model_dir)
     store.close()
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         page = open_page(url=url)
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         expect(page.locator("#run-selector input")).to_have_value(re.compile("#1"))
@@ -356,8 +346,6 @@ def test_files_are_made_downloaded_copied_and_deleted(
         made.get_by_text("Delete files").click()
         expect(made).to_have_count(0)
         assert not kept.parent.exists()
-    finally:
-        stop_app(process)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

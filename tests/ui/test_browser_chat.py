@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.ui.open_app import OpenApp
-from tests.ui.pages import LOADED_MS, RUN_MS, note_stranger, scrolls_sideways
-from tests.ui.studio import start_app, stop_app
+from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, WIDE, scrolls_sideways
+from tests.ui.studio import running
 from upq.models import LoadedModel
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NAMES = ("fp16", "int4", "int2")
-WIDE: ViewportSize = {"width": 1440, "height": 900}
-PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 @pytest.fixture
-def opened(browser: Browser, strangers: list[str]) -> Iterator[Callable[..., Page]]:
-    """Open a page at an address. Requests to other hosts and errors of its scripts fail the test."""
-    pages: list[Page] = []
-
-    def at(url: str, size: ViewportSize = WIDE) -> Page:
-        page = browser.new_page(viewport=size)
-        pages.append(page)
-        page.on("request", lambda request: note_stranger(request.url, url, strangers))
-        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
-        page.goto(url)
-        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
-        return page
-
-    yield at
-    for page in pages:
-        page.close()
-    assert strangers == []
-
-
-@pytest.fixture
-def chat(opened: Callable[..., Page], open_app: OpenApp) -> Callable[..., Page]:
+def chat(watched: Callable[..., Page], open_app: OpenApp) -> Callable[..., Page]:
     """Open a page of the app with one finished run of a tiny model; it lands on Chat."""
 
     def at(size: ViewportSize = WIDE) -> Page:
-        page = opened(str(open_app.client.base_url), size)
+        page = watched(str(open_app.client.base_url), size)
         chosen = page.locator("#run-selector input")
         expect(chosen).to_have_value(re.compile("#"), timeout=LOADED_MS)
         expect(page.locator("#pane-int2")).to_contain_text("Ask something.", timeout=LOADED_MS)
@@ -73,11 +51,10 @@ def asked(page: Page, name: str = "int2") -> list[str]:
 
 
 def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_error(
-    tmp_path: Path, opened: Callable[..., Page], bundled: LoadedModel
+    tmp_path: Path, watched: Callable[..., Page], bundled: LoadedModel
 ) -> None:
-    url, process = start_app(tmp_path)
-    try:
-        page = opened(url)
+    with running(tmp_path) as url:
+        page = watched(url)
         expect(page.locator("#start")).to_be_visible()
         page.get_by_role("tab", name="Chat").click()
         ask(page, "Write a long story about a lost umbrella, at least 600 words.")
@@ -96,8 +73,6 @@ def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_erro
         page.locator("#send").click()
         expect(page.locator("#pane-fp16 .answer > footer")).to_contain_text("stopped by you")
         expect(page.locator("#send")).to_have_text("Send")
-    finally:
-        stop_app(process)
     log = (tmp_path / "app.log").read_text()
     assert "Traceback" not in log, log  # a reload is no error
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.pages import RUN_MS, go, scrolls_sideways
-from tests.ui.studio import start_app, stop_app
+from tests.ui.studio import running
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
 from upq.store import open_store
@@ -29,8 +29,7 @@ def test_a_person_reads_where_the_models_part(
     store = open_store(tmp_path)
     stored_run(store, tiny, tiny_model_dir)
     store.close()
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         page = open_page(url=url)
         expect(page.locator("#run-selector input")).to_have_value(re.compile("#"), timeout=RUN_MS)
         go(page, "Chat")
@@ -56,8 +55,6 @@ def test_a_person_reads_where_the_models_part(
         page.locator("#view").get_by_text("Text").click()
         expect(page.locator("#columns")).to_be_visible(timeout=RUN_MS)
         expect(page.locator("#token-panel")).to_be_hidden()
-    finally:
-        stop_app(process)
 
 
 def _keys_go_through_the_answer(page: Page) -> None:

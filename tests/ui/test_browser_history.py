@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.conversations import content, exchange
-from tests.ui.pages import HOSTILE, LOADED_MS, RUN_MS, go, note_stranger, scrolls_sideways
-from tests.ui.studio import start_app, stop_app
+from tests.ui.pages import HOSTILE, LOADED_MS, PHONE, RUN_MS, go, scrolls_sideways
+from tests.ui.studio import running
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
 from upq.store import Store, open_store
@@ -30,32 +30,8 @@ def lab(tmp_path: Path, tiny: LoadedModel, tiny_model_dir: Path) -> Iterator[tup
     with closing(open_store(tmp_path)) as store:
         for _ in range(2):
             stored_run(store, tiny, tiny_model_dir)
-        url, process = start_app(tmp_path)
-        try:
+        with running(tmp_path) as url:
             yield url, store
-        finally:
-            stop_app(process)
-
-
-@pytest.fixture
-def open_page(browser: Browser, strangers: list[str]) -> Iterator[Callable[..., Page]]:
-    """Open a whole address, with what comes behind its question mark."""
-    pages: list[Page] = []
-
-    def open_at(address: str, width: int = 1440) -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 844})
-        pages.append(page)
-        origin = address.partition("?")[0]
-        page.on("request", lambda request: note_stranger(request.url, origin, strangers))
-        page.on("pageerror", lambda error: strangers.append(f"script error: {error}"))
-        page.goto(address)
-        expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
-        return page
-
-    yield open_at
-    for page in pages:
-        page.close()
-    assert strangers == []
 
 
 def ask(page: Page, text: str) -> None:
@@ -79,10 +55,10 @@ def questions(page: Page, name: str = "int2") -> list[str]:
 
 
 def test_a_reload_and_a_second_window_show_the_same_conversation(
-    lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
+    lab: tuple[str, Store], watched: Callable[..., Page], photos: Path
 ) -> None:
     url, _ = lab
-    page = open_page(f"{url}?tab=chat&run=1")
+    page = watched(f"{url}?tab=chat&run=1")
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
     page.locator("#decoding button").first.click()
     page.get_by_label("number input for Longest answer, tokens").first.fill("16")
@@ -92,7 +68,7 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
     expect(page).to_have_url(re.compile(r"tab=chat&run=1&conversation=1$"))
     shown = page.locator("#pane-int2 .conversation").inner_text()
     page.reload()
-    for window in (page, open_page(page.url, 390)):
+    for window in (page, watched(page.url, PHONE)):
         expect(window.locator("#pane-fp16 .message.user").first).to_contain_text(
             "one", timeout=LOADED_MS
         )
@@ -110,13 +86,13 @@ def test_a_reload_and_a_second_window_show_the_same_conversation(
 
 
 def test_a_conversation_is_found_renamed_opened_and_deleted(
-    lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
+    lab: tuple[str, Store], watched: Callable[..., Page], photos: Path
 ) -> None:
     url, store = lab
     store.conversations.save(content(exchange("sky", answer="Rayleigh scattering"), run_id=2))
     store.conversations.save(content(exchange(HOSTILE, answer=HOSTILE), run_id=1))
     store.conversations.save(content(exchange("gone"), run_id=99))
-    page = open_page(f"{url}?tab=chat")
+    page = watched(f"{url}?tab=chat")
     unfold(page)
     lines = page.locator("#kept li")
     expect(lines).to_have_count(3, timeout=LOADED_MS)
@@ -151,12 +127,12 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
 
 
 def test_a_conversation_and_one_question_leave_as_files(
-    browser: Browser, lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
+    browser: Browser, lab: tuple[str, Store], watched: Callable[..., Page], photos: Path
 ) -> None:
     url, store = lab
     said = [exchange("one", answer=HOSTILE), exchange("two")]
     store.conversations.save(content(*said, run_id=1))
-    page = open_page(f"{url}?tab=chat&conversation=1")
+    page = watched(f"{url}?tab=chat&conversation=1")
     unfold(page)
     expect(page.locator("#take-along")).to_be_visible(timeout=LOADED_MS)
     for name, ending in (("JSON lines", "jsonl"), ("HTML", "html"), ("Markdown", "md")):
@@ -194,10 +170,10 @@ def requests_of(alone: Page, text: str, photos: Path) -> list[str]:
 
 
 def test_a_link_fills_the_box_and_sends_nothing(
-    lab: tuple[str, Store], open_page: Callable[..., Page], photos: Path
+    lab: tuple[str, Store], watched: Callable[..., Page], photos: Path
 ) -> None:
     url, store = lab
-    page = open_page(f"{url}?tab=chat&run=1")
+    page = watched(f"{url}?tab=chat&run=1")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
     page.locator("#copy-link").click()
@@ -207,7 +183,7 @@ def test_a_link_fills_the_box_and_sends_nothing(
     expect(page.locator("#link .said")).to_have_text("The link is copied.")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.locator("#link .command").inner_text()
-    other = open_page(link)
+    other = watched(link)
     expect(other.locator("#message textarea")).to_have_value(
         "Why & <b>how</b>?\nTwo lines.", timeout=LOADED_MS
     )
@@ -218,26 +194,26 @@ def test_a_link_fills_the_box_and_sends_nothing(
 
 
 def test_nonsense_in_an_address_is_left_out_and_said(
-    lab: tuple[str, Store], open_page: Callable[..., Page]
+    lab: tuple[str, Store], watched: Callable[..., Page]
 ) -> None:
     url, _ = lab
-    page = open_page(f"{url}?tab=chat&run=77&conversation=abc&prompt=Hi&temperature=9")
+    page = watched(f"{url}?tab=chat&run=77&conversation=abc&prompt=Hi&temperature=9")
     note = page.locator("#chat-problem")
     expect(note).to_contain_text("Left out of this address", timeout=LOADED_MS)
     for words in ("run 77 is not here", "conversation is 'abc'", "temperature is 9"):
         expect(note).to_contain_text(words)
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#2 "))
-    page = open_page(f"{url}?tab=chat&conversation=5")
+    page = watched(f"{url}?tab=chat&conversation=5")
     expect(page.locator("#history-note")).to_contain_text(
         "There is no conversation 5.", timeout=LOADED_MS
     )
 
 
 def test_the_tab_is_in_the_address_and_gradios_own_parameters_stay(
-    lab: tuple[str, Store], open_page: Callable[..., Page]
+    lab: tuple[str, Store], watched: Callable[..., Page]
 ) -> None:
     url, _ = lab
-    page = open_page(f"{url}?__theme=dark")
+    page = watched(f"{url}?__theme=dark")
     for name in ("Results", "Export", "Chat"):
         go(page, name)
         expect(page).to_have_url(re.compile(rf"__theme=dark.*tab={name.lower()}"))

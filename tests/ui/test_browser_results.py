@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.ui.lab import Lab, marks
 from tests.ui.pages import RUN_MS, go, scrolls_sideways
-from tests.ui.studio import start_app, stop_app
+from tests.ui.studio import running
 from upq.config import preset
 from upq.jobs.shipped import NAME
 from upq.models import LoadedModel
@@ -28,8 +28,7 @@ def test_results_are_filtered_and_read_without_a_pointer(
         lab.done(preset("quick", method), name=f"my {method}", scale=scale)
     lab.checked(3, "mmlu", {"FP16": marks(True, True, False), "INT2": marks(True, False, False)})
     lab.store.close()
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         for width, theme in SCREENS:
             page = open_page({"width": width, "height": 900}, theme, url)
             go(page, "Results")
@@ -45,8 +44,6 @@ def test_results_are_filtered_and_read_without_a_pointer(
         expect(rows).to_have_count(1 + 3)
         expect(rows.first).to_contain_text("my rotated_upq")
         read_by_keyboard(page)
-    finally:
-        stop_app(process)
 
 
 def read_by_keyboard(page: Page) -> None:
@@ -69,8 +66,7 @@ def read_by_keyboard(page: Page) -> None:
 def test_a_first_visitor_finds_checks_and_results_alive(
     open_page: Callable[..., Page], photos: Path, tmp_path: Path, bundled: LoadedModel
 ) -> None:
-    url, process = start_app(tmp_path, shipped=True)
-    try:
+    with running(tmp_path, shipped=True) as url:
         page = open_page(url=url)
         chosen = page.locator("#run-selector input")
         expect(chosen).to_have_value(re.compile(NAME), timeout=3 * RUN_MS)
@@ -96,5 +92,3 @@ def test_a_first_visitor_finds_checks_and_results_alive(
         for column in ("checks", "IFEval"):
             expect(page.locator("#results-table thead")).to_contain_text(column)
         page.screenshot(path=photos / "shipped-results.png", full_page=True)
-    finally:
-        stop_app(process)

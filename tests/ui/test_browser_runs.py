@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support import hub as stand_in
 from tests.ui.lab import Lab
 from tests.ui.pages import LOADED_MS, RUN_MS, fill_form, scrolls_sideways
-from tests.ui.studio import Studio, start_app, stop_app
+from tests.ui.studio import Studio, running
 from upq.config import CheckConfig, preset
 from upq.store import Labels, Store, open_store
 
@@ -162,8 +162,7 @@ def test_runs_are_named_noted_starred_and_found(
     for method in ("rtn", "upq", "rotated_upq"):
         lab.done(preset("quick", method))
     lab.store.label(1, Labels(name="baseline", note="two\nlines <b>"))
-    url, process = start_app(tmp_path)
-    try:
+    with running(tmp_path) as url:
         page = open_page(url=url)
         expect(page.locator("#run-summary")).to_contain_text("Run #3", timeout=LOADED_MS)
         page.locator("#labels-box button").first.click()
@@ -194,8 +193,6 @@ def test_runs_are_named_noted_starred_and_found(
             page.locator("#labels-box button").first.click()
             page.screenshot(path=photos / f"labels-{width}-{theme}.png", full_page=True)
             assert not scrolls_sideways(page)
-    finally:
-        stop_app(process)
 
 
 def test_a_slow_hub_is_told_at_once_and_its_late_answer_replaces_nothing(
@@ -205,8 +202,7 @@ def test_a_slow_hub_is_told_at_once_and_its_late_answer_replaces_nothing(
         config = (tiny_model_dir / "config.json").read_bytes()
         hub.models = {f"me/{name}": {"config.json": config} for name in ("slow", "quick")}
         hub.delays["/me/slow"] = 60
-        url, process = start_app(tmp_path, hub=hub.address)
-        try:
+        with running(tmp_path, hub=hub.address) as url:
             page = open_page(url=url)
             expected = page.locator("#estimate")
             expect(expected.locator(".facts")).to_be_visible(timeout=LOADED_MS)
@@ -224,5 +220,3 @@ def test_a_slow_hub_is_told_at_once_and_its_late_answer_replaces_nothing(
             page.wait_for_timeout(6000)  # until the slow one has given up
             expect(expected.locator(".facts")).to_be_visible()
             expect(expected).not_to_contain_text("did not answer")
-        finally:
-            stop_app(process)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from tests.support.apps import whole_app
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App, app_state, landing
@@ -26,8 +27,7 @@ from ui.chat.turn import TIMED_TOKENS, Turn, models_behind
 from ui.header import NO_RUN
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
-from upq.jobs import ModelKey, Models, Supervisor, answering, model_key, served, turns
-from upq.jobs.export_folder import Exports
+from upq.jobs import ModelKey, answering, model_key, served, turns
 from upq.models import LoadedModel, load
 from upq.store import Store
 
@@ -39,9 +39,8 @@ DRAWN = (AT_ONCE, "", LONGEST, 0.9, 1, 3, 1)
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    store = Store(tmp_path / "upq.db")
-    yield App(store, Models(store), Supervisor(store, tmp_path), tmp_path, Exports(store, tmp_path))
-    store.close()
+    with closing(Store(tmp_path / "upq.db")) as store:
+        yield whole_app(store, tmp_path)
 
 
 @pytest.fixture

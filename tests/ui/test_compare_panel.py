@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.apps import whole_app
 from tests.ui.test_chat_tab import answered, send
 from tests.unit.jobs.test_served import stored_run
 from ui import App
@@ -21,8 +22,6 @@ from ui.chat.render_compare import WORSE
 from ui.chat.turn import Turn
 from ui.html import PRECISIONS
 from upq.evaluation import instruction_types
-from upq.jobs import Models, Supervisor
-from upq.jobs.export_folder import Exports
 from upq.models import load
 from upq.store import Store
 
@@ -38,7 +37,7 @@ def talk(
     folder = tmp_path_factory.mktemp("panel")
     store = Store(folder / "upq.db")
     run_id = stored_run(store, load(str(tiny_model_dir)), tiny_model_dir)
-    app = App(store, Models(store), Supervisor(store, folder), folder, Exports(store, folder))
+    app = whole_app(store, folder)
     first = answered(app, send(app, None, run_id, "Name a fruit without any commas."))
     yield app, answered(app, send(app, first, run_id, "Say <b>hello</b>. Use no commas."))
     store.close()

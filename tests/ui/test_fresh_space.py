@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.ui.studio import ROOT
+from tests.ui.studio import ROOT, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 START_S = 600
@@ -60,9 +59,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def space(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the app, started as a Space starts it."""
     folder = tmp_path_factory.mktemp("space-data")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment = {**kept, "SPACE_ID": "somebody/upq-studio", "UPQ_HOME": str(folder)}
     log = (folder / "app.log").open("wb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
+from tests.support.apps import whole_app
 from tests.support.conversations import content, conversation, exchange
 from tests.ui.test_chat_tab import answered, asked_of, send
 from tests.unit.jobs.test_served import stored_run
@@ -24,8 +26,6 @@ from ui.header import NO_RUN
 from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
 from upq.errors import UserError
-from upq.jobs import Models, Supervisor
-from upq.jobs.export_folder import Exports
 from upq.models import LoadedModel
 from upq.store import Store, connections
 
@@ -34,9 +34,8 @@ FORM = (AT_ONCE, "be brief", 12, 0.5, 1, 7, 1)
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    store = Store(tmp_path / "upq.db")
-    yield App(store, Models(store), Supervisor(store, tmp_path), tmp_path, Exports(store, tmp_path))
-    store.close()
+    with closing(Store(tmp_path / "upq.db")) as store:
+        yield whole_app(store, tmp_path)
 
 
 @pytest.fixture

@@ -5,20 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.visitors import ADA, BOB, SMOKE, Rules, code_of, rules_of
 from tests.ui.lab import verdicts
-from ui.public.guarded import VisitorExports, VisitorShared, VisitorStore
-from ui.public.limits import Limits
-from ui.public.room import Room
+from ui.public.guarded import VisitorExports, VisitorShared
 from ui.public.said import VisitorConversations, VisitorVotes
 from ui.public.visitors import NOBODY, Visitors
-from upq.config import CheckConfig, RunConfig, preset, with_settings
-from upq.decode import Decoding
+from upq.config import CheckConfig
 from upq.errors import UserError
 from upq.jobs.background import Work
 from upq.jobs.export_folder import Exports, Packing, Sending, Wanted
@@ -27,53 +23,12 @@ from upq.store import (
     Content,
     Conversations,
     Exchange,
-    Store,
     Vote,
     Votes,
     checkpoint_dir,
-    database_path,
     exports_dir,
     open_store,
 )
-
-ADA, BOB = "browser ada", "browser bob"
-SMOKE = preset("smoke")
-
-
-class Known(Visitors):
-    """Visitors of whom the test says who asks."""
-
-    now = ADA
-
-    def asking(self) -> str:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Rules:
-    """One data folder as its owner and as a visitor has it."""
-
-    house: Store
-    visitors: Known
-    store: VisitorStore
-    folder: Path
-    limits: Limits
-
-    def done(self, config: RunConfig = SMOKE) -> int:
-        """Queue a run as the visitor and end it."""
-        run_id = self.store.enqueue(config)
-        run = self.house.claim("cpu@here:1", 1, 30.0)
-        assert run is not None
-        self.house.lease(run).finish("done")
-        return run_id
-
-
-def rules_of(folder: Path, **limits: Any) -> Rules:
-    house = open_store(folder)
-    visitors, chosen = Known(house), Limits(**limits)
-    room = Room(house, folder, chosen.disk_bytes)
-    store = VisitorStore(database_path(folder), visitors, chosen, room)
-    return Rules(house, visitors, store, folder, chosen)
 
 
 @pytest.fixture
@@ -82,13 +37,6 @@ def rules(tmp_path: Path) -> Iterator[Rules]:
     yield made
     made.store.close()
     made.house.close()
-
-
-def code_of(call: Any, *arguments: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in caught.value.message
-    return caught.value.code
 
 
 def test_a_run_belongs_to_whoever_queued_it(rules: Rules) -> None:
@@ -193,55 +141,6 @@ def test_many_who_ask_at_once_get_no_more_than_one_after_the_other(rules: Rules)
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["queued"] + ["too_many_waiting"] * 5
-
-
-def test_a_preset_is_taken_as_it_is_but_for_model_method_and_seed() -> None:
-    limits = Limits()
-    for method in ("rtn", "upq", "portable_upq"):
-        limits.judge_run(with_settings(preset("quick", method), {"seed": 5}))
-    for path, value in (("int4.group_size", 128), ("device", "cpu"), ("measure.baselines", False)):
-        assert code_of(limits.judge_run, with_settings(SMOKE, {path: value})) == "not_for_visitors"
-
-
-def test_the_limits_come_from_the_environment() -> None:
-    found = Limits.from_environment(
-        {
-            "UPQ_PUBLIC_MODELS": "bundled, owner/name",
-            "UPQ_PUBLIC_PRESETS": "smoke",
-            "UPQ_PUBLIC_TOKENS": "64",
-            "UPQ_PUBLIC_DISK_GB": "2",
-        }
-    )
-    assert found.models == ("bundled", "owner/name")
-    assert (found.presets, found.tokens, found.disk_bytes) == (("smoke",), 64, 2 * 10**9)
-    assert (found.runs, found.queue) == (1, 8)
-    assert found.words[0] == (
-        "Visitors quantize the bundled model or owner/name with preset smoke, 1 at a time;"
-        " answers have up to 64 tokens."
-    )
-    assert "fill 2 GB" in found.words[1]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("TOKENS", "0"), ("QUEUE", "many"), ("RUNS", "-1"), ("PRESETS", "tiny"), ("MODELS", " , ")],
-)
-def test_a_limit_that_cannot_be_read_keeps_the_app_from_starting(name: str, value: str) -> None:
-    environment = {f"UPQ_PUBLIC_{name}": value}
-    assert code_of(Limits.from_environment, environment) == "bad_limit"
-
-
-def test_answers_are_counted_for_each_visitor_over_a_minute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    limits, now = Limits(answers=2), 1000.0
-    monkeypatch.setattr("ui.public.limits.time.monotonic", lambda: now)
-    for visitor in (ADA, ADA, BOB):
-        limits.judge_answer(visitor, Decoding())
-    assert code_of(limits.judge_answer, ADA, Decoding()) == "too_fast"
-    limits.judge_answer(BOB, Decoding())
-    now += 61
-    limits.judge_answer(ADA, Decoding())
 
 
 def filled(rules: Rules, run_id: int, size: int) -> None:

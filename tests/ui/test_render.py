@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from html.parser import HTMLParser
 from typing import Any, cast
 
@@ -14,14 +12,13 @@ from hypothesis import strategies as st
 
 from ui import api, app_state
 from ui.chat import render as render_chat
-from ui.chat import render_head, render_words
+from ui.chat import render_head
 from ui.checks import render as render_checks
 from ui.html import GrowingMarkdown, Html, charts, parts, run_panel, tag, words
 from ui.html.markup import VOID_TAGS, escape, visible
 from ui.quantize import advanced, form, render, render_history, render_settings
 from ui.quantize.advanced import Difference
-from upq.config import METHODS, PRESET_WORDS, PRESETS, preset, settings
-from upq.context import STAGES
+from upq.config import METHODS, PRESET_WORDS, PRESETS, settings
 from upq.evaluation import PromptResult, Verdict
 from upq.quantize.estimate import Estimate
 from upq.store import Run
@@ -198,59 +195,10 @@ def test_a_zero_attribute_is_written() -> None:
     assert tag("line", x1=0, hidden=False, class_=None) == '<line x1="0"></line>'
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.045, "45 ms"),
-        (0.44, "0.4 s"),
-        (12.4, "12 s"),
-        (190, "3 min 10 s"),
-        (660, "11 min"),
-        (7500, "2 h 5 min"),
-        (400_000, "4 days"),
-        (None, words.NO_VALUE),
-    ],
-)
-def test_durations_read_well(seconds: float | None, expected: str) -> None:
-    assert words.duration(seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("size_bytes", "expected"),
-    [(512, "512 B"), (81_234_567, "81.2 MB"), (269_000_000, "269 MB"), (2.1e9, "2.1 GB")],
-)
-def test_sizes_read_well(size_bytes: float, expected: str) -> None:
-    assert words.size(size_bytes) == expected
-
-
 def test_a_span_names_its_unit_once() -> None:
     assert words.span(545, 735) == "9 min 5 s to 12 min"
     assert words.span(660, 720) == "11 to 12 min"
     assert words.span(20, 20) == "about 20 s"
-
-
-def test_the_stepper_shows_what_is_done_current_and_open() -> None:
-    html = run_panel.stepper(a_run(), now=30.0)
-    drawn = len(STAGES) - 1  # by default INT4 has no end-to-end training
-    assert re.findall(r'<li class="(\w+)"', html) == ["done", "done", "current"] + ["open"] * (
-        drawn - 3
-    )
-    assert "10 s" in html
-
-
-def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
-    names = {
-        method: re.findall(
-            r"<span>([\w -]+)",
-            run_panel.stepper(
-                a_run(config=json.loads(preset("smoke", method).to_json())), now=30.0
-            ),
-        )
-        for method in ("efficientqat", "unisvq")
-    }
-    assert names["efficientqat"] == [words.STAGE_NAMES[name] for name in STAGES]
-    left_out = {words.STAGE_NAMES["int4_distill"], words.STAGE_NAMES["int2_distill"]}
-    assert names["unisvq"] == [stage for stage in names["efficientqat"] if stage not in left_out]
 
 
 def test_the_form_has_a_section_for_every_setting_and_a_line_for_every_method() -> None:
@@ -265,44 +213,6 @@ def test_the_interface_for_programs_names_every_method_and_preset() -> None:
     assert {*METHODS, *PRESETS, "bundled"} <= named
 
 
-def test_packing_after_int4_does_not_count_as_done_while_int2_trains() -> None:
-    ended = {"started": 0.0, "ended": 1.0, "total": 0}
-    stages = dict.fromkeys(("load", "data", "int4", "pack"), ended)
-    html = run_panel.stepper(a_run(stage="int2", stages=stages | {"int2": ended}), now=9.0)
-    steps = re.findall(r'<li class="(\w+)"[^>]*><i>.</i><span>([\w ]+)', html)
-    assert {name: state for state, name in steps}["Pack"] == "open"
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"state": "queued"}, "It is number 2 in the queue."),
-        ({"state": "running", "cancel_requested": True}, "Cancelling"),
-        ({"state": "done", "ended_at": 50.0}, "Done."),
-        ({"state": "done", "gpu_peak_bytes": 8_500_000_000}, "2.1 GB, GPU 8.5 GB"),
-        ({"state": "failed", "error_message": "The disk is full."}, "The disk is full."),
-        ({"state": "cancelled"}, "Resume goes on from the last checkpoint."),
-        ({"state": "interrupted", "error_message": "Crash 1 of 3."}, "continues by itself"),
-    ],
-)
-def test_every_state_of_a_run_is_drawn(changes: dict[str, Any], sentence: str) -> None:
-    assert sentence in Structure(run_panel.run_panel(a_run(**changes), 2, 60.0)).words
-
-
-def test_a_check_counts_answers_and_names_no_time_before_a_batch_is_through() -> None:
-    early = a_run(kind="check", stage="check", stage_step=3, stage_total=180, detail="INT4")
-    words_early = Structure(run_panel.run_panel(early, 0, 60.0)).words
-    assert "answers3 / 180" in words_early
-    assert "118 tok/s" in words_early
-    assert "3 min 10 s" not in words_early + parts.worker_words(early, 0, True)
-    later = a_run(kind="check", stage="check", stage_step=40, stage_total=180)
-    assert "3 min 10 s" in Structure(run_panel.run_panel(later, 0, 60.0)).words
-
-
-def test_without_a_run_the_panel_says_what_to_do() -> None:
-    assert "press Start" in Structure(run_panel.run_panel(None, 0, 0.0)).words
-
-
 def test_resume_and_delete_are_offered_only_where_they_work() -> None:
     def actions(state: str) -> list[str]:
         html = render_history.history_table([a_run(state=state)], {})
@@ -311,73 +221,6 @@ def test_resume_and_delete_are_offered_only_where_they_work() -> None:
     assert actions("running") == ["open", "again"]
     assert actions("done") == ["open", "again", "delete"]
     assert actions("failed") == ["open", "resume", "again", "delete"]
-
-
-def test_the_word_view_is_one_text_until_the_answers_part_and_two_from_there_on() -> None:
-    html = render_words.word_view(
-        "INT2",
-        "The sky is blue because light is scattered by the air, and that is all.",
-        "The sky is blue since it is old, and that is all. light is",
-    )
-    same, _, rest = html.partition('class="parting"')
-    assert "The same as FP16 for 4 words, then different." in same
-    assert Structure(same.partition('<p class="parting-line"')[0]).words.endswith("The sky is blue")
-    assert "here the answers part" in rest
-    linked = re.findall(r'<mark data-link="(\d)"[^>]*>([^<]*)</mark>', rest)
-    assert [words for _, words in linked] == ["and that is all."] * 2
-    assert linked[0] == linked[1], "both ends of a link have one number"
-    assert "FP16 goes on" in rest
-    assert "INT2 goes on" in rest
-    assert "<del" not in html, "nothing is crossed out"
-
-
-def test_fewer_than_three_equal_words_are_chance() -> None:
-    html = render_words.word_view("INT4", "a in the b of a c", "d in the e of a f")
-    assert "<mark" not in html
-    assert "Different from FP16 from the first word on." in html
-
-
-def test_the_word_view_of_endless_loops_takes_little_time() -> None:
-    loop = "a place where the sea is a place, " * 300
-    started = time.process_time()
-    html = render_words.word_view("INT2", f"one {loop}", f"two {loop}")
-    assert time.process_time() - started < 3
-    assert Structure(html).words.count("a place where") == 600, "nothing is left out"
-
-
-def test_a_column_head_says_in_one_line_what_matters_and_folds_the_rest() -> None:
-    fp16: app_state.Badge = {"fair": {"tokens_per_s": 50.0, "first_token_s": 0.3}}
-    badge: app_state.Badge = {
-        "size_bytes": 62_200_000,
-        "bits_per_weight": 2.27,
-        "memory_bytes": 81_000_000,
-        "backend": "torch, packed weights",
-        "load_s": 1.42,
-        "fair": {"tokens_per_s": 205.2, "first_token_s": 0.12},
-        "shared": {"tokens_per_s": 80.0, "first_token_s": 0.5},
-    }
-    html = render_head.column_head("INT2", badge, fp16)
-    line, details = html.split("</summary>")
-    assert Structure(f"{line}</summary></details>").words == "INT262.2 MB · 2.27 bit · 4.1x FP16"
-    assert "80" not in line, "a speed while sharing is no figure to compare"
-    facts = dict(re.findall(r"<dt[^>]*>([^<]+)</dt><dd>(.*?)</dd>", details))
-    assert facts["in memory"] == "81 MB"
-    assert facts["speed alone"] == "205 tok/s<small>first token 0.1 s</small>"
-    assert facts["speed while sharing"].startswith("80 tok/s")
-    assert facts["loaded in"] == "1.4 s"
-    assert "torch, packed weights" in details
-
-
-def test_a_head_compares_no_speed_that_it_does_not_know() -> None:
-    alone: app_state.Badge = {"fair": {"tokens_per_s": 205.2, "first_token_s": 0.12}}
-    assert "205 tok/s" in Structure(render_head.column_head("INT2", alone, {})).words
-    assert "x FP16" not in render_head.column_head("INT2", alone, {})
-    assert "x FP16" not in render_head.column_head("INT2", {}, alone)
-    assert render_head.NOT_LOADED in render_head.column_head("INT4", {})
-
-
-def test_equal_answers_are_said_to_be_equal() -> None:
-    assert "The same words as FP16." in render_words.word_view("INT4", "a b", "a  b")
 
 
 def test_empty_charts_say_when_they_fill() -> None:

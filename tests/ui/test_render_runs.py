@@ -22,6 +22,7 @@ from upq.config import RunConfig, command, preset, with_settings
 from upq.context import STAGES
 from upq.quantize.estimate import Estimate
 from upq.store import Labels
+from upq.units import NO_VALUE
 
 DAY_S = 86_400
 
@@ -63,7 +64,7 @@ def test_times_of_a_run_at_work_move_and_those_of_one_that_waits_do_not() -> Non
     assert ("down", "190.0") in clocks
     for state in ("done", "queued", "interrupted"):
         assert "data-clock" not in run_panel.run_panel(a_run(state=state), 1, now=75.0)
-    assert clock(None, "down") == f"<span>{words.NO_VALUE}</span>"
+    assert clock(None, "down") == f"<span>{NO_VALUE}</span>"
 
 
 def test_a_worker_that_imports_is_not_idle() -> None:

@@ -11,10 +11,8 @@ from ui.html.run_panel import stage_seconds
 from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
-    NO_VALUE,
     PRECISIONS,
     Precision,
-    duration,
     fixed,
     in_order,
     model_name,
@@ -22,10 +20,10 @@ from ui.html.words import (
     peak_memory,
     percent,
     plural,
-    size,
     span,
     stage_name,
 )
+from upq.units import NO_VALUE, duration, size
 
 __all__ = [
     "BUNDLED_NAME",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ui.html.markup import Html, tag
-from ui.html.words import NO_VALUE, duration
+from upq.units import NO_VALUE, duration
 
 #: Counts all clocks of the page on, once a second. A clock that is drawn anew begins anew.
 TICKING = """

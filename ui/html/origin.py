@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ui.html.words import size
 from upq.store import Run
+from upq.units import size
 
 
 def machine_words(run: Run) -> str:

@@ -14,13 +14,13 @@ from ui.html.markup import Html, join, tag
 from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
-    NO_VALUE,
     model_name,
     percent,
     stage_name,
 )
 from upq.decode import ROWS
 from upq.store import Run
+from upq.units import NO_VALUE
 
 
 def notice(

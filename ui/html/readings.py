@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ui.html.markup import Html, tag
 from ui.html.parts import table
-from ui.html.words import NO_VALUE
+from upq.units import NO_VALUE
 
 
 @dataclass(frozen=True)

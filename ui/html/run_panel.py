@@ -8,10 +8,11 @@ from typing import Any
 from ui.html.clock import clock
 from ui.html.markup import Html, join, tag
 from ui.html.parts import fact, notice, run_label, stage_share, time_left
-from ui.html.words import NO_VALUE, duration, in_order, number, peak_memory, stage_name
+from ui.html.words import in_order, number, peak_memory, stage_name
 from upq.config import QUANTIZED, RunConfig
 from upq.context import STAGES, SeriesNames
 from upq.store import Run
+from upq.units import NO_VALUE, duration
 
 
 def run_panel(run: Run | None, position: int, now: float) -> Html:

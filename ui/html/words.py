@@ -1,4 +1,4 @@
-"""Numbers and names as people read them: sizes, durations, rates, stages and precisions."""
+"""Numbers and names as people read them: ranges, shares, counts, stages and precisions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from upq import config
 from upq.context import STAGES
+from upq.units import NO_VALUE, duration, size
 
 Precision = config.PrecisionName
 PRECISIONS = config.PRECISIONS
-NO_VALUE = "\u2013"
 STAGE_NAMES = {
     "load": "Load",
     "data": "Data",
@@ -30,7 +30,6 @@ METHOD_NAMES = {
     "gptq": "GPTQ",
     "rtn": "RTN",
 }
-YEAR_DAYS = 365
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -41,41 +40,10 @@ def model_name(source: str) -> str:
     return source.rstrip("/").rsplit("/", 1)[-1] or source
 
 
-def size(size_bytes: float | None) -> str:
-    """Write bytes as decimal kB, MB or GB with three digits at most."""
-    if size_bytes is None:
-        return NO_VALUE
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= scale:
-            value = size_bytes / scale
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
 def peak_memory(peak_bytes: int | None, gpu_peak_bytes: int | None) -> str:
     """Write the most memory that a run took, on a GPU as well if it used one: "5.6 GB" or "5.6 GB, GPU 8.5 GB"."""
     gpu = f", GPU {size(gpu_peak_bytes)}" if gpu_peak_bytes else ""
     return f"{size(peak_bytes)}{gpu}"
-
-
-def duration(seconds: float | None) -> str:
-    """Write seconds as "45 ms", "0.4 s", "12 s", "3 min 10 s", "2 h 5 min", "3 days" or "4 years"."""
-    if seconds is None:
-        return NO_VALUE
-    if 0 < seconds < 0.0995:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days = hours // 24
-    return f"{days} days" if days < 2 * YEAR_DAYS else f"{days // YEAR_DAYS} years"
 
 
 def span(low_s: float, high_s: float) -> str:

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from upq.config import PRECISIONS, TASKS, CheckConfig, RunConfig, preset, settings, with_settings
 from upq.errors import UserError
+from upq.units import duration
 
 if TYPE_CHECKING:
     from upq.store import Run, Store
@@ -155,12 +156,10 @@ def show(options: Any) -> None:
 
 
 def left(run: Run) -> str:
-    """How long the stage of a run at work still takes, such as "about 3 min left in it"; "" where that is not known."""
+    """How long the stage of a run at work still takes, such as "3 min 20 s left in it"; "" where that is not known."""
     if run.state != "running" or run.eta_s is None:
         return ""
-    minutes = run.eta_s / 60
-    time = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
-    return f"{time if minutes >= 1 else 'under a minute'} left in it"
+    return f"{duration(run.eta_s)} left in it"
 
 
 def cancel(options: Any) -> None:

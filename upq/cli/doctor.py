@@ -10,8 +10,7 @@ from pathlib import Path
 from kernels.cpu.build import BuildError, load
 from upq.evaluation import instruction_types
 from upq.machine import machine, versions
-
-GB = 1e9
+from upq.units import size
 
 
 def facts(folder: Path) -> list[str]:
@@ -23,17 +22,17 @@ def facts(folder: Path) -> list[str]:
         f"CPU kernels  {_cpu_kernels()}",
         f"GPU kernels  {_gpu_kernels()}",
         f"Checks       {_checks()}",
-        f"Data folder  {folder}, {_used(folder) / GB:.1f} GB used, {_free(folder) / GB:.1f} GB free",
+        f"Data folder  {folder}, {size(_used(folder))} used, {size(_free(folder))} free",
     ]
 
 
 def _device() -> str:
     found = machine()
-    memory = f"{found['memory_bytes'] / GB:.0f} GB"
+    memory = size(found["memory_bytes"])
     processor = f"{found['processor']}, {found['cores']} cores, {memory}"
     if found["gpu"] is None:
         return f"{processor}; no GPU that torch sees"
-    return f"{found['gpu']}, {found['gpu_bytes'] / GB:.0f} GB, beside {processor}"
+    return f"{found['gpu']}, {size(found['gpu_bytes'])}, beside {processor}"
 
 
 def _cpu_kernels() -> str:

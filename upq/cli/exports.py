@@ -12,6 +12,7 @@ from upq.cli.commands import data_folder, store_of, write_json
 from upq.config import QUANTIZED
 from upq.errors import UserError, shown
 from upq.files import staging_folder
+from upq.units import size
 
 if TYPE_CHECKING:
     from upq.export import Exported
@@ -31,7 +32,7 @@ def export(options: Any) -> None:
         return
     precision = _the_one(options.run, precisions)
     made = _exported(options, store, precision, Path(options.out) if options.out else None)
-    print(f"{made.folder}: {precision} of run {options.run}, {made.size_bytes / MB:,.1f} MB")
+    print(f"{made.folder}: {precision} of run {options.run}, {size(made.size_bytes)}")
     print(f"  {made.found}")
     for path in made.files:
         print(f"  {path.relative_to(made.folder)}  {path.stat().st_size:,} bytes")
@@ -65,7 +66,7 @@ def pack(options: Any) -> None:
     """Write a finished run as one file."""
     path = Path(options.file)
     moved = store_of(options).pack(options.run, path)
-    print(f"{path}: run {options.run} with {_contents(moved)}, {path.stat().st_size / MB:,.1f} MB")
+    print(f"{path}: run {options.run} with {_contents(moved)}, {size(path.stat().st_size)}")
 
 
 def unpack(options: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from upq.jobs import Models
 from upq.serve import Endpoint, Offered, Row, bound, is_local, offered, run_server
 from upq.store import Store
+from upq.units import duration, size
 
 
 def serve(store: Store, run_id: int, precisions: Sequence[str], options: Any) -> None:
@@ -32,5 +33,5 @@ def serve(store: Store, run_id: int, precisions: Sequence[str], options: Any) ->
 
 def _load(models: Models, model: Offered) -> None:
     served = models.get(model.run_id, model.precision, model.source)
-    size = f"{served.size_bytes / 1e6:,.0f} MB"
-    print(f"{model.id}: {size}, loaded in {served.load_s:.1f} s, {served.backend}", flush=True)
+    loaded = f"{size(served.size_bytes)}, loaded in {duration(served.load_s)}"
+    print(f"{model.id}: {loaded}, {served.backend}", flush=True)

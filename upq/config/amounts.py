@@ -92,6 +92,22 @@ _STANDARD_INT4 = {
     "checkpoint_seconds": 600.0,
 }
 _STANDARD_INT2 = _STANDARD_INT4 | {"seconds": 2400.0}
+#: What EfficientQAT's two stages have in common for both precisions.
+_PAPER_BLOCK_AP = {
+    "tokens": 8_388_608,
+    "epochs": 2,
+    "batch_tokens": 4096,
+    "scale_lr": 3e-3,
+    "zero_lr": 1e-4,
+}
+_PAPER_E2E_QP = {
+    "tokens": 16_777_216,
+    "batch_tokens": 16_384,
+    "weight_lr": 0.0,
+    "accumulation": 8,
+    "warmup_share": 0.03,
+    "clip_norm": 0.3,
+}
 _SMOKE = _blockwise(tokens=256, epochs=1, batch_tokens=256, weight_lr=0.01, scale_lr=0.005)
 #: How much each preset trains unless its method says otherwise.
 BUDGET: dict[str, Settings] = {
@@ -262,44 +278,12 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     ("paper", "gptq"): for_both({"blockwise.tokens": 262_144, "group_size": 128}),
     ("paper", "efficientqat"): for_both({"group_size": 64, "scale_init": "absmax"})
     | for_int4(
-        _blockwise(
-            tokens=8_388_608,
-            epochs=2,
-            batch_tokens=4096,
-            weight_lr=3e-4,
-            scale_lr=3e-3,
-            zero_lr=1e-4,
-            norm_lr=1e-5,
-        )
-        | _distill(
-            tokens=16_777_216,
-            batch_tokens=16_384,
-            weight_lr=0.0,
-            scale_lr=3e-4,
-            accumulation=8,
-            warmup_share=0.03,
-            clip_norm=0.3,
-        )
+        _blockwise(weight_lr=3e-4, norm_lr=1e-5, **_PAPER_BLOCK_AP)
+        | _distill(scale_lr=3e-4, **_PAPER_E2E_QP)
     )
     | for_int2(
-        _blockwise(
-            tokens=8_388_608,
-            epochs=2,
-            batch_tokens=4096,
-            weight_lr=7e-4,
-            scale_lr=3e-3,
-            zero_lr=1e-4,
-            norm_lr=2e-5,
-        )
-        | _distill(
-            tokens=16_777_216,
-            batch_tokens=16_384,
-            weight_lr=0.0,
-            scale_lr=7e-4,
-            accumulation=8,
-            warmup_share=0.03,
-            clip_norm=0.3,
-        )
+        _blockwise(weight_lr=7e-4, norm_lr=2e-5, **_PAPER_BLOCK_AP)
+        | _distill(scale_lr=7e-4, **_PAPER_E2E_QP)
     ),
     ("paper", "unisvq"): for_both(
         _blockwise(

@@ -112,9 +112,9 @@ def test_a_run_that_waits_is_not_deleted(
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (20.0, "under a minute left in it"),
-        (180.0, "3 min left in it"),
-        (7200.0, "2.0 h left in it"),
+        (20.0, "20 s left in it"),
+        (200.0, "3 min 20 s left in it"),
+        (7200.0, "2 h left in it"),
     ],
 )
 def test_a_run_at_work_tells_how_long_its_stage_still_takes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +9,14 @@ import pytest
 import torch
 
 from tests.conftest import make_tokenizer
-from tests.support.grids import round_trip
+from tests.support.grids import damaged
 from tests.support.helpers import examples
 from upq.compare import Sampling, compare, comparison, read_answer, reading
 from upq.compare.comparison import Answer, answer_ids
 from upq.decode import Decoding, TransformersEngine, engine_for
 from upq.errors import UserError
 from upq.evaluation import Reference
-from upq.layers import INT4
-from upq.models import LoadedModel, plan_layers
+from upq.models import LoadedModel
 
 CONVERSATION = [{"role": "user", "content": "Why is the sky blue?"}]
 DATA = examples(1, 60)[0]
@@ -31,15 +29,6 @@ class Read:
 
     engine: Any
     tokenizer: Any
-
-
-def damaged(model: Any) -> Any:
-    """The model at INT4."""
-    twin = copy.deepcopy(model)
-    for one in plan_layers(model, 16):
-        weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = round_trip(INT4, weight.data, *INT4.fit(weight.data, 16))
-    return twin
 
 
 def pair(tiny: LoadedModel) -> dict[str, Read]:

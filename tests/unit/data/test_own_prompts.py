@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from tests.conftest import CHATML, SPECIAL_TOKENS
+from tests.conftest import CHATML, SPECIAL_TOKENS, chatting
 from tests.support.helpers import RecordingContext, Stop, stop_after, tiny_config
 from upq import data
 from upq.data import Example, dataset
@@ -32,15 +32,7 @@ def words_tokenizer() -> PreTrainedTokenizerFast:
     words = [*SPECIAL_TOKENS, *ROLES, *(f"word{number}" for number in range(253))]
     backend = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, "<|endoftext|>"))
     backend.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<|endoftext|>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        additional_special_tokens=["<s>", "</s>"],
-        chat_template=CHATML,
-    )
+    return chatting(backend)
 
 
 @pytest.fixture

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.engine_cases import VOCABULARY, generated, greedy, random_model, random_prompts
+from tests.support.engine_cases import (
+    VOCABULARY,
+    check_neighbours,
+    generated,
+    greedy,
+    random_model,
+    random_prompts,
+)
 from upq.decode import TransformersEngine
 from upq.decode.row_cache import BUCKET
 from upq.decode.transformers_engine import PlainSession, RowSession
@@ -89,16 +96,7 @@ def greedy_from(session: Any, row: int, logits: torch.Tensor, tokens: int) -> li
 
 
 def test_a_row_is_refilled_while_its_neighbours_go_on() -> None:
-    engine = TransformersEngine(random_model("llama", {}))
-    first, second, third = random_prompts(30, 12, 5)
-    session = engine.session(2, 64)
-    whole = greedy(engine.session(1, 64), 0, second, 12)
-    answer = [int(session.prefill(1, second).argmax())]
-    for other in (first, third):
-        assert greedy(session, 0, other, 4) == greedy(engine.session(1, 64), 0, other, 4)
-        for _ in range(5):
-            answer.append(int(session.step([1], answer[-1:])[0].argmax()))
-    assert answer == whole[: len(answer)]
+    check_neighbours(random_model("llama", {}))
 
 
 def test_the_cache_grows_with_the_conversation() -> None:

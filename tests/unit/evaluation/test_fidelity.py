@@ -8,28 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.grids import round_trip
+from tests.support.grids import damaged
 from tests.support.helpers import examples
 from upq.data import Example
 from upq.errors import UserError
 from upq.evaluation import Reference, fidelity
-from upq.layers import INT4, INT8, PackedEmbedding, PackedLinear, memory_bytes
-from upq.models import LoadedModel, plan_layers
+from upq.layers import INT8, PackedEmbedding, PackedLinear, memory_bytes
+from upq.models import LoadedModel
 
 DATA = examples(7, 30)
 
 
 def check() -> None:
     return
-
-
-def damaged(model: Any) -> Any:
-    """The model at INT4."""
-    twin = copy.deepcopy(model)
-    for one in plan_layers(model, 16):
-        weight = twin.get_parameter(f"{one.name}.weight")
-        weight.data = round_trip(INT4, weight.data, *INT4.fit(weight.data, 16))
-    return twin
 
 
 @torch.no_grad()
