@@ -13,32 +13,19 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
+from bench.agreement import ANSWER_TOKENS, Agreement, agreement, asked
 from bench.llama_cpp import LlamaCpp
-from bench.same_size import ANSWER_TOKENS, export_of, messages
+from bench.llama_files import export_of
 from upq.artifact import assembly
 from upq.decode import NativeEngine
 from upq.export import PackedModel
 from upq.jobs.exports import model_of
-from upq.models import chat_ids
 from upq.store import data_dir, open_store
 
 TWIN, ENGINE = "float32 twin, tokens of answers", "our engine in C, first tokens"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Two models at the same places. places: how many; kl: mean, in nats; same_top: share of equal likeliest tokens."""
-
-    places: int
-    kl: float
-    same_top: float
 
 
 def main() -> None:
@@ -65,16 +52,16 @@ def compared(model: PackedModel, prompts: int, tokens: int, threads: int) -> dic
     """What is compared -> how far the model's file agrees with it inside llama.cpp. tokens: of an answer, at most."""
     assembled, tokenizer = assembly.assemble(model.artifact)
     engine = NativeEngine(assembled)
-    questions = [chat_ids(tokenizer, message) for message in messages(prompts)]
+    questions = asked(tokenizer, prompts)
     vocabulary = model.config["vocab_size"]
     with tempfile.TemporaryDirectory() as folder:
-        [plain] = export_of(unpacked(model), Path(folder, "plain"))
+        plain = export_of(unpacked(model), Path(folder, "plain"))
         twin = LlamaCpp(plain, threads)
         places = [ids for question in questions for ids in twin.answer_places(question, tokens)]
         first = [places.index(question) for question in questions]
         wanted = [twin.log_probabilities(ids, vocabulary) for ids in places]
         del twin
-        [packed] = export_of(model, Path(folder, "packed"))
+        packed = export_of(model, Path(folder, "packed"))
         file = LlamaCpp(packed, threads)
         found = [file.log_probabilities(ids, vocabulary) for ids in places]
     ours = [engine.session(1, len(ids) + 1).prefill(0, ids).log_softmax(-1) for ids in questions]
@@ -92,19 +79,6 @@ def unpacked(model: PackedModel) -> PackedModel:
     tensors |= {name: tensor.float() for name, tensor in model.plain.items()}
     artifact = dataclasses.replace(model.artifact, tensors=tensors)
     return dataclasses.replace(model, artifact=artifact, layers={})
-
-
-def divergence(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    """KL of two log-probabilities (vocabulary,), in nats."""
-    return float(F.kl_div(found, wanted, log_target=True, reduction="sum"))
-
-
-def agreement(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> Agreement:
-    """Log-probabilities (vocabulary,) of a model against those that were wanted, place by place."""
-    pairs = list(zip(wanted, found, strict=True))
-    same = sum(int(a.argmax() == b.argmax()) for a, b in pairs)
-    kl = sum(divergence(a, b) for a, b in pairs)
-    return Agreement(len(pairs), kl / len(pairs), same / len(pairs))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from bench import report
+from bench.agreement import ANSWER_TOKENS, Agreement, agreement, asked
 from bench.llama_cpp import LlamaCpp
 from bench.llama_files import export_of, importance_of, plain_model, quantized, read_into
 from upq import data
@@ -32,23 +31,12 @@ from upq.evaluation import Reference, wikitext
 from upq.export import PackedModel
 from upq.export.gguf_architecture import config_of
 from upq.jobs.exports import model_of
-from upq.models import LoadedModel, chat_ids, load
+from upq.models import LoadedModel, load
 from upq.store import data_dir, open_store
 
 THEIRS = ("Q4_0", "Q4_K_M", "Q2_K", "Q2_0")
-#: Tokens of an answer at which distributions inside llama.cpp are compared.
-ANSWER_TOKENS = 8
 #: Training sequences that the importance matrix is counted on.
 CALIBRATION = 128
-
-
-@dataclass(frozen=True)
-class Inside:
-    """One file in llama.cpp. kl: mean over tokens, in nats, against the FP16 file; tokens_per_s: of an answer."""
-
-    kl: float
-    same_top: float
-    tokens_per_s: float
 
 
 def main() -> None:
@@ -81,19 +69,11 @@ def main() -> None:
             ours = model_of(store, given.run, row.precision)
             files[f"ours {row.precision}"] = export_of(ours, folder / row.precision)
         rows = {label: apart.measured(path) for label, path in files.items()}
-        questions = [
-            chat_ids(loaded.tokenizer, list(row.messages))
-            for row in data.read_rows(config.data, config.seed)[1][: given.prompts]
-        ]
+        questions = asked(loaded.tokenizer, given.prompts)
         vocabulary = config_of(plain).vocab_size
-        for label, found in zip(
-            files, inside(list(files.values()), questions, vocabulary, given.threads), strict=True
-        ):
-            rows[label] |= {
-                "KL inside": found.kl,
-                "same top": found.same_top,
-                "tokens/s": found.tokens_per_s,
-            }
+        found = inside(list(files.values()), questions, vocabulary, given.threads)
+        for label, (agrees, speed) in zip(files, found, strict=True):
+            rows[label] |= {"KL inside": agrees.kl, "same top": agrees.same_top, "tokens/s": speed}
     table = [{"file": label, **row} for label, row in rows.items()]
     report.show(table)
     report.save(given.json, table, tokens=sum(example.counted for example in dataset.held_out))
@@ -153,8 +133,8 @@ class Apart:
 
 def inside(
     files: Sequence[Path], questions: Sequence[Sequence[int]], vocabulary: int, threads: int
-) -> Iterator[Inside]:
-    """What each file gives in llama.cpp, loaded one after the other; the first is the one compared with."""
+) -> Iterator[tuple[Agreement, float]]:
+    """How each file agrees with the first of them in llama.cpp, loaded one after the other, and its tokens/s."""
     places: list[list[int]] = []
     wanted: list[torch.Tensor] = []
     for path in files:
@@ -164,11 +144,7 @@ def inside(
         ]
         found = [model.log_probabilities(ids, vocabulary) for ids in places]
         wanted = wanted or found
-        pairs = list(zip(wanted, found, strict=True))
-        kl = sum(float(F.kl_div(b, a, log_target=True, reduction="sum")) for a, b in pairs)
-        same = sum(int(a.argmax() == b.argmax()) for a, b in pairs)
-        speed = model.tokens_per_s(questions[0])
-        yield Inside(kl / len(pairs), same / len(pairs), speed)
+        yield agreement(wanted, found), model.tokens_per_s(questions[0])
 
 
 def _nothing() -> None: ...

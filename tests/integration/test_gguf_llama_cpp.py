@@ -13,8 +13,9 @@ import numpy
 import pytest
 import torch
 
+from bench.agreement import divergence
 from bench.llama_cpp import LlamaCpp, library
-from bench.rounding import ENGINE, TWIN, compared, divergence, unpacked
+from bench.rounding import ENGINE, TWIN, compared, unpacked
 from kernels.packing import PackedWeight
 from kernels.reference import dequantize
 from tests.support.gguf_export_cases import (
