@@ -19,6 +19,7 @@ from ui.html import (
     number,
     peak_memory,
     percent,
+    plural,
     scatter,
     size,
     table,
@@ -134,7 +135,7 @@ def _agreed(row: ResultRow) -> Html | str:
     if row.agreed_median is None:
         return NO_VALUE
     hint = "median over held-out answers: tokens before the first one that differs from FP16's"
-    return tag("span", f"{row.agreed_median:.0f} tokens", title=hint)
+    return tag("span", plural(round(row.agreed_median), "token"), title=hint)
 
 
 def _method(row: ResultRow) -> str:
