@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.ui.lab import Lab
-from tests.ui.open_app import HANG_S, OpenApp, TinyModels
+from tests.ui.open_app import DOWNLOADS, HANG_S, OpenApp, TinyModels
 from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, go, note_stranger
 from tests.ui.studio import Studio, free_port, start_app, stop_app
 from tests.unit.jobs.test_served import stored_run
@@ -37,13 +37,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> It
 def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[OpenApp]:
     """Serve the page from this process with a store of one finished run, and without a worker."""
     folder, scratch = tmp_path_factory.mktemp("open"), tmp_path_factory.mktemp("scratch")
+    downloads = scratch / DOWNLOADS
+    downloads.mkdir()
     with pytest.MonkeyPatch.context() as patch, closing(open_store(folder)) as store:
         patch.setattr(tempfile, "tempdir", str(scratch))
         patch.delenv("GRADIO_TEMP_DIR", raising=False)
         run_id = stored_run(store, load(str(tiny_model_dir)), tiny_model_dir)
         models = TinyModels(store, tiny_model_dir)
         exports = Exports(store, exports_dir(folder))
-        page = build(App(store, models, Supervisor(store, folder), folder, exports))
+        page = build(App(store, models, Supervisor(store, folder), downloads, exports))
         url = launch(page, "127.0.0.1", free_port(), None, folder)
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             yield OpenApp(page, client, store, run_id, scratch)

@@ -18,6 +18,8 @@ from upq.store import Store
 
 #: Seconds after which a request hangs, on a machine that is busy.
 HANG_S = 120
+#: Where the app writes what it offers for download, in the folder of temporary files.
+DOWNLOADS = "downloads"
 
 
 class TinyModels(Models):
@@ -48,6 +50,11 @@ class OpenApp:
     store: Store
     run_id: int
     scratch: Path
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files that are no downloads."""
+        files = [path for path in self.scratch.rglob("*") if path.is_file()]
+        return [path for path in files if not path.is_relative_to(self.scratch / DOWNLOADS)]
 
     @cached_property
     def session(self) -> SessionState:

@@ -23,7 +23,7 @@ ADDRESS = {"path": "http://127.0.0.1:9/secret", "meta": {"_type": "gradio.FileDa
 
 
 def stored(app: OpenApp) -> list[str]:
-    return [str(path.relative_to(app.scratch)) for path in app.scratch.rglob("*") if path.is_file()]
+    return [str(path.relative_to(app.scratch)) for path in app.leftovers()]
 
 
 @pytest.mark.parametrize(

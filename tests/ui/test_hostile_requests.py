@@ -145,7 +145,7 @@ def judge(app: OpenApp, name: str, answer: Answer, may_answer: bool) -> None:
         assert SENTENCES.fullmatch(answer.refusal), answer.refusal
         assert not PYTHON.search(answer.refusal), answer.refusal
         assert orjson.dumps(answer.refusal), "what cannot be sent would leave the client waiting"
-    leftovers = [path for path in app.scratch.rglob("*") if path.is_file()]
+    leftovers = app.leftovers()
     assert leftovers == []
 
 
