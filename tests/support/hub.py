@@ -8,12 +8,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import constants
+
+from tests.support.http_stand_in import served
 
 #: Files of at least so many bytes go by way of large file storage, as weights do there.
 LARGE_BYTES = 20_000
@@ -176,14 +178,8 @@ def running(owner: str, token: str) -> Iterator[Hub]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield hub
-    finally:
-        hub.ends.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as hub.address:
+        try:
+            yield hub
+        finally:
+            hub.ends.set()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.support.http_stand_in import served
 
 CLIENT, SECRET = "the-client", "the-secret-of-the-client"
 SCOPES = "openid profile write-repos manage-repos"
@@ -117,13 +118,5 @@ def running(token: str) -> Iterator[Provider]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    provider.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with served(Handler) as provider.address:
         yield provider
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
