@@ -4,22 +4,27 @@ by token.
 python -m bench.activations --data-dir DIR --run 1
 
 The tokens are FP16's own greedy answers to the held-out prompts, teacher-forced, as in every other fidelity figure.
+Rows "of float32 activations" read the model's own greedy answers: "agreed" is then where rounding makes it write
+another token for the first time. "float16" is the noise to compare that with: the decoded weights in transformers.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import report
-from upq.artifact import assembly
+from upq.artifact import Artifact, assembly
 from upq.config import RunConfig
 from upq.data import read_rows
-from upq.decode import Engine, NativeEngine, answers, end_ids
-from upq.models import chat_ids, loading
+from upq.decode import Engine, NativeEngine, TransformersEngine, answers, end_ids
+from upq.export.dense import tensor_names
+from upq.export.model import opened
+from upq.models import LoadedModel, chat_ids, loading
 from upq.store import data_dir, open_store
 
 
@@ -36,32 +41,50 @@ def main() -> None:
     teacher = NativeEngine(loaded.model)
     texts = held_out(teacher, loaded.tokenizer, config)
     rows: list[dict[str, Any]] = []
-    for artifact in store.artifacts(options.run):
-        model, _ = assembly.assemble(store.load_artifact(options.run, artifact.precision))
+    for row in store.artifacts(options.run):
+        artifact = store.load_artifact(options.run, row.precision)
+        model, _ = assembly.assemble(artifact)
         exact, rounded = (NativeEngine(model, exact=exact) for exact in (True, False))
-        for of, by, first, second in (
-            ("FP16", "float32 activations", teacher, exact),
-            ("FP16", "rounded activations", teacher, rounded),
-            ("float32 activations", "rounded activations", exact, rounded),
+        written = held_out(exact, loaded.tokenizer, config)
+        for of, by, first, second, read in (
+            ("FP16", "float32 activations", teacher, exact, texts),
+            ("FP16", "rounded activations", teacher, rounded, texts),
+            ("float32 activations", "rounded activations", exact, rounded, written),
+            ("float32 activations", "float16", exact, in_float16(loaded, artifact), written),
         ):
-            found = compare(first, second, texts)
-            rows.append({"precision": artifact.precision, "of": of, "by": by, **found})
+            found = compare(first, second, read)
+            rows.append({"precision": row.precision, "of": of, "by": by, **found})
     report.show(rows)
     report.save(options.json, rows)
 
 
-def held_out(teacher: Engine, tokenizer: Any, config: RunConfig) -> list[tuple[list[int], int]]:
-    """(token ids, where the answer begins) of each held-out prompt with FP16's answer."""
+def held_out(writer: Engine, tokenizer: Any, config: RunConfig) -> list[tuple[list[int], int]]:
+    """(token ids, where the answer begins) of each held-out prompt with an engine's greedy answer."""
     _, questions = read_rows(config.data, config.seed)
     prompts = {at: chat_ids(tokenizer, list(one.messages)) for at, one in enumerate(questions)}
     written = answers(
-        teacher,
+        writer,
         prompts,
-        end_ids(teacher, tokenizer),
+        end_ids(writer, tokenizer),
         max_new_tokens=config.measure.answer_tokens,
         check=lambda _: None,
     )
     return [(prompts[at] + ids, len(prompts[at])) for at, ids in written]
+
+
+def in_float16(loaded: LoadedModel, artifact: Artifact) -> Engine:
+    """transformers' own forward pass over an artifact's decoded weights, all of it in float16."""
+    packed = opened(artifact, artifact.precision)
+    plain = packed.plain
+    tensors = {
+        name: plain[name] if name in plain else packed.weight(name.removesuffix(".weight"))
+        for name in tensor_names(packed)
+    }
+    model = copy.deepcopy(loaded.model)
+    unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"the model has no {unknown[0]}")
+    return TransformersEngine(model.half())
 
 
 @torch.inference_mode()

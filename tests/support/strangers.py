@@ -25,6 +25,8 @@ from upq.store import Store, open_store
 
 #: What stands in the run of a visitor and nobody else may read.
 SECRET_LINE, SECRET_ANSWER = "the secret line of a log", "the secret answer of a check"
+#: Accounts of an app that asks for a name and a password.
+PASSWORDS = {"ada": "of ada", "bob": "of bob"}
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Place:
     model: str
 
     @contextmanager
-    def visitor(self) -> Iterator[OpenApp]:
-        """Somebody with a browser that keeps cookies, on the page."""
+    def visitor(self, user: str = "") -> Iterator[OpenApp]:
+        """Somebody with a browser that keeps cookies, on the page; user: the name of one of PASSWORDS' accounts."""
         with httpx.Client(base_url=self.url, timeout=HANG_S) as client:
+            if user:
+                signed_in = client.post(
+                    "login", data={"username": user, "password": PASSWORDS[user]}
+                )
+                assert signed_in.status_code == httpx.codes.OK
             client.get("")
             yield OpenApp(self.app, client, self.house, 0, self.folder)  # type: ignore[arg-type]
 
@@ -62,15 +69,21 @@ class Place:
 
 
 @contextmanager
-def open_to_strangers(folder: Path, model: str, **limits: Any) -> Iterator[Place]:
-    """Serve the app without a worker. limits: fields of Limits; visitors may quantize the model."""
+def open_to_strangers(
+    folder: Path, model: str, *, with_passwords: bool = False, **limits: Any
+) -> Iterator[Place]:
+    """Serve the app without a worker. limits: fields of Limits; visitors may quantize the model.
+
+    with_passwords: only those of PASSWORDS get in.
+    """
     house = open_store(folder)
     downloads = folder / "downloads"
     downloads.mkdir()
     chosen = Limits(models=("bundled", model), **limits)
     app = PublicApp.of(Folders(folder, house, downloads), Supervisor(house, folder), chosen)
     page = build(app)
-    url = launch(page, "127.0.0.1", free_port(), None, folder)
+    accounts = list(PASSWORDS.items()) if with_passwords else None
+    url = launch(page, "127.0.0.1", free_port(), accounts, folder)
     try:
         yield Place(app, url, house, folder, model)
     finally:

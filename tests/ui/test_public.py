@@ -183,6 +183,27 @@ def test_files_of_an_export_go_to_those_who_may_see_its_run(scene: Scene) -> Non
     assert scene.bob.call("make_export", asked, by_name=True).results == []
 
 
+def test_files_of_an_export_go_to_the_account_that_owns_its_run(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    model = str(tiny_model_dir)
+    with (
+        open_to_strangers(tmp_path, model, with_passwords=True) as place,
+        place.visitor("ada") as ada,
+        place.visitor("bob") as bob,
+    ):
+        assert started(ada, place).refusal is None
+        asked = {"run_id": place.finish(load(model)), "precision": "INT4", "format": "packed"}
+        (made,) = ada.call("make_export", asked, by_name=True).results
+        file = f"gradio_api/file={made['folder']}/{made['files'][0]['name']}"
+        assert ada.client.get(file).status_code == httpx.codes.OK
+        assert bob.client.get(file).status_code == httpx.codes.NOT_FOUND
+        browser = {COOKIE: str(ada.client.cookies[COOKIE])}
+        for cookies in ({}, browser):
+            nobody = httpx.get(place.url + file, cookies=cookies)
+            assert nobody.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.NOT_FOUND)
+
+
 def test_a_name_that_was_made_up_is_nobodys(scene: Scene) -> None:
     (cookie,) = [one for one in scene.ada.client.cookies.jar if one.name == COOKIE]
     assert cookie.value is not None

@@ -102,8 +102,11 @@ class Browser:
     def _headers(self) -> dict[str, str]:
         return {"cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
 
-    def sign_in(self) -> None:
-        assert self.get("login/huggingface?_target_url=/").status_code == httpx.codes.OK
+    def sign_in(self, looked_at: str = "") -> str:
+        """Sign in as Gradio's button does on a page with these parameters; the parameters of where that ends."""
+        answer = self.get(f"login/huggingface?_target_url=/{looked_at}")
+        assert answer.status_code == httpx.codes.OK
+        return answer.url.query.decode()
 
     def publish(self, repo: str) -> str:
         """What the page gets when the newest run is published."""
@@ -227,6 +230,14 @@ def test_without_signing_in_nothing_is_sent_also_not_with_the_token_of_the_owner
         assert "Nobody is signed in" in ada.publish("me/stolen")
     assert len(scene.hub.calls) == calls
     assert "me/stolen" not in scene.hub.models
+
+
+def test_whoever_signs_in_comes_back_to_the_run_that_they_looked_at(scene: Scene) -> None:
+    looked_at = "tab=export&run=3&message=50%25+%26+more%3F"
+    with browser(scene) as ada:
+        assert ada.sign_in(f"?{looked_at}") == looked_at
+        assert ada.get(f"logout?_target_url=/?{looked_at}").url.query.decode() == looked_at
+        assert ada.sign_in() == ""
 
 
 def test_signing_in_adds_no_endpoint(scene: Scene) -> None:

@@ -39,6 +39,7 @@ class PublicApp(App):
     house: Store
     visitors: Visitors
     limits: Limits
+    exports: VisitorExports
     gpu: ZeroGpu | None = None
 
     @classmethod
@@ -92,6 +93,11 @@ class PublicApp(App):
         """Whether a run of anybody is at work."""
         return self.house.live_run() is not None
 
+    def hand_over(self, old: str, new: str) -> None:
+        """Give what is one visitor's to another one: whoever signs in takes along what the browser had."""
+        self.house.hand_over(old, new)
+        self.exports.hand_over(old, new)
+
     def own_folder(self) -> Path:
         """Where the tables and reports of whoever asks are written."""
         name = hashlib.sha256(self.visitors.asking().encode()).hexdigest()
@@ -117,7 +123,11 @@ class PublicApp(App):
     @property
     def guards(self) -> list[Any]:
         """What looks at requests before the page does."""
-        exports = self.exports.folder
-        return [
-            Middleware(VisitorCookie, visitors=self.visitors, store=self.house, exports=exports)
-        ]
+        cookie = Middleware(
+            VisitorCookie,
+            visitors=self.visitors,
+            store=self.house,
+            exports=self.exports.folder,
+            hand_over=self.hand_over,
+        )
+        return [Middleware(sign_in.WholeTarget), cookie]

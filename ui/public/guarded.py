@@ -309,6 +309,10 @@ class VisitorExports(Exports):
         work = self._works.get(key)
         return work is not None and work.is_busy
 
+    def hand_over(self, old: str, new: str) -> None:
+        """What one visitor began is another one's: the same person, who has signed in."""
+        self._begun = {key: new if begun == old else begun for key, begun in self._begun.items()}
+
     def cancel(self, wanted: Wanted) -> None:
         """Exports.cancel of what the visitor began."""
         self._visible.run(wanted.run_id)

@@ -1,4 +1,4 @@
-"""Who asks: somebody who is signed in, else a browser that keeps a signed random name, else one open page.
+"""Who asks: somebody who has signed in, else a browser that keeps a signed random name, else one open page.
 
 Whoever signs in with the hub takes along what the browser had.
 
@@ -62,7 +62,7 @@ class Visitors:
         if request is None:
             return NOBODY
         if request.username:
-            return f"user {request.username}"
+            return _account(request.username)
         if signed_in := sign_in.account(sign_in.scope_of(request)):
             return signed_in
         session = f"page {request.session_hash}" if request.session_hash else NOBODY
@@ -73,13 +73,24 @@ class Visitors:
 
 
 class VisitorCookie:
-    """ASGI middleware that gives a browser its name, and hands files of exports only to those who may see their run."""
+    """ASGI middleware that gives a browser its name, and hands files of exports only to those who may see their run.
 
-    def __init__(self, app: ASGIApp, visitors: Visitors, store: Store, exports: Path) -> None:
+    hand_over: gives what is one visitor's to another one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        visitors: Visitors,
+        store: Store,
+        exports: Path,
+        hand_over: Callable[[str, str], None],
+    ) -> None:
         self._app = app
         self._visitors = visitors
         self._store = store
         self._exports = exports.resolve()
+        self._hand_over = hand_over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,7 +98,7 @@ class VisitorCookie:
             return
         browser = self._visitors.named(_cookies(scope).get(COOKIE))
         if scope["path"].startswith(_FILE):
-            visitor = sign_in.account(scope) or browser or NOBODY
+            visitor = _user(scope) or sign_in.account(scope) or browser or NOBODY
             if not self._may_take(scope["path"].removeprefix(_FILE), visitor):
                 refusal = JSONResponse({"detail": "There is no such file."}, 404)
                 await refusal(scope, receive, send)
@@ -104,7 +115,7 @@ class VisitorCookie:
         async def send_afterwards(message: Message) -> None:
             signed_in = sign_in.account(scope)
             if signed_in and message["type"] == "http.response.start":
-                await run_in_threadpool(self._store.hand_over, browser, signed_in)
+                await run_in_threadpool(self._hand_over, browser, signed_in)
             await send(message)
 
         return send_afterwards
@@ -121,6 +132,19 @@ class VisitorCookie:
             )
         except UserError:
             return False
+
+
+def _user(scope: Scope) -> str | None:
+    """Who has signed in with a name and a password of this app (--auth-file), as a visitor, by Gradio's cookie."""
+    served, cookies = scope["app"], _cookies(scope)
+    names = (f"access-token-{kind}{served.cookie_id}" for kind in ("", "unsecure-"))
+    token = next((cookies[name] for name in names if name in cookies), None)
+    name = served.tokens.get(token)
+    return _account(name) if name else None
+
+
+def _account(name: str) -> str:
+    return f"user {name}"
 
 
 def _cookies(scope: Scope) -> dict[str, str]:
