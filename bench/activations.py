@@ -22,8 +22,8 @@ from upq.artifact import Artifact, assembly
 from upq.config import RunConfig
 from upq.data import read_rows
 from upq.decode import Engine, NativeEngine, TransformersEngine, answers, end_ids
+from upq.export import opened
 from upq.export.dense import tensor_names
-from upq.export.model import opened
 from upq.models import LoadedModel, chat_ids, loading
 from upq.store import data_dir, open_store
 

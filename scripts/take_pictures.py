@@ -8,52 +8,20 @@ Starts the app on a folder of its own, waits until the models are unpacked, asks
 from __future__ import annotations
 
 import argparse
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.studio import running
+from upq.machine import ROOT
+
 CHROMIUM = "/usr/bin/chromium"
-SIZE = {"width": 1280, "height": 860}
+SIZE: ViewportSize = {"width": 1280, "height": 860}
 QUESTION = "Explain in two sentences why the sky is blue."
-START_S, UNPACKED_MS, ANSWERED_MS, DRAWN_MS = 120, 300_000, 180_000, 60_000
+UNPACKED_MS, ANSWERED_MS, DRAWN_MS = 300_000, 180_000, 60_000
 #: Time for what is drawn by degrees, milliseconds.
 SETTLED_MS = 2_500
-
-
-@contextmanager
-def running() -> Iterator[str]:
-    """The address of an app on a new data folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="upq-pictures-") as folder:
-        command = [sys.executable, "app.py", "--data-dir", folder, "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT)
-        try:
-            yield _answering(f"http://127.0.0.1:{port}/")
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _answering(url: str) -> str:
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return url
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"{url} does not answer")
 
 
 def take(page: Page, out: Path) -> None:
@@ -91,10 +59,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with running() as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory(prefix="upq-pictures-") as folder,
+        running(Path(folder)) as studio,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": SIZE["width"], "height": SIZE["height"]})
-        page.goto(f"{url}?__theme=light")
+        page = browser.new_page(viewport=SIZE)
+        page.goto(f"{studio.url}?__theme=light")
         take(page, options.out)
         browser.close()
 

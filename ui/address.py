@@ -105,7 +105,7 @@ def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: His
         values: dict[Any, Any] = {has_arrived: True}
         if place.tab:
             values |= {tabs: gr.Tabs(selected=place.tab), header.tab: place.tab}
-        if place.run is not None and place.conversation is None:
+        if place.conversation is None:  # else it comes with a run of its own
             selection, problem = _choose(app, place.run)
             values |= dict(zip([header.chosen, header.selector], selection, strict=True))
             problems += [problem] if problem else []
@@ -136,11 +136,11 @@ def build(app: App, demo: gr.Blocks, tabs: gr.Tabs, header: Header, history: His
     gr.on(changes, follow, seen, address, trigger_mode="always_last", **PRIVATE)
 
 
-def _choose(app: App, run_id: int) -> tuple[tuple[Any, Any], str]:
-    """Values for the header's choice of a run, and what stands against it."""
-    if run_id == NO_RUN or app.precisions(run_id):
+def _choose(app: App, run_id: int | None) -> tuple[tuple[Any, Any], str]:
+    """Values for the header's choice of a run, and what stands against the one that an address names."""
+    if run_id in (None, NO_RUN) or app.precisions(run_id):
         return choices(app, run_id), ""
-    return (gr.skip(), gr.skip()), f"run {run_id} is not here, or has no models."
+    return choices(app, None), f"run {run_id} is not here, or has no models."
 
 
 def _fitting(settings: list[Any], values: list[Any]) -> tuple[dict[Any, Any], list[str]]:

@@ -218,8 +218,13 @@ def plain_errors() -> Iterator[None]:
         raise gr.Error(text, print_exception=False) from error
 
 
-#: Events between the page and its own server: not part of the public interface, no spinner.
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+#: Events between the page and its own server: not part of the public interface, no spinner. That nothing is to show
+#: their progress has to be said too: the page would write it into every output, hidden, at each step of each event.
+PRIVATE: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "show_progress_on": [],
+}
 #: Private events that are handled one after the other, in the order in which they arrive: what is sent right after a
 #: run was chosen goes to that run. For short handlers only.
 IN_ORDER: dict[str, Any] = {**PRIVATE, "concurrency_id": "in order", "concurrency_limit": 1}

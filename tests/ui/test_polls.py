@@ -14,6 +14,7 @@ import pytest
 import ui
 from tests.ui.lab import Lab
 from ui import header
+from ui.api import ENDPOINTS
 from ui.app_state import App
 from ui.shared import KEPT, Shared
 from upq.config import RunConfig, preset
@@ -103,6 +104,14 @@ def test_every_tab_of_the_page_has_a_catalog_and_a_listener(tmp_path: Path) -> N
     page = ui.build(app_of(Lab(tmp_path)))
     tabs = [block.id for block in page.blocks.values() if isinstance(block, gr.Tab)]
     assert tabs == list(header.TABS)
+
+
+def test_no_event_writes_its_progress_into_what_it_fills(tmp_path: Path) -> None:
+    """Gradio's page would do so for all that any event has ever filled, at each step of each event."""
+    events = ui.build(app_of(Lab(tmp_path))).fns.values()
+    assert len(events) > len(ENDPOINTS)
+    private = [one for one in events if one.outputs and one.api_visibility == "private"]
+    assert [one.name for one in private if one.show_progress_on != []] == []
 
 
 def test_a_name_that_is_given_to_a_run_reaches_the_lists(tmp_path: Path) -> None:
