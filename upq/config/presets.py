@@ -25,8 +25,8 @@ from upq.errors import UserError, shown
 #: What each preset is for, in the words of the app, the command line and the documentation.
 PRESET_WORDS = {
     "smoke": "a test of the machinery, a minute or two, not for use",
-    "quick": "up to 12 minutes on 2 cores for the bundled model",
-    "overnight": "up to 2 hours on 2 cores for the bundled model, the best that a CPU gives",
+    "quick": "12 minutes on 2 cores with AVX-512 for the bundled model, twice that with AVX2",
+    "overnight": "up to 2 hours on 2 cores with AVX-512 for the bundled model, the best that a CPU gives",
     "lease": "what minutes of a borrowed GPU leave, 8 to 11 on an H100 for the bundled model",
     "standard": "about an hour on an H100 for the bundled model",
     "paper": "the published budget, on many GPUs",
