@@ -182,6 +182,27 @@ def test_the_line_below_start_follows_the_run_of_this_page(tmp_path: Path) -> No
     assert "failed: The disk is full." in said[3]
 
 
+def test_a_button_acts_on_the_run_that_is_drawn_and_not_on_the_next_one(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    drawn, lease = lab.begun(RunConfig())
+    following = lab.store.enqueue(RunConfig())
+    values = panel.show(app_of(lab), panel.NEWEST, panel.NEWEST, panel.NOTHING_SEEN)
+    labelled = dict(zip(vars_of_panel(), values, strict=True))["labelled"]
+    assert labelled == drawn
+    lease.finish("done")
+    claimed = lab.store.claim("cpu@here:1", 1, 30.0)
+    assert claimed is not None
+    assert claimed.id == following
+    said, shown = panel.act_on(lab.store.request_cancel, labelled)
+    assert "already done" in said
+    assert shown == drawn
+    assert not lab.store.run(following).cancel_requested
+    lab.store.delete(drawn)
+    said, shown = panel.act_on(lab.store.request_cancel, labelled)
+    assert "failed" in said
+    assert shown == gr.skip()
+
+
 def test_the_fields_of_a_run_are_not_filled_again_while_somebody_types(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     app = app_of(lab)
