@@ -51,6 +51,17 @@ def test_an_estimate_of_many_days_advises_against_it() -> None:
         assert "config and tokenizer too" in drawn, "the sizes are said to be the weights'"
 
 
+def test_a_run_that_is_done_has_no_chart_that_waits() -> None:
+    points = [{"series": "int2_block_after", "step": 0, "value": 0.1}]
+    waiting = Structure(render.run_charts(a_run(), points)).words
+    assert "The first block is not done yet." in waiting
+    assert "Starts with the end-to-end training." in waiting
+    done = Structure(render.run_charts(a_run(state="done"), points)).words
+    assert "INT2 block error" in done
+    assert "INT4 block error" not in done
+    assert "Starts with" not in done
+
+
 def test_stages_stand_in_their_order() -> None:
     assert in_order(sorted(STAGES)) == list(STAGES)
     assert in_order(["int4", "check", "load"]) == ["load", "int4", "check"]
