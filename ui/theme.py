@@ -58,7 +58,7 @@ _LOOK = {
     "input_border_color_focus": "var(--accent)",
     "input_border_width": "1px",
     "input_shadow": "none",
-    "input_shadow_focus": "0 0 0 2px var(--accent-soft)",
+    "input_shadow_focus": "0 0 0 1px var(--accent)",
     "shadow_drop": "none",
     "shadow_drop_lg": "none",
     "slider_color": "var(--accent)",

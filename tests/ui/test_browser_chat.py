@@ -17,6 +17,13 @@ from upq.models import LoadedModel
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NAMES = ("fp16", "int4", "int2")
+#: Notes all that a screen reader is told of answers, in the page's `heard`.
+HEARD = """() => {
+  const region = document.querySelector('#announced [aria-live]');
+  window.heard = [];
+  new MutationObserver(() => heard.push(region.textContent.trim()))
+    .observe(region, { childList: true, subtree: true, characterData: true });
+}"""
 
 
 @pytest.fixture
@@ -59,9 +66,12 @@ def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_erro
         page.get_by_role("tab", name="Chat").click()
         ask(page, "Write a long story about a lost umbrella, at least 600 words.")
         answer = page.locator("#pane-fp16 .answer .text")
+        faults: list[str] = []
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
         for _ in range(2):
             expect(answer).to_have_text(re.compile(r"\w{3,}"), timeout=RUN_MS)
             page.reload()
+            faults.clear()  # the page that goes away complains of its answer, which nobody sees
             expect(page.locator("#status .status-line")).to_be_visible(timeout=LOADED_MS)
             page.get_by_role("tab", name="Chat").click()
             page.locator("#decoding > button").click()
@@ -73,6 +83,7 @@ def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_erro
         page.locator("#send").click()
         expect(page.locator("#pane-fp16 .answer > footer")).to_contain_text("stopped by you")
         expect(page.locator("#send")).to_have_text("Send")
+        assert faults == []
     log = (tmp_path / "app.log").read_text()
     assert "Traceback" not in log, log  # a reload is no error
 
@@ -208,9 +219,13 @@ def test_a_screen_reader_is_told_names_and_finished_answers(chat: Callable[..., 
     expect(box).to_have_css("unicode-bidi", "plaintext")
     region = page.locator("#announced [aria-live=polite]")
     expect(region).to_have_attribute("role", "status")
+    page.evaluate(HEARD)
     ask(page, "שלום")
     is_answered(page)
     expect(region).to_contain_text("has answered:")
+    page.wait_for_function("heard.length === 3")
+    heard = page.evaluate("heard")
+    assert sorted(words.split()[0] for words in heard) == ["FP16", "INT2", "INT4"], "each once"
     expect(page.locator("#pane-int4 .message.user .text")).to_have_attribute("dir", "auto")
 
 

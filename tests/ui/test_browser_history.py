@@ -47,7 +47,7 @@ def ask(page: Page, text: str) -> None:
 
 def unfold(page: Page) -> None:
     page.locator("#chat-history button").first.click()
-    expect(page.locator("#history-search")).to_be_visible()
+    expect(page.locator("#kept-search")).to_be_visible()
 
 
 def questions(page: Page, name: str = "int2") -> list[str]:
@@ -97,7 +97,7 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
     lines = page.locator("#kept li")
     expect(lines).to_have_count(3, timeout=LOADED_MS)
     expect(page.locator("#kept img")).to_have_count(0)
-    page.locator("#history-search textarea, #history-search input").fill("RAYLEIGH")
+    page.locator("#kept-search textarea, #kept-search input").fill("RAYLEIGH")
     expect(lines).to_have_count(1)
     answers = ["sea"]
     page.on("dialog", lambda dialog: dialog.accept(answers.pop() if answers else None))
@@ -112,7 +112,7 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
     lines.get_by_text("delete").click()
     expect(page.locator("#kept")).to_contain_text("No conversation holds")
     expect(page.locator("#pane-int2")).to_contain_text("Ask something.")
-    page.locator("#history-search textarea, #history-search input").fill("gone")
+    page.locator("#kept-search textarea, #kept-search input").fill("gone")
     lines.get_by_text("gone", exact=True).click()
     expect(page.locator("#history-note")).to_contain_text("Run 99 is gone")
     expect(page.locator("#pane-fp16 .answer .text")).to_have_text("because")
@@ -120,7 +120,7 @@ def test_a_conversation_is_found_renamed_opened_and_deleted(
     page.locator("#send").click()
     expect(page.locator("#chat-problem")).to_contain_text("not gone on with")
     page.screenshot(path=photos / "history-gone.png", full_page=True)
-    page.locator("#history-search textarea, #history-search input").fill("")
+    page.locator("#kept-search textarea, #kept-search input").fill("")
     page.locator("#kept").get_by_text("Delete all").click()
     expect(page.locator("#history-note")).to_contain_text("All 2 conversations are deleted.")
     assert store.conversations.find().total == 0

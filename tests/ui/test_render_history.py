@@ -20,6 +20,7 @@ def test_the_list_says_when_with_which_run_and_which_one_is_open() -> None:
     drawn = render_history.kept_list(found, "", {3: "#3 Rotated UPQ"}, 2)
     assert "<img" not in drawn
     assert "#3 Rotated UPQ · open now" in drawn
+    assert drawn.count('class="title" dir="auto"') == 2, "each finds its direction of writing"
     assert "bundled model" in drawn
     assert drawn.count('aria-current="true"') == 1
     assert "Show more (3 older)" in drawn

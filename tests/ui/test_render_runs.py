@@ -51,6 +51,17 @@ def test_an_estimate_of_many_days_advises_against_it() -> None:
         assert "config and tokenizer too" in drawn, "the sizes are said to be the weights'"
 
 
+def test_a_run_that_is_done_has_no_chart_that_waits() -> None:
+    points = [{"series": "int2_block_after", "step": 0, "value": 0.1}]
+    waiting = Structure(render.run_charts(a_run(), points)).words
+    assert "The first block is not done yet." in waiting
+    assert "Starts with the end-to-end training." in waiting
+    done = Structure(render.run_charts(a_run(state="done"), points)).words
+    assert "INT2 block error" in done
+    assert "INT4 block error" not in done
+    assert "Starts with" not in done
+
+
 def test_stages_stand_in_their_order() -> None:
     assert in_order(sorted(STAGES)) == list(STAGES)
     assert in_order(["int4", "check", "load"]) == ["load", "int4", "check"]
@@ -180,6 +191,27 @@ def test_the_line_below_start_follows_the_run_of_this_page(tmp_path: Path) -> No
     assert ["number 2" in said[0], "number 1" in said[1]] == [True, True]
     assert "started" in said[2]
     assert "failed: The disk is full." in said[3]
+
+
+def test_a_button_acts_on_the_run_that_is_drawn_and_not_on_the_next_one(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    drawn, lease = lab.begun(RunConfig())
+    following = lab.store.enqueue(RunConfig())
+    values = panel.show(app_of(lab), panel.NEWEST, panel.NEWEST, panel.NOTHING_SEEN)
+    labelled = dict(zip(vars_of_panel(), values, strict=True))["labelled"]
+    assert labelled == drawn
+    lease.finish("done")
+    claimed = lab.store.claim("cpu@here:1", 1, 30.0)
+    assert claimed is not None
+    assert claimed.id == following
+    said, shown = panel.act_on(lab.store.request_cancel, labelled)
+    assert "already done" in said
+    assert shown == drawn
+    assert not lab.store.run(following).cancel_requested
+    lab.store.delete(drawn)
+    said, shown = panel.act_on(lab.store.request_cancel, labelled)
+    assert "failed" in said
+    assert shown == gr.skip()
 
 
 def test_the_fields_of_a_run_are_not_filled_again_while_somebody_types(tmp_path: Path) -> None:

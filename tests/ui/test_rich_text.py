@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -45,6 +46,20 @@ def test_what_markdown_means_is_drawn() -> None:
     assert "return a < b" in found.words
     assert ("data-text", "def add(a, b):\n    return a < b") in found.attributes
     assert "python" in found.words
+
+
+def test_what_a_person_reads_as_a_unit_finds_its_direction_and_paragraphs_in_it_follow() -> None:
+    drawn = markdown("a\n\n1. مرحبا\n\n2. سلام\n\n> نعم\n\n```\ncode\n```")
+    assert re.findall(r"<(p|li|blockquote)\b( dir=.auto.)?", drawn) == [
+        ("p", ' dir="auto"'),
+        ("li", ' dir="auto"'),
+        ("p", ""),
+        ("li", ' dir="auto"'),
+        ("p", ""),
+        ("blockquote", ' dir="auto"'),
+        ("p", ""),
+    ]
+    assert 'dir="ltr"' in drawn, "code"
 
 
 @pytest.mark.parametrize(

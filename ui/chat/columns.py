@@ -36,6 +36,7 @@ PICTURE_S, SHARE = 0.1, 0.05
 
 def build() -> Panes:
     """Lay out the columns; a narrow screen shows one of them, and buttons to choose it."""
+    gr.HTML(parts.panel_title("Answers"), elem_classes="unseen")
     gr.HTML(render.phone_switch(), js_on_load=SWITCH, elem_id="column-switch")
     with gr.Row(equal_height=True, elem_id="columns"):
         panes: Panes = {precision: _lay_out(precision) for precision in PRECISIONS}

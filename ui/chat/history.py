@@ -91,7 +91,7 @@ def _lay_out(chat: Chat) -> History:
             label="Search titles, questions and answers",
             max_lines=1,
             max_length=SEARCH_CHARACTERS,
-            elem_id="history-search",
+            elem_id="kept-search",
         )
         kept = gr.HTML(js_on_load=CLICKS, elem_id="kept")
         with gr.Row(visible=False, elem_id="take-along") as take:

@@ -164,7 +164,7 @@ def _summary(comparison: Comparison, temperature: float) -> Html:
 def verdicts(instructions: Sequence[Instruction], judged: Sequence[Mapping[str, Outcome]]) -> Html:
     """Draw which model followed which instruction of the question, and why."""
     lines = [
-        tag("li", tag("q", instruction.words), *_outcomes(outcomes))
+        tag("li", tag("q", instruction.words, dir="auto"), *_outcomes(outcomes))
         for instruction, outcomes in zip(instructions, judged, strict=True)
     ]
     return tag("section", tag("h3", "Instructions"), tag("ul", *lines), class_="instructions")

@@ -56,7 +56,14 @@ def _line(line: Headline, runs: Mapping[int, str], opened: int | None) -> Html:
     if line.run_id is not None:
         run = runs.get(line.run_id) or f"run #{line.run_id}, deleted"
     is_open = line.id == opened
-    title = tag("button", line.title, class_="title", data_action="open", data_number=line.id)
+    title = tag(
+        "button",
+        line.title,
+        class_="title",
+        dir="auto",
+        data_action="open",
+        data_number=line.id,
+    )
     facts = [moment(line.updated_at), " · ", run, " · open now" if is_open else None]
     buttons = [
         tag(
@@ -91,7 +98,7 @@ def page(conversation: Conversation, only: int | None = None) -> str:
     title = conversation.head.title
     top = tag(
         "header",
-        tag("h1", title, class_="brand long"),
+        tag("h1", title, class_="brand long", dir="auto"),
         tag("p", f"{about(conversation)}. Kept by UPQ Studio.", class_="hint"),
         tag("dl", *_authors(conversation), class_="facts"),
     )

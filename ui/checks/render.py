@@ -175,7 +175,9 @@ def _prompt(prompt: str, found: Mapping[str, Any]) -> Html:
         if isinstance(outcome, PromptResult)
     ]
     body = tag("div", *answers, class_="answers")
-    return tag("details", _summary(prompt, found), tag("p", prompt, class_="prompt-full"), body)
+    return tag(
+        "details", _summary(prompt, found), tag("p", prompt, class_="prompt-full", dir="auto"), body
+    )
 
 
 def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
@@ -195,7 +197,7 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
         for index, text in enumerate(asked.choices)
     ]
     subject = asked.subject.replace("_", " ")
-    full = tag("p", f"{subject}: {asked.question}", class_="prompt-full")
+    full = tag("p", f"{subject}: {asked.question}", class_="prompt-full", dir="auto")
     return tag(
         "details", _summary(asked.question, found), full, tag("ul", *choices, class_="chips")
     )
@@ -203,7 +205,7 @@ def _question(asked: Question, found: Mapping[str, Marked]) -> Html:
 
 def _summary(text: str, found: Mapping[str, Any]) -> Html:
     sides = tag("span", *(_side(name, outcome) for name, outcome in found.items()), class_="sides")
-    return tag("summary", tag("span", text, class_="prompt-text"), sides)
+    return tag("summary", tag("span", text, class_="prompt-text", dir="auto"), sides)
 
 
 def _side(name: str, outcome: PromptResult | Marked) -> Html:

@@ -7,7 +7,8 @@ from typing import Literal
 from ui.html.markup import Html, tag
 from upq.units import NO_VALUE, duration
 
-#: Counts all clocks of the page on, once a second. A clock that is drawn anew begins anew.
+#: Counts all clocks of the page on, once a second, in the words of upq.units.duration. One that is drawn anew begins
+#: anew.
 TICKING = """
 const words = (seconds) => {
   const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
@@ -15,7 +16,8 @@ const words = (seconds) => {
   if (minutes < 10 && seconds % 60) return `${minutes} min ${seconds % 60} s`;
   if (!hours) return `${minutes} min`;
   if (hours < 48) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
-  return `${Math.floor(hours / 24)} days`;
+  const days = Math.floor(hours / 24);
+  return days < 2 * 365 ? `${days} days` : `${Math.floor(days / 365)} years`;
 };
 setInterval(() => document.querySelectorAll('[data-clock]').forEach((clock) => {
   clock.drawnAt ??= performance.now();

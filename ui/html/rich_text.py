@@ -27,8 +27,9 @@ _NAMES = {
         "p", "ul", "ol", "li", "blockquote", "em", "strong", "s", "table", "thead", "tbody", "tr", "th", "td"
     )},
 }  # fmt: skip
-#: What a person reads as a unit, so that each finds its own direction of writing.
-_DIRECTED = frozenset({"p", "li", "h4", "h5", "h6", "th", "td"})
+#: What a person reads as a unit, so that each finds its own direction of writing. A paragraph in one leaves it to it:
+#: what finds a direction of its own is not looked at for that of what it stands in.
+_DIRECTED = frozenset({"p", "li", "blockquote", "h4", "h5", "h6", "th", "td"})
 
 # Definitions of addresses are left as they are written, since a reader would miss them; so is HTML.
 _reader = (
@@ -117,7 +118,8 @@ def _drawn(tokens: Iterable[Token]) -> Html:
 def _element(name: str, inside: list[object], start: str | None, token: Token) -> Html:
     if token.hidden:  # a paragraph in a tight list
         return join(inside)
-    element = tag(name, *inside, dir="auto" if name in _DIRECTED else None, start=start)
+    directed = name in _DIRECTED and not (name == "p" and token.level)
+    element = tag(name, *inside, dir="auto" if directed else None, start=start)
     return tag("div", element, class_="table", tabindex=0) if name == "table" else element
 
 

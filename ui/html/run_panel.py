@@ -20,7 +20,7 @@ def run_panel(run: Run | None, position: int, now: float) -> Html:
     if run is None:
         return notice("empty", "No run yet.", "Choose a model and a preset, then press Start.")
     star = tag("span", "★ ", title="starred", aria_label="starred") if run.starred else None
-    note = tag("p", run.note, class_="run-note") if run.note else None
+    note = tag("p", run.note, class_="run-note", dir="auto") if run.note else None
     parts = [tag("h2", star, "Run ", run_label(run)), note, _outcome(run, position)]
     if run.state != "queued" or run.stages:
         parts += [stepper(run, now), _numbers(run, now)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -26,7 +27,7 @@ NOTHING_SEEN = ((), (), ())
 class Panel(Outputs):
     """The live panel, filled by `show`. seen holds what is shown, so that the same is not drawn twice.
 
-    labelled is the run whose labels stand in the fields; started follows the run that this page started.
+    labelled is the run that is drawn, whose labels stand in the fields; started follows the run that this page started.
     """
 
     summary: gr.HTML
@@ -83,19 +84,8 @@ def wire(
     def refresh(run_id: int, started: int, seen: Any) -> Any:
         return show(app, run_id, started, seen)
 
-    def acting(action: Callable[[int], str]) -> Callable[[int], Any]:
-        def act(run_id: int) -> Any:
-            run = chosen(app, run_id)
-            return (
-                (parts.notice("empty", action(run.id)), run.id) if run else (gr.skip(), gr.skip())
-            )
-
-        return act
-
     def open_chat(run_id: int) -> Any:
-        run = chosen(app, run_id)
-        picked = run.id if run else gr.skip()
-        return gr.Tabs(selected="chat"), picked, picked
+        return gr.Tabs(selected="chat"), run_id, run_id
 
     shown = choice.shown
     gr.on(
@@ -106,14 +96,20 @@ def wire(
         trigger_mode="always_last",
         **PRIVATE,
     )
-    stays = [
-        message,
-        shown,
-    ]  # whoever acts on a run goes on seeing it, whichever run is at work then
-    panel.cancel.click(acting(app.store.request_cancel), shown, stays, **PRIVATE)
-    panel.resume.click(acting(app.store.resume), shown, stays, **PRIVATE)
-    panel.chat.click(open_chat, shown, [tabs, header.chosen, header.selector], **IN_ORDER)
+    drawn = panel.labelled  # another run may be at work by the time that a button is pressed
+    stays = [message, shown]
+    panel.cancel.click(partial(act_on, app.store.request_cancel), drawn, stays, **PRIVATE)
+    panel.resume.click(partial(act_on, app.store.resume), drawn, stays, **PRIVATE)
+    panel.chat.click(open_chat, drawn, [tabs, header.chosen, header.selector], **IN_ORDER)
     _wire_labels(app, panel, shown, message)
+
+
+def act_on(action: Callable[[int], str], run_id: int) -> tuple[Any, Any]:
+    """Do something to a run; return a message and the run to show: whoever acts on one goes on seeing it."""
+    try:
+        return parts.notice("empty", action(run_id)), run_id
+    except UserError as error:
+        return parts.notice("failed", error.message, error.hint), gr.skip()
 
 
 def _wire_labels(app: App, panel: Panel, shown: gr.State, message: gr.HTML) -> None:

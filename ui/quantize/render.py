@@ -74,7 +74,10 @@ def _skipped(layers: Sequence[str]) -> list[str]:
 
 
 def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
-    """Draw the curves of the run: block errors of both precisions, distillation loss, held-out KL."""
+    """Draw the curves of the run: block errors of both precisions, distillation loss, held-out KL.
+
+    Of a run that is done those without a point are left out: nothing will fill them.
+    """
     if run is None or run.kind != "quantize" or run.state == "queued" or not points:
         return Html()
     series: dict[str, dict[float, float]] = {}
@@ -111,14 +114,25 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
         for loss in ("jsd", "next_token")
     ]
     norm = curve(names[Precision.INT2].over_steps("grad_norm"), "norm", Precision.INT2)
-    charts = [
-        *map(blocks, QUANTIZED),
-        line_chart("End-to-end loss (nats)", losses, x_name="step", empty=waiting),
+    last = (
         line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
         if has_held_out
-        else line_chart("Gradient norm", [norm], x_name="step", empty=waiting),
+        else line_chart("Gradient norm", [norm], x_name="step", empty=waiting)
+    )
+    charts = [
+        *((blocks(precision), _has_blocks(series, names[precision])) for precision in QUANTIZED),
+        (
+            line_chart("End-to-end loss (nats)", losses, x_name="step", empty=waiting),
+            any(loss.points for loss in losses),
+        ),
+        (last, has_held_out or bool(norm.points)),
     ]
-    return tag("div", *charts, class_="charts")
+    shown = [chart for chart, has_points in charts if has_points or run.state != "done"]
+    return tag("div", *shown, class_="charts")
+
+
+def _has_blocks(series: Mapping[str, object], names: SeriesNames) -> bool:
+    return names.block_before in series or names.block_after in series
 
 
 def log_view(lines: Sequence[tuple[float, str]]) -> Html:

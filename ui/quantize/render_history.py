@@ -86,8 +86,9 @@ def _title(run: Run) -> Html:
         data_run=run.id,
         data_ask=f"Name of run {run.id}",
         data_text=run.name,
+        dir="auto",
     )
-    note = tag("small", run.note, class_="run-note") if run.note else None
+    note = tag("small", run.note, class_="run-note", dir="auto") if run.note else None
     return join([star, " ", tag("b", run_name(run)), " ", rename, note])
 
 
