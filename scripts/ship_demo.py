@@ -22,7 +22,7 @@ import numpy
 from upq.artifact import Artifact
 from upq.artifact.delta import differences, restored
 from upq.config import CheckConfig
-from upq.evaluation import ifeval_suite, mmlu, scores
+from upq.evaluation import ifeval_suite, local_copy, mmlu, scores
 from upq.jobs import shipped_checks
 from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
 from upq.models import LoadedModel, load
@@ -30,6 +30,8 @@ from upq.store import Store, data_dir, open_store, prepare
 from upq.store.adopt import CHECK_FACTS, CHECK_VALUES
 
 LARGEST_BYTES, LARGEST_CHECKS_BYTES = 30_000_000, 600_000
+#: The suite whose check the app opens with: its own prompts, the only ones that visitors may put themselves.
+OPENED = "builtin"
 RUN_FACTS = (
     "model",
     "method",
@@ -80,17 +82,24 @@ def ship_checks(store: Store, run_id: int, folder: Path) -> None:
         newest[suite]["config"] = run.config | {"path": None, "run_id": None}
         newest[suite]["results"] = results
         asked[suite] = asked_in(config, results)
-    # The suite that was checked first comes last, and so is what the app opens with.
-    content = shipped_checks.written(list(newest.values()), {k: v for k, v in asked.items() if v})
-    print(f"{shipped_checks.FILE}: {len(content):,} bytes, {', '.join(newest) or 'no checks'}")
+    # The app opens with the last one.
+    order = sorted(newest, key=lambda suite: (suite == OPENED, suite))
+    checks = [newest[suite] for suite in order]
+    content = shipped_checks.written(checks, {k: v for k, v in asked.items() if v})
+    print(f"{shipped_checks.FILE}: {len(content):,} bytes, {', '.join(order) or 'no checks'}")
     if len(content) > LARGEST_CHECKS_BYTES:
         raise ValueError(f"the checks have {len(content):,} bytes, of {LARGEST_CHECKS_BYTES:,}")
     (folder / shipped_checks.FILE).write_bytes(content)
 
 
 def asked_in(config: CheckConfig, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a published suite asked in these results; of our own prompts, which are here anyway, nothing."""
-    path = Path(config.path) if config.path else None
+    """What a published suite asked in these results; of our own prompts, which are here anyway, nothing.
+
+    A check that has been shipped before has no path any more: UPQ_DATA names the folder of its suite, else it is the
+    hub.
+    """
+    local = config.path or local_copy(config.suite)
+    path = Path(local) if local else None
     found = scores.outcomes(config.suite, results).get(config.precisions[0], [])
     if config.suite == "ifeval":
         keys = {result.key for result in found}
