@@ -30,9 +30,9 @@ TITLE = "UPQ Studio"
 DELETE_CACHE = (3600, 86_400)
 #: Events that wait for their turn; more are refused. A change of the catalog is up to five of them on every open page.
 MAX_QUEUED = 1024
-#: Between two looks of Gradio's queue whether an event waits, in place of 0.001: its thousand looks a second are seven
-#: percent of a core where nothing happens at all.
-LOOK_S = 0.01
+#: Seconds between two looks of Gradio's queue whether an event waits, and whether one has progress to tell, which none
+#: has here. Its own thousand and hundred looks a second are seven percent of a core where nothing happens at all.
+LOOK_S, NO_PROGRESS_S = 0.02, 5.0
 
 
 def build(app: App) -> Page:
@@ -71,6 +71,7 @@ def build(app: App) -> Page:
     without_analytics()
     demo.queue(default_concurrency_limit=8, max_size=MAX_QUEUED, api_open=False)
     demo._queue.sleep_when_free = LOOK_S
+    demo._queue.progress_update_sleep_when_free = NO_PROGRESS_S
     return demo
 
 
