@@ -131,6 +131,7 @@ def test_the_first_visit_is_light(open_page: Callable[..., Page], studio: Studio
     size, painted = page.evaluate(
         """() => [performance.getEntriesByType('resource')
             .concat(performance.getEntriesByType('navigation'))
+            .filter((each) => !each.name.includes('/queue/data'))  // streams of events, which go on
             .reduce((sum, each) => sum + each.encodedBodySize, 0),
           performance.getEntriesByName('first-contentful-paint')[0].startTime]"""
     )

@@ -124,8 +124,9 @@ def _wire_report(
 ) -> None:
     shown, kind = gr.State(PAGE), gr.State(FIRST_FILTER)
 
-    def show(run_id: int | None, check_id: int, kind: Filter, limit: int, seen: Any) -> Any:
-        return _report(app, run_id, check_id, kind, limit, seen)
+    def show(tab: str, *asked: Any) -> Any:
+        """Nothing for those who look at another tab: the answers of a check are long."""
+        return _report(app, *asked) if tab == "checks" else Report.fill()
 
     def choices(run_id: int | None, check_id: int) -> Any:
         options = [(_check_name(run), run.id) for run in _check_runs(app, run_id)]
@@ -144,13 +145,14 @@ def _wire_report(
 
     picked = [header.chosen, choice.chosen]
     changes = [
+        header.tab.change,
         header.checks.change,
         header.chosen.change,
         choice.chosen.change,
         kind.change,
         shown.change,
     ]
-    inputs = [*picked, kind, shown, report.seen]
+    inputs = [header.tab, *picked, kind, shown, report.seen]
     gr.on(changes, show, inputs, report.outputs, trigger_mode="always_last", **PRIVATE)
     gr.on(
         [header.catalogs["checks"].change, header.chosen.change],
