@@ -16,6 +16,7 @@ from pathlib import Path
 
 from upq.machine import ROOT
 
+CHROMIUM = "/usr/bin/chromium"
 START_S = 180.0
 STOP_S = 30.0
 _LOOK_S = 0.2

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
-from bench.studio import running
+from bench.studio import CHROMIUM, running
 from upq.machine import ROOT
 
-CHROMIUM = "/usr/bin/chromium"
 SIZE: ViewportSize = {"width": 1280, "height": 860}
 QUESTION = "Explain in two sentences why the sky is blue."
 UNPACKED_MS, ANSWERED_MS, DRAWN_MS = 300_000, 180_000, 60_000
