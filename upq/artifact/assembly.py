@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kernels.packing import PackedWeight
 from upq import machine
+from upq.artifact.embeddings import packed_embeddings
 from upq.artifact.format import Artifact
 from upq.artifact.parts import OPTIONAL_PARTS, as_stored, parts_of
 from upq.artifact.vet import damaged, require_known_version, vetted_layers
@@ -25,7 +26,6 @@ from upq.models import (
     load_tokenizer,
     parameter_names,
     place,
-    plan_embeddings,
     tokenizer_files,
     unstack_experts,
 )
@@ -40,12 +40,11 @@ def build(
     embedding_grid: Grid = INT8,
 ) -> Artifact:
     """The artifact of `loaded` with the named linears replaced by packed weights, and, where the config asks for it,
-    embedding and head rounded to 8 bits. plain: other parameters that were trained, in float32; kept in float16.
+    embedding and head rounded to few bits. embedding_grid: of those with 8. plain: other parameters that were trained,
+    in float32; kept in float16.
     """
     packed = {name: as_stored(weight) for name, weight in packed.items()}
-    embeddings = (
-        _packed_embeddings(loaded.model, embedding_grid) if config.embedding_bits == 8 else {}
-    )
+    embeddings = packed_embeddings(loaded.model, config.embedding_bits, embedding_grid)
     layers = packed | embeddings
     tensors = {
         f"{name}.{part}": tensor
@@ -63,18 +62,6 @@ def build(
     files["generation_config.json"] = _json(loaded.model.generation_config.to_dict())
     manifest = _manifest(precision, packed, embeddings, loaded, config)
     return Artifact(precision, manifest, tensors, files)
-
-
-def _packed_embeddings(model: Any, grid: Grid) -> dict[str, PackedWeight]:
-    """Embedding and head with one scale per row, so that a token's row is all that its look-up reads."""
-    weights = {
-        layer.name: model.get_parameter(f"{layer.name}.weight").detach().float()
-        for layer in plan_embeddings(model, INT8.bits)
-        if layer.quantize
-    }
-    return {
-        name: grid.pack(weight, *grid.fit(weight, 0, "absmax")) for name, weight in weights.items()
-    }
 
 
 def _config(model: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the store only hands art
     import torch
 
 #: 1: linear layers of the decoder blocks are packed. 2: embedding and head are as well, 8 bits each. 3: layers have
-#: transforms or a zero for each group. 4: zero is a code, scales have either sign; or scales have two levels.
+#: transforms or a zero for each group. 4: zero is a code, scales have either sign; or scales have two levels; an
+#: embedding may have 4 bits.
 FORMAT_VERSIONS = (1, 2, 3, 4)
 
 

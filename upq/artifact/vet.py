@@ -110,7 +110,7 @@ def _grid(name: str, entry: Any, users: list[nn.Module], shape: tuple[int, ...])
 
 def _allowed_bits(module: nn.Module) -> tuple[int, ...]:
     if type(module) is nn.Embedding:
-        return (8,)
+        return (4, 8)
     return (2, 4, 8) if isinstance(module, nn.Linear) else ()
 
 

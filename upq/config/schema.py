@@ -295,10 +295,10 @@ class RunConfig:
         "for a model with 2 billion quantized weights or more: 8-bit moments, checkpointing and the INT4 teacher in "
         "distillations where nobody has set these; false: they stay as they are",
     )
-    embedding_bits: Literal[16, 8] = setting(
+    embedding_bits: Literal[16, 8, 4] = setting(
         16,
         "bits of the input embedding and the output head; 8, rounded to nearest, saves half of them: 28 MB of "
-        "the bundled model's 117 (INT4) or 90 (INT2)",
+        "the bundled model's 117 (INT4) or 90 (INT2); 4: the embedding has 4, the head 8, and a matrix that is both 8",
     )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -47,8 +47,12 @@ class PackedModel:
 
     @property
     def linears(self) -> dict[str, PackedWeight]:
-        """The packed layers of the decoder blocks: those of fewer than 8 bits."""
-        return {name: weight for name, weight in self.layers.items() if weight.bits < 8}
+        """The packed layers of the decoder blocks, whose names have the number of a block."""
+        return {
+            name: weight
+            for name, weight in self.layers.items()
+            if any(part.isdigit() for part in name.split("."))
+        }
 
     def weight(self, name: str) -> torch.Tensor:
         """The float32 weight (out, in) of a module that the artifact stands for, its rotation taken back."""

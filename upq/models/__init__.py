@@ -21,8 +21,10 @@ from upq.models.residual import Residual, cannot_absorb, residual_of
 from upq.models.shape import Shape, inspect
 from upq.models.source import BUILDING, resolve
 from upq.models.structure import (
+    LOOKED_UP_GROUP,
     decoder_blocks,
     longest_sequence,
+    looked_up,
     parameter_names,
     plan_embeddings,
     plan_layers,
@@ -41,6 +43,7 @@ __all__ = [
     "BUILDING",
     "CHUNK_ROWS",
     "LARGEST_SHARE",
+    "LOOKED_UP_GROUP",
     "BlockCall",
     "Expert",
     "LoadedModel",
@@ -65,6 +68,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "longest_sequence",
+    "looked_up",
     "on_device",
     "parameter_names",
     "place",

@@ -16,7 +16,7 @@ from upq.models.gguf_header import read_header
 from upq.models.hub import hub_file
 from upq.models.skeleton import config_errors, skeleton
 from upq.models.source import BUILDING, Source, resolve
-from upq.models.structure import block_linears, plan_embeddings, plan_layers
+from upq.models.structure import block_linears, looked_up, plan_embeddings, plan_layers
 from upq.models.vet import vet_config
 
 #: Many pages ask for the same model at once. The first one looks, which takes seconds; the others wait for its cache.
@@ -35,6 +35,7 @@ class Shape:
     int4: dict[str, tuple[int, int]]
     int2: dict[str, tuple[int, int]]
     embeddings: dict[str, tuple[int, int]]
+    looked_up: str | None  #: the one of them that 4 bits may hold
     active: int  #: quantized weights that a token meets: of experts, those of the chosen ones
     busiest: int  #: inputs of the widest layer that is quantized, or of all experts of a block that a token meets
     skipped: tuple[str, ...]
@@ -99,6 +100,7 @@ def _inspect(place: Source, stamp: int, int4_group: int, int2_group: int) -> Sha
         int4={name: shapes[0][name] for name in both},
         int2={name: shapes[1][name] for name in both},
         embeddings={layer.name: layer.shape for layer in embeddings if layer.quantize},
+        looked_up=looked_up(model),
         active=_active(model, shapes[1]),
         busiest=_busiest(model, shapes[1]),
         skipped=tuple(sorted(skipped)),

@@ -24,6 +24,8 @@ CODES_PER_BYTE = 4
 UNLIMITED = 2**31
 #: Words of the reasons for which a layer is skipped; which of them is given decides what a person is advised to do.
 GROUP_REASON, STACKED_REASON = "group size", "stacked experts"
+#: Inputs that share a scale in an embedding of 4 bits.
+LOOKED_UP_GROUP = 32
 #: Why the layer that chooses among experts is left alone.
 ROUTER_REASON = "the router of a mixture of experts decides too much for few bits"
 #: Reasons that a refusal shows.
@@ -117,6 +119,15 @@ def plan_embeddings(model: PreTrainedModel, bits: int = 0) -> list[LayerPlan]:
             reason = f"its weight is shared with {', '.join(others)}"
         plan[name] = LayerPlan(name, tuple(module.weight.shape), not reason, reason)
     return [_checked(entry, model, 0, bits) for entry in plan.values()]
+
+
+def looked_up(model: PreTrainedModel) -> str | None:
+    """Name of the input embedding where 4 bits may hold it: it can be packed, is not the head too, and its rows are
+    whole groups. None elsewhere.
+    """
+    embedding, *head = plan_embeddings(model)
+    fits = embedding.quantize and embedding.shape[1] % LOOKED_UP_GROUP == 0
+    return embedding.name if head and fits else None
 
 
 def parameter_names(model: nn.Module) -> list[list[str]]:

@@ -21,7 +21,7 @@ from upq.config import (
 from upq.context import SeriesNames
 from upq.errors import UserError
 from upq.files import RESOURCES
-from upq.models import Shape
+from upq.models import LOOKED_UP_GROUP, Shape
 from upq.quantize.memory import gpu_bytes, gpu_needs, memory_bytes, shape_of
 from upq.quantize.sizes import HALF, Layers, packed_bytes, shared_widths
 
@@ -59,6 +59,9 @@ TRAINING = 3.0
 STREAM_PASSES = 4
 #: A stage's speed is not taken from fewer seconds than this.
 MEASURABLE_SECONDS = 1
+#: The forms of embedding and head: 8 bits, and 4 of an embedding that is looked up (upq.artifact.embeddings).
+PER_ROW = PrecisionConfig(group_size=0)
+LOOKED_UP = PrecisionConfig(grid="signed", group_size=LOOKED_UP_GROUP)
 #: What a prompt of the model's own takes: header and text, and a fifth more for those that are dropped.
 OWN_PROMPT_TOKENS = 110
 
@@ -112,8 +115,8 @@ def estimate(config: RunConfig, rates: dict[str, float], gpu: int | None = None)
         )
     fp16, skipped = shape.parameters * HALF, list(shape.skipped)
     rest = fp16
-    if config.embedding_bits == 8:
-        rest -= _saved_bytes(shape.embeddings, 8, PrecisionConfig(group_size=0))
+    if config.embedding_bits < 16:
+        rest -= _saved_by_embeddings(config, shape)
         skipped += shape.skipped_embeddings
     return Estimate(
         seconds_low=seconds * LOW,
@@ -232,6 +235,14 @@ def _saved_bytes(layers: Layers, bits: int, config: PrecisionConfig) -> int:
     return weights * HALF - packed_bytes(layers, bits, config)
 
 
+def _saved_by_embeddings(config: RunConfig, shape: Shape) -> int:
+    """The same of embedding and head."""
+    small = shape.looked_up if config.embedding_bits == 4 else None
+    others = {name: size for name, size in shape.embeddings.items() if name != small}
+    saved = _saved_bytes(others, 8, PER_ROW)
+    return saved + _saved_bytes({small: shape.embeddings[small]}, 4, LOOKED_UP) if small else saved
+
+
 def _saved_by_int2(config: RunConfig, shape: Shape) -> int:
     """The same of INT2, some of whose layers may keep INT4's form."""
     saved = _saved_bytes(shape.int2, Precision.INT2.bits, config.int2)
@@ -241,9 +252,11 @@ def _saved_by_int2(config: RunConfig, shape: Shape) -> int:
 
 
 def _untied_bytes(config: RunConfig, shape: Shape, precision: Precision) -> int:
-    """What a head takes that an absorbed rotation parts from the embedding."""
+    """What an absorbed rotation adds where it parts the head from the embedding."""
     if not shape.tied or config.of(precision).basis is None:
         return 0
-    if config.embedding_bits == 8 and shape.embeddings:
-        return packed_bytes(shape.embeddings, 8, PrecisionConfig(group_size=0))
+    if config.embedding_bits == 4 and shape.embeddings and shape.hidden % LOOKED_UP_GROUP == 0:
+        return packed_bytes(shape.embeddings, 4, LOOKED_UP)
+    if config.embedding_bits < 16 and shape.embeddings:
+        return packed_bytes(shape.embeddings, 8, PER_ROW)
     return HALF * shape.head

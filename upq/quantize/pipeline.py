@@ -15,6 +15,7 @@ import torch
 
 from upq import data
 from upq.artifact import Artifact, assembly
+from upq.artifact.embeddings import kept_wider
 from upq.config import QUANTIZED, Precision, RunConfig, derived_seed
 from upq.context import RunContext
 from upq.errors import UserError
@@ -24,7 +25,6 @@ from upq.models import (
     keep_freed_memory,
     loading,
     placed_copy,
-    plan_embeddings,
     plan_layers,
 )
 from upq.quantize.absorb import absorbed
@@ -117,9 +117,8 @@ def _plan(
         for layer in planned:
             if not layer.quantize:
                 context.log(f"{precision.name} skips {layer.name} {layer.shape}: {layer.reason}")
-    for layer in plan_embeddings(loaded.model, 8) if config.embedding_bits == 8 else []:
-        if not layer.quantize:
-            context.log(f"{layer.name} {layer.shape} stays in 16 bits: {layer.reason}")
+    for line in kept_wider(loaded.model, config.embedding_bits):
+        context.log(line)
     both = chosen[0] & chosen[1]
     return [layer.name for layer in planned if layer.name in both]
 

@@ -73,7 +73,7 @@ def test_both_ends_of_a_range_are_allowed(path: str) -> None:
             {"method": "magic"},
             "method is 'magic'; expected one of rotated_upq, portable_upq, upq, efficientqat, unisvq, gptq, rtn.",
         ),
-        ({"embedding_bits": "12"}, "embedding_bits is '12'; expected one of 16, 8."),
+        ({"embedding_bits": "12"}, "embedding_bits is '12'; expected one of 16, 8, 4."),
         ({"device": "abacus"}, "device is 'abacus'; expected one of auto, cpu, cuda."),
         ({"preset": "huge"}, "preset is 'huge'; expected one of smoke, quick"),
         ({"data.source": "file"}, "data.path is empty; data.source=file needs one."),

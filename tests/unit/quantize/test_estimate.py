@@ -19,6 +19,7 @@ from upq.config import METHODS, PrecisionConfig
 from upq.errors import UserError
 from upq.layers import INT2, INT4, Grid, grid_of
 from upq.models import LoadedModel, inspect, load, plan_layers
+from upq.quantize.absorb import absorbed
 from upq.quantize.estimate import estimate, measured_rates, work
 from upq.quantize.memory import gpu_needs
 from upq.store import Run, Store
@@ -69,11 +70,14 @@ def test_the_sizes_count_zeros_and_what_surrounds_a_matrix(
         assert sum(tensor.nbytes for tensor in artifact.tensors.values()) == size
 
 
-@pytest.mark.parametrize("embedding_bits", [16, 8])
+@pytest.mark.parametrize("embedding_bits", [16, 8, 4])
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("group", [0, 16, 32])
 def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
-    tiny: LoadedModel, tmp_path: Path, group: int, embedding_bits: int
+    tiny: LoadedModel, tmp_path: Path, group: int, tied: bool, embedding_bits: int
 ) -> None:
+    if not tied:
+        tiny = dataclasses.replace(tiny, model=build(LlamaConfig(**SHAPE)))
     folder = half(tiny, tmp_path / "half")
     config = tiny_config(
         folder, embedding_bits=embedding_bits, int4__group_size=group, int2__group_size=group
@@ -88,6 +92,24 @@ def test_the_sizes_are_those_of_the_artifacts_to_the_byte(
         assert sum(one.nbytes for one in artifact.tensors.values()) == size
     assert found.fp16_bytes == 2 * loaded.info.parameters
     assert found.skipped == []
+
+
+@pytest.mark.parametrize("embedding_bits", [16, 8, 4])
+def test_the_sizes_count_the_head_that_an_absorbed_rotation_parts(
+    tiny: LoadedModel, tmp_path: Path, embedding_bits: int
+) -> None:
+    folder = half(tiny, tmp_path / "half")
+    changes = {"int2__rotation": "absorbed", "int2__grid": "signed", "int2__group_size": 32}
+    changes["int2__start"] = "fp16"
+    config = tiny_config(folder, embedding_bits=embedding_bits, **changes)
+    loaded, grid = load(str(folder)), grid_of("signed", 2)
+    model, packed = absorbed(loaded.model, config.int2, 0).half(), {}
+    for one in plan_layers(model, 32):
+        weight = model.get_parameter(f"{one.name}.weight").float()
+        packed[one.name] = grid.pack(weight, *grid.fit(weight, 32, "absmax"))
+    artifact = assembly.build("INT2", packed, dataclasses.replace(loaded, model=model), config)
+    stored = sum(one.nbytes for one in artifact.tensors.values())
+    assert stored == estimate(config, {}).int2_bytes
 
 
 def test_a_mixture_has_the_size_of_all_its_experts_and_the_time_of_those_that_a_token_meets(
