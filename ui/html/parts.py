@@ -24,11 +24,15 @@ from upq.units import NO_VALUE
 
 
 def notice(
-    kind: Literal["empty", "busy", "done", "failed"], message: str, hint: object = ""
+    kind: Literal["empty", "busy", "done", "failed"],
+    message: str,
+    hint: object = "",
+    *,
+    is_told: bool = True,
 ) -> Html:
-    """Draw one sentence and what to do about it."""
+    """Draw one sentence and what to do about it. is_told: a screen reader says it when it appears."""
     marks = {"empty": "", "busy": "◐ ", "done": "✓ ", "failed": "✗ "}
-    role = "alert" if kind == "failed" else "status"
+    role = ("alert" if kind == "failed" else "status") if is_told else None
     hint_line = tag("p", hint, class_="hint") if hint else None
     return tag("div", tag("p", marks[kind], message), hint_line, class_=f"notice {kind}", role=role)
 

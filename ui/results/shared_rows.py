@@ -16,8 +16,8 @@ def merged(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Return FP16, the runs' own models, then the baselines; equal measurements of FP16 or of a baseline are one row.
 
     A baseline that was measured on other answers stays apart, behind the last of the runs that it was measured beside.
-    FP16 agrees with itself on any answers, so it is one row, without a perplexity where that differs. A row of several runs has no run, and nothing that is of one run: no method, no time, no
-    command.
+    FP16 agrees with itself on any answers, so it is one row, without a perplexity where that differs. A row of several
+    runs has no run, and nothing that is of one run: no method, no time, no command.
     """
     groups: list[list[ResultRow]] = []
     for row in filter(_is_shared, rows):

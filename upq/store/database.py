@@ -18,7 +18,6 @@ from sqlite_utils import Database
 
 from upq.artifact import Artifact
 from upq.config import CheckConfig, RunConfig
-from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
