@@ -64,13 +64,17 @@ def section_title(text: str) -> Html:
     return tag("h3", text, class_="section")
 
 
-def status_line(device: str, worker: Html | str) -> Html:
-    """Draw the machine and what its worker does, as `worker_words` or a sentence on what keeps it from its work."""
+def status_line(device: str, worker: Html | str, *, rests: bool) -> Html:
+    """Draw the machine and what its worker does, as `worker_words` or a sentence on what keeps it from its work.
+
+    rests: nothing is at work or waits, so the page has no reason to ask every second (ui.html.beat).
+    """
     return tag(
         "div",
         tag("span", tag("em", "device"), device),
         tag("span", tag("em", "worker"), worker),
         class_="status-line",
+        data_rests=rests,
     )
 
 
