@@ -15,7 +15,7 @@ from ui.chat.keep import exchanges_of
 from ui.chat.render import loading
 from ui.chat.render_history import run_is_gone
 from ui.chat.turn import Turn, before_turn, column, models_behind
-from ui.html import notice
+from ui.html import Precision, notice
 from ui.requests import Question
 from upq.errors import UserError
 
@@ -133,7 +133,7 @@ def _asked(
         "problem": "",
         "examples": gr.update(visible=False),
     }
-    to_load = [name for name in models if not column(app, name, run_id).is_loaded]
+    to_load: list[Precision] = [name for name in models if not column(app, name, run_id).is_loaded]
     return changes | ({"announced": loading(to_load)} if to_load else {})
 
 
