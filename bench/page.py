@@ -1,8 +1,7 @@
 """A page of the app without a browser: it asks the server what Gradio's own page asks, in the same order.
 
 Like the browser it joins the queue with a POST, hears of all its events from one stream of server-sent events that
-closes when nothing is pending, beats once a second, and lets a changed state or a finished event trigger what hangs on
-it. Nothing is drawn.
+closes when nothing is pending, and lets a changed state or a finished event trigger what hangs on it. Nothing is drawn.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ class Page:
         await self._client.aclose()
 
     async def poll(self, until: float, every_s: float) -> None:
-        """Let the page's timers tick until a monotonic time, those that are active. A tick is left out while the last
-        one is on its way.
+        """Let whatever beats on the page tick until a monotonic time, unless it rests. A tick is left out while the
+        last one is on its way.
         """
         targets = [at for event in self._events.values() for at in event["targets"]]
         timers = {component for component, what in targets if what == "tick"}

@@ -1,8 +1,8 @@
 """Twenty pages that poll beside three that chat and a run that trains: how long a poll takes, and whether all arrive.
 
-A poll is what the browser does once a second (bench.page). It is slow where a person would see a page that stands
-still. Of the pages that watch, four look at each tab. Each chatting page asks its own question over and over, all three
-precisions at once.
+A poll is what the browser does once a second while something is at work (bench.page). It is slow where a person would
+see a page that stands still. Of the pages that watch, four look at each tab. Each chatting page asks its own question
+over and over, all three precisions at once.
 """
 
 from __future__ import annotations

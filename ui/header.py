@@ -1,9 +1,9 @@
 """The header on every tab, and the heartbeat of the page.
 
-A timer asks once a second for a number that grows with every change of any run. When it grew, one page works out what
-is new, for all pages, and the tab that somebody looks at reads again what has changed for it: the panel of a
-quantization hangs on `revision`, the report of a check on `checks`, the columns that wait for a model on `progress`,
-lists on the tab's own `catalogs`. A tab that nobody looks at hears what it missed when it is opened.
+The page asks for a number that grows with every change of any run, as often as ui.html.beat says. When it grew, one
+page works out what is new, for all pages, and the tab that somebody looks at reads again what has changed for it: the
+panel of a quantization hangs on `revision`, the report of a check on `checks`, the columns that wait for a model on
+`progress`, lists on the tab's own `catalogs`. A tab that nobody looks at hears what it missed when it is opened.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import gradio as gr
 
 from ui.app_state import IN_ORDER, PRIVATE, App
 from ui.html import Html, model_name, parts
+from ui.html.beat import BEATING
 from ui.html.clock import TICKING
 from ui.html.folds import FOLDING
 from upq.store import Run
 
 NO_RUN = 0
-POLL_S = 1.0
 TABS = ("quantize", "chat", "checks", "results", "export")
 #: Where a page lands whose address names no tab.
 FIRST_TAB = "chat"
@@ -100,7 +100,8 @@ def build(app: App, demo: gr.Blocks) -> Header:
             scale=2,
             elem_id="run-selector",
         )
-        status = gr.HTML(js_on_load=CLICKS + TICKING + FOLDING, min_width=300, elem_id="status")
+        scripts = CLICKS + TICKING + FOLDING + BEATING
+        status = gr.HTML(js_on_load=scripts, min_width=300, elem_id="status")
     moving = {name: gr.State("") for name in MOVING}
     header = Header(
         gr.State(None),
@@ -110,14 +111,14 @@ def build(app: App, demo: gr.Blocks) -> Header:
         **{name: moving[name] for name in HEARD_IN},
         catalogs={tab: moving[f"{tab} catalog"] for tab in TABS},
     )
-    timer, seen = gr.Timer(POLL_S), gr.State("")
+    seen = gr.State("")
     poll: dict[str, Any] = {
         "fn": partial(_poll, app),
         "inputs": [header.tab, seen, *moving.values()],
         "outputs": [seen, *moving.values(), status],
         **PRIVATE,
     }
-    gr.on([demo.load, timer.tick], **poll)
+    gr.on([demo.load, status.tick], **poll)
     header.tab.change(**poll, trigger_mode="always_last")
     both = [header.chosen, selector]
     moving["catalog"].change(lambda chosen: choices(app, chosen), header.chosen, both, **IN_ORDER)
@@ -165,7 +166,9 @@ def _news(app: App) -> News:
     others = "busy with another visitor's run" if live is None and app.is_busy() else ""
     words = others or parts.worker_words(live, waiting, app.supervisor.is_ready)
     worker = app.supervisor.trouble or words
-    status = parts.status_line(app.device_line, worker)
+    at_work = live or waiting or others or app.unpack_state == "busy"
+    rests = not at_work and app.supervisor.is_ready and not app.supervisor.trouble
+    status = parts.status_line(app.device_line, worker, rests=rests)
     artifacts = [(row.run_id, row.precision) for row in app.store.artifacts()]
     told = [(run.id, run.state, run.name, run.note, run.starred) for run in runs]
     catalog = repr((told, artifacts, app.unpack_state))

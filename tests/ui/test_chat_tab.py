@@ -18,7 +18,7 @@ from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App, app_state, landing
 from ui.app_state import speed_note
-from ui.chat import column, questions, speeds
+from ui.chat import column, columns, questions, speeds
 from ui.chat.columns import Pane, stream
 from ui.chat.composer import AT_ONCE, IN_TURN, SEND, STOP
 from ui.chat.questions import Sent
@@ -117,6 +117,25 @@ def test_columns_start_over_when_another_run_is_chosen(app: App, runs: tuple[int
     assert change.send["value"] == SEND
     assert change.turn is None
     assert old.abandoned
+
+
+def test_a_screen_reader_is_told_once_that_models_are_loaded(app: App, run: int) -> None:
+    def asked(before: Turn | None) -> tuple[Turn, Any]:
+        values = questions.send(app, before, run, None, "one", *GREEDY)
+        sent = vars(questions.Sent(*values))
+        return sent["turn"], sent["announced"]
+
+    turn, announced = asked(None)
+    assert announced == "Loading FP16, INT4, INT2."
+    drawn = "".join(str(values) for values in stream(app, "INT4", turn))
+    assert "Loading the model." in drawn
+    assert "role=" not in drawn, "the columns themselves say nothing"
+    assert "role=" not in "".join(map(str, columns.at_rest(app, None, run).values()))
+    turn.stop_all()
+    for precision in ("FP16", "INT2"):
+        list(stream(app, precision, turn))
+    _, announced = asked(turn)
+    assert announced == gr.skip()
 
 
 def test_a_second_message_waits_for_the_first(app: App, runs: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""What the pages ask of the server once a second, and what they are spared."""
+"""What the pages ask of the server again and again, and what they are spared."""
 
 from __future__ import annotations
 
@@ -133,6 +133,34 @@ def test_what_keeps_the_supervisor_from_its_work_is_said_on_every_page(tmp_path:
     app.supervisor.trouble = "The database could not be written: disk full. Free <some> space."  # type: ignore[misc]
     after = poll(app, "", known)
     assert "disk full. Free &lt;some&gt; space." in after["status"]
+
+
+def test_a_page_rests_only_where_nothing_is_at_work_or_waits(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    app = app_of(lab)
+
+    def rests() -> bool:
+        return " data-rests" in poll(app, "", BLANK)["status"]
+
+    assert rests()
+    worker: Any = app.supervisor
+    worker.is_ready = False
+    assert not rests(), "a worker that starts"
+    worker.is_ready, worker.trouble = True, "The disk is full."
+    assert not rests(), "trouble that may be over at any moment"
+    worker.trouble = ""
+    unpacking: Any = SimpleNamespace(poll=lambda: None)
+    app.unpacking = unpacking
+    assert not rests(), "models that are being unpacked"
+    app.unpacking = None
+    run_id = lab.store.enqueue(RunConfig())
+    assert not rests(), "a run that waits"
+    lab.store.request_cancel(run_id)
+    assert rests()
+    _, lease = lab.begun(RunConfig())
+    assert not rests(), "a run at work"
+    lease.finish("done")
+    assert rests()
 
 
 def test_twenty_pages_that_ask_at_once_have_it_made_once() -> None:

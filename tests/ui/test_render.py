@@ -131,7 +131,7 @@ def everything_with(text: str) -> list[Html]:
     reference: list[render_chat.Message] = [{"role": "assistant", "content": "other words"}]
     results = {"FP16": [a_result(1, True, text)], "INT2": [a_result(1, False, text)]}
     return [
-        parts.status_line(text, parts.worker_words(live, 2, True)),
+        parts.status_line(text, parts.worker_words(live, 2, True), rests=True),
         parts.notice("failed", text, text),
         render.estimate_panel(Estimate(60, 90, 1, None, 1, 1, 1, [text], [text]), {text: text}),
         run_panel.run_panel(run, 0, 30.0),

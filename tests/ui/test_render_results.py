@@ -89,11 +89,11 @@ def test_fp16_and_equal_baselines_are_one_row_for_a_model_and_of_no_run(lab: Lab
         "FP16",
         "#1 INT4",
         "#1 INT2",
+        "RTN INT4 (#1)",
         "#2 INT4",
         "#2 INT2",
-        "RTN INT4 (#1)",
-        "RTN INT2",
         "RTN INT4 (#2)",
+        "RTN INT2",
     ], "the second run's RTN INT4 has other figures"
     assert {row.runs for row in rows if row.label in ("FP16", "RTN INT2")} == {(1, 2)}
     for row in rows:
@@ -101,8 +101,32 @@ def test_fp16_and_equal_baselines_are_one_row_for_a_model_and_of_no_run(lab: Lab
             assert not any((row.method, row.preset, row.commit, row.command, row.run_seconds))
     assert len(rows_of(lab, first, second, third)) == len(rows) + 2, "two more models, nothing else"
     words = Structure(render.results_table(rows)).words
-    assert "measured by #1, #2" in words
-    assert "measured by #2 on their 2,657 tokens, apart from others" in words
+    assert "beside #1, #2" in words
+    assert words.count("RTN INT4beside #2") == 1
+    assert "measured on different held-out answers" in words
+    alike = Structure(render.results_table(rows_of(lab, first))).words
+    assert "different held-out answers" not in alike
+
+
+def test_runs_of_other_held_out_answers_have_fp16_once_and_their_baselines_behind_them(
+    lab: Lab,
+) -> None:
+    runs = [lab.done(quick())]
+    for tokens in (3000, 3000, 4000):
+        run_id, lease = lab.begun(quick())
+        lease.save_measurements(
+            {**measurement(label, kl), "tokens": tokens, "ppl": tokens / 1000}
+            for label, kl in KL.items()
+        )
+        lease.finish("done")
+        runs.append(run_id)
+    rows = rows_of(lab, *runs)
+    names = [render.row_name(row) for row in rows]
+    assert names[:5] == ["FP16", "#1 INT4", "#1 INT2", "RTN INT4 (#1)", "RTN INT2 (#1)"]
+    behind = names.index("#3 INT2") + 1
+    assert names[behind : behind + 2] == ["RTN INT4 (#2, #3)", "RTN INT2 (#2, #3)"]
+    assert len(names) == 1 + 2 * 4 + 2 * 3
+    assert (rows[0].runs, rows[0].kl, rows[0].ppl) == (tuple(runs), 0.0, None)
 
 
 def test_a_shared_row_has_the_score_of_the_largest_check(lab: Lab) -> None:

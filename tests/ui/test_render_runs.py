@@ -103,8 +103,8 @@ def test_a_pause_for_a_check_is_told(changes: dict[str, Any], sentence: str) -> 
     ("changes", "sentence"),
     [
         ({"started_at": None, "stages": {}, "stage": ""}, "It had not started."),
-        ({"stage_step": 0}, "It had not come to a checkpoint."),
-        ({"stage": "data", "stages": {}}, "It had not come to a checkpoint."),
+        ({"stage_step": 0}, "It has come to no checkpoint;"),
+        ({"stage": "data", "stages": {}}, "It has come to no checkpoint;"),
         ({}, "Resume goes on from the last checkpoint."),
     ],
 )
@@ -112,9 +112,10 @@ def test_a_checkpoint_is_named_only_where_there_is_one(
     changes: dict[str, Any], sentence: str
 ) -> None:
     run = a_run(state="cancelled", **changes)
-    drawn = Structure(run_panel.run_panel(run, 0, 60.0)).words
-    assert sentence in drawn
-    assert ("last checkpoint" in drawn) is run.has_checkpoint
+    stopping = a_run(state="running", cancel_requested=True, **changes)
+    for drawn in (Structure(run_panel.run_panel(each, 0, 60.0)).words for each in (run, stopping)):
+        assert sentence in drawn
+        assert ("last checkpoint" in drawn) is run.has_checkpoint
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import gradio as gr
 from ui.app_state import App, Outputs
 from ui.chat.composer import IN_TURN, SEND, STOP
 from ui.chat.keep import exchanges_of
+from ui.chat.render import loading
 from ui.chat.render_history import run_is_gone
-from ui.chat.turn import Turn, before_turn, models_behind
-from ui.html import notice
+from ui.chat.turn import Turn, before_turn, column, models_behind
+from ui.html import Precision, notice
 from ui.requests import Question
 from upq.errors import UserError
 
@@ -22,7 +23,7 @@ from upq.errors import UserError
 @dataclass
 class Sent(Outputs):
     """What changes as soon as a question is asked, or edited. asked: the id of its Turn; draft: the text that waits
-    while the last question is edited, else None.
+    while the last question is edited, else None; announced: what a screen reader says.
     """
 
     turn: gr.State
@@ -34,6 +35,7 @@ class Sent(Outputs):
     keep: gr.Button
     examples: gr.Row
     seed: gr.Number
+    announced: gr.HTML
 
 
 def press(app: App, label: str, before: Turn | None, *values: Any) -> list[Any]:
@@ -124,13 +126,15 @@ def _asked(
         return {"problem": notice("failed", error.message, error.hint)}
     if before and not goes_on:
         before.abandon()
-    return {
+    changes = {
         "turn": turn,
         "asked": turn.id,
         "send": gr.update(value=STOP, variant="stop"),
         "problem": "",
         "examples": gr.update(visible=False),
     }
+    to_load: list[Precision] = [name for name in models if not column(app, name, run_id).is_loaded]
+    return changes | ({"announced": loading(to_load)} if to_load else {})
 
 
 def _past(before: Turn | None, replaces: bool) -> dict[str, Any]:

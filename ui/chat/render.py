@@ -1,6 +1,8 @@
 """The conversation of a column, as pure functions: messages, their actions and what stands below an answer.
 
 What a person or a model wrote is never markup: text is escaped, and Markdown is drawn by `ui.html.markup.tag` alone.
+Three columns would each tell a screen reader the same, so what they do is told once beside them: `loading` and
+`announcement`.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def conversation(
     reference is the FP16 column, with whose answer to the same question each is compared in the view "words".
     """
     if not messages:
-        return notice("empty", "Ask something.", "The same message goes to every column.")
+        return notice(
+            "empty", "Ask something.", "The same message goes to every column.", is_told=False
+        )
     partners = answers_by_turn(reference) if view == "words" else {}
     last = max(at for at, message in enumerate(messages) if message["role"] == "user")
     blocks: list[Html] = []
@@ -124,9 +128,14 @@ def writing(message: Message | None, busy: str, text: GrowingMarkdown) -> Html:
     text: what was drawn of this answer before.
     """
     if message is None:
-        return notice("busy", busy)
+        return notice("busy", busy, is_told=False)
     drawn = tag("div", text.draw(message["content"]), tag("i", class_="caret"), class_="text")
     return tag("div", drawn, class_="message answer")
+
+
+def loading(precisions: Sequence[Precision]) -> str:
+    """What a screen reader says when a question is asked that models have to be loaded for."""
+    return f"Loading {', '.join(precisions)}."
 
 
 def announcement(precision: Precision, messages: Sequence[Message]) -> str:
@@ -170,8 +179,8 @@ def _button(words: str, action: str, text: str | None = None) -> Html:
 def waiting_column(precision: Precision, training: str) -> Html:
     """Draw a column whose artifact does not exist yet. training tells what is done about it, or is empty."""
     if training:
-        return notice("busy", training, "This column opens by itself.")
-    return notice("empty", f"No {precision} yet.", "Start a run in Quantize.")
+        return notice("busy", training, "This column opens by itself.", is_told=False)
+    return notice("empty", f"No {precision} yet.", "Start a run in Quantize.", is_told=False)
 
 
 def phone_switch() -> Html:

@@ -157,7 +157,7 @@ def head_of_gone(precision: Precision) -> Html:
 
 def nothing_kept(precision: Precision) -> Html:
     """Draw a column of a conversation that can only be read, and that this precision took no part in."""
-    return notice("empty", f"{precision} took no part in this conversation.")
+    return notice("empty", f"{precision} took no part in this conversation.", is_told=False)
 
 
 def link(query: str) -> Html:

@@ -61,6 +61,7 @@ class Chat:
             keep=box.keep,
             examples=box.examples,
             seed=box.seed,
+            announced=self.announced,
         )
 
     @property

@@ -134,6 +134,11 @@ class Column:
     training: str  # what the live run does about it, or ""
     badge: Badge
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its model has been loaded here: its backend is known then."""
+        return bool(self.badge.get("backend"))
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -245,8 +250,7 @@ def _answer(
     stop = turn.stop[precision]
     while not turn.may_start(precision) and not stop.wait(WAIT_S):
         yield Progress(asked, busy="Waits for the columns before it.")
-    is_loaded = bool(state.badge.get("backend"))
-    yield Progress(asked, busy="Reading." if is_loaded else "Loading the model.")
+    yield Progress(asked, busy="Reading." if state.is_loaded else "Loading the model.")
     served = app.models.get(state.run_id, precision, state.source)
     _keep_badge(app, state, served)
     alone = False

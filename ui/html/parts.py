@@ -24,11 +24,15 @@ from upq.units import NO_VALUE
 
 
 def notice(
-    kind: Literal["empty", "busy", "done", "failed"], message: str, hint: object = ""
+    kind: Literal["empty", "busy", "done", "failed"],
+    message: str,
+    hint: object = "",
+    *,
+    is_told: bool = True,
 ) -> Html:
-    """Draw one sentence and what to do about it."""
+    """Draw one sentence and what to do about it. is_told: a screen reader says it when it appears."""
     marks = {"empty": "", "busy": "◐ ", "done": "✓ ", "failed": "✗ "}
-    role = "alert" if kind == "failed" else "status"
+    role = ("alert" if kind == "failed" else "status") if is_told else None
     hint_line = tag("p", hint, class_="hint") if hint else None
     return tag("div", tag("p", marks[kind], message), hint_line, class_=f"notice {kind}", role=role)
 
@@ -60,13 +64,17 @@ def section_title(text: str) -> Html:
     return tag("h3", text, class_="section")
 
 
-def status_line(device: str, worker: Html | str) -> Html:
-    """Draw the machine and what its worker does, as `worker_words` or a sentence on what keeps it from its work."""
+def status_line(device: str, worker: Html | str, *, rests: bool) -> Html:
+    """Draw the machine and what its worker does, as `worker_words` or a sentence on what keeps it from its work.
+
+    rests: nothing is at work or waits, so the page has no reason to ask every second (ui.html.beat).
+    """
     return tag(
         "div",
         tag("span", tag("em", "device"), device),
         tag("span", tag("em", "worker"), worker),
         class_="status-line",
+        data_rests=rests,
     )
 
 

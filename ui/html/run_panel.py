@@ -29,7 +29,7 @@ def run_panel(run: Run | None, position: int, now: float) -> Html:
 
 def _outcome(run: Run, position: int) -> Html | None:
     if run.state == "running" and run.cancel_requested:
-        return notice("busy", "Cancelling: a checkpoint is written first.")
+        return notice("busy", "Cancelling: it stops at its next safe point.", _next_step(run))
     if run.aside_for is not None and run.state in ("running", "queued", "interrupted"):
         hint = "What it has done is kept, and the time that it waits is not counted."
         words = "Steps" if run.state == "running" else "Stepped"
@@ -52,7 +52,7 @@ def _outcome(run: Run, position: int) -> Html | None:
 
 
 def _next_step(run: Run) -> str:
-    """Say what Resume does for an ended run, by what is kept of it."""
+    """Say what Resume does for a run that ended, or is being cancelled, by what is kept of it."""
     if run.state == "interrupted":
         return "It continues by itself as soon as a worker is free."
     if run.started_at is None:
@@ -62,7 +62,7 @@ def _next_step(run: Run) -> str:
             return "Nothing of it was finished. Resume starts it over."
         return "What it finished is kept; Resume goes on with the rest."
     if not run.has_checkpoint:
-        return "It had not come to a checkpoint. Resume starts it over."
+        return "It has come to no checkpoint; Resume starts it over."
     again = "; again starts over with the same settings" if run.state == "failed" else ""
     return f"Resume goes on from the last checkpoint{again}."
 

@@ -122,6 +122,11 @@ class VisitorStore(Store):
                 self._require_place()
             return super().resume(run_id)
 
+    def require_ended(self, run_id: int) -> None:
+        """Store.require_ended of a run of one's own."""
+        self._require_change(run_id)
+        super().require_ended(run_id)
+
     def delete(self, run_id: int) -> None:
         """Store.delete of a run of one's own."""
         run = self._require_change(run_id)

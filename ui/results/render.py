@@ -108,9 +108,8 @@ def _model(row: ResultRow) -> Html:
         own = " ".join(filter(None, [METHOD_NAMES.get(row.method, row.method), row.run_name]))
         name = join([tag("b", f"#{row.run} "), tag("span", row.label, class_=kind)])
     else:
-        where = f" on their {row.tokens or 0:,} tokens, apart from others" if row.is_apart else ""
         whose = f"{row.model}, " if row.label == "FP16" else ""
-        own = f"{whose}measured by {_runs(row)}{where}"
+        own = f"{whose}beside {_runs(row)}"
         name = tag("span", row.label, class_=kind)
     return join([sign, name, tag("small", own)])
 
@@ -206,7 +205,7 @@ def results_table(rows: Sequence[ResultRow], *, brief: bool = False) -> Html:
         class_="results",
         keys=() if brief else [[column.key(row) for column in chosen] for row in rows],
     )
-    return join([drawn, _serving_note(rows)])
+    return join([drawn, _apart_note(rows), _serving_note(rows)])
 
 
 def filtered_table(rows: Sequence[ResultRow], listed: Sequence[ResultRow]) -> Html:
@@ -214,6 +213,14 @@ def filtered_table(rows: Sequence[ResultRow], listed: Sequence[ResultRow]) -> Ht
     if rows and not listed:
         return notice("empty", "No row is left.", "Take a check out of the filters above.")
     return results_table(listed)
+
+
+def _apart_note(rows: Sequence[ResultRow]) -> Html | None:
+    """Say why a yardstick stands in several rows, where one does."""
+    if not any(row.is_apart for row in rows):
+        return None
+    words = "These runs were measured on different held-out answers, which are not equally hard to agree on:"
+    return tag("p", f"{words} compare each with the RTN that names it.", class_="hint")
 
 
 def _serving_note(rows: Sequence[ResultRow]) -> Html | None:

@@ -15,8 +15,9 @@ SAME_FIGURE = 1e-3
 def merged(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """Return FP16, the runs' own models, then the baselines; equal measurements of FP16 or of a baseline are one row.
 
-    Measurements of one model on other answers stay apart and name the runs that they are of. A row of several runs has
-    no run, and nothing that is of one run: no method, no time, no command.
+    A baseline that was measured on other answers stays apart, behind the last of the runs that it was measured beside.
+    FP16 agrees with itself on any answers, so it is one row, without a perplexity where that differs. A row of several
+    runs has no run, and nothing that is of one run: no method, no time, no command.
     """
     groups: list[list[ResultRow]] = []
     for row in filter(_is_shared, rows):
@@ -26,9 +27,12 @@ def merged(rows: Sequence[ResultRow]) -> list[ResultRow]:
         else:
             own.append(row)
     found = [_one(group, any(_rivals(group, other) for other in groups)) for group in groups]
-    models = [row for row in rows if not _is_shared(row)]
-    fp16 = [row for row in found if not row.baseline]
-    return [*fp16, *models, *(row for row in found if row.baseline)]
+    baselines = [row for row in found if row.baseline]
+    ordered = [row for row in found if not row.baseline]
+    for run in dict.fromkeys(row.run for row in rows):
+        ordered += [row for row in rows if row.run == run and not _is_shared(row)]
+        ordered += [row for row in baselines if row.is_apart and row.runs[-1] == run]
+    return [*ordered, *(row for row in baselines if not row.is_apart)]
 
 
 def _is_shared(row: ResultRow) -> bool:
@@ -37,8 +41,8 @@ def _is_shared(row: ResultRow) -> bool:
 
 
 def _same(row: ResultRow, other: ResultRow) -> bool:
-    names = ("model", "label", "tokens")
-    figures = ("kl", "top1", "ppl", "bits_per_weight")
+    names = ("model", "label", "tokens") if row.baseline else ("model", "label")
+    figures = ("kl", "top1", "bits_per_weight", *(("ppl",) if row.baseline else ()))
     return all(getattr(row, name) == getattr(other, name) for name in names) and all(
         _close(getattr(row, name), getattr(other, name)) for name in figures
     )
@@ -70,6 +74,8 @@ def _one(group: Sequence[ResultRow], is_apart: bool) -> ResultRow:
         slot="plain" if newest.baseline else "fp16",
         method="",
         preset="",
+        tokens=newest.tokens if len({row.tokens for row in group}) == 1 else None,
+        ppl=newest.ppl if all(_close(row.ppl, newest.ppl) for row in group) else None,
         tokens_per_s=speeds[-1] if speeds else None,
         run_seconds=None,
         training_tokens=None,

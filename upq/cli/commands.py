@@ -181,8 +181,9 @@ def resume(options: Any) -> int:
 
 
 def delete(options: Any) -> int:
-    """Delete a run, its models and its checks, after a question; 1 unless it was done."""
+    """Delete a run, its models and its checks, after a question; 1 unless it was done. One at work is refused first."""
     store = store_of(options)
+    store.require_ended(options.run)
     run = store.run(options.run)
     if not options.yes:
         models = [row.precision for row in store.artifacts(run.id)]

@@ -24,7 +24,7 @@ from upq.errors import UserError, shown
 
 #: What each preset is for, in the words of the app, the command line and the documentation.
 PRESET_WORDS = {
-    "smoke": "a test of the machinery, a minute or two, not for use",
+    "smoke": "a test of the machinery, under 10 minutes on 2 cores with AVX2 for the bundled model, not for use",
     "quick": "12 minutes on 2 cores with AVX-512 for the bundled model, twice that with AVX2",
     "overnight": "up to 2 hours on 2 cores with AVX-512 for the bundled model, the best that a CPU gives",
     "lease": "what minutes of a borrowed GPU leave, 8 to 11 on an H100 for the bundled model",

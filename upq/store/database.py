@@ -18,7 +18,6 @@ from sqlite_utils import Database
 
 from upq.artifact import Artifact
 from upq.config import CheckConfig, RunConfig
-from upq.errors import UserError
 from upq.files import clean_text
 from upq.store import adopt as store_adopt
 from upq.store import artifacts as store_artifacts
@@ -40,6 +39,7 @@ from upq.store.run import (
     Ending,
     Run,
     find_run,
+    require_ended,
     running_runs,
 )
 
@@ -167,27 +167,19 @@ class Store:
                 return f"Run {run_id} is {run.state}; there is nothing to resume."
             return queue.resume(db, run, self._clock())
 
+    def require_ended(self, run_id: int) -> None:
+        """Raise what `delete` would raise now, and delete nothing."""
+        with self._connections.read() as db:
+            require_ended(db, run_id)
+
     def delete(self, run_id: int) -> None:
         """Remove an ended run, its checks, and all that they stored, except what others share.
 
         Raises UserError: run_not_found, run_is_running (also for a queued run or check).
         """
         with self._connections.write() as db:
-            run = find_run(db, run_id)
-            live = list(
-                db.query(
-                    "SELECT id, state FROM runs WHERE (id = ? OR parent_id = ?)"
-                    " AND state IN ('queued', 'running')",
-                    [run_id, run_id],
-                )
-            )
-            if live:
-                raise UserError(
-                    "run_is_running",
-                    f"Run {live[0]['id']} is {live[0]['state']}, so run {run_id} cannot be deleted.",
-                    "Cancel it first.",
-                )
-            db.execute("DELETE FROM runs WHERE id = ?", [run.id])
+            require_ended(db, run_id)
+            db.execute("DELETE FROM runs WHERE id = ?", [run_id])
             store_artifacts.remove_unused_blobs(db)
             next_revision(db)
 

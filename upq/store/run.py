@@ -103,6 +103,23 @@ def find_run(db: Database, run_id: int) -> Run:
     return from_row(found[0])
 
 
+def require_ended(db: Database, run_id: int) -> None:
+    """Raise UserError where a run cannot be deleted: run_not_found; run_is_running, which is said of its checks too."""
+    find_run(db, run_id)
+    live = list(
+        db.query(
+            "SELECT id, state FROM runs WHERE (id = ? OR parent_id = ?) AND state IN ('queued', 'running')",
+            [run_id, run_id],
+        )
+    )
+    if live:
+        raise UserError(
+            "run_is_running",
+            f"Run {live[0]['id']} is {live[0]['state']}, so run {run_id} cannot be deleted.",
+            "Cancel it first.",
+        )
+
+
 def run_not_found(run_id: int) -> UserError:
     """The error of a run that is not there, or not there for whoever asks."""
     return UserError("run_not_found", f"There is no run {run_id}.", "It may have been deleted.")

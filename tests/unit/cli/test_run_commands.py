@@ -99,14 +99,19 @@ def test_a_run_is_deleted_without_a_question_where_that_was_said(
     assert called(folder, "delete", "1", "--yes") == 2
 
 
-def test_a_run_that_waits_is_not_deleted(
-    folder: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_waits_is_refused_before_anybody_is_asked(
+    folder: Path,
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
     store = open_store(folder)
     waiting = store.enqueue(tiny_config(tiny_model_dir))
     store.close()
-    assert called(folder, "delete", str(waiting), "--yes") == 2
-    assert "cannot be deleted. Cancel it first." in capsys.readouterr().err
+    for words in ([], ["--yes"]):
+        assert called(folder, "delete", str(waiting), *words) == 2
+        assert "cannot be deleted. Cancel it first." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
