@@ -310,3 +310,5 @@ AMOUNT |= {
     for preset, method in list(AMOUNT)
     if method == "rotated_upq"
 }
+#: A test of the machinery does not pay for the search of the layers that keep more bits.
+AMOUNT["smoke", "portable_upq"] = AMOUNT["smoke", "portable_upq"] | {"int2.bits_target": 0.0}

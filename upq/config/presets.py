@@ -112,5 +112,6 @@ HOW: dict[str, Settings] = {
     )
     | {"int2.start": "fp16"},
     "rotated_upq": _OURS | for_both({"rotation": "input"}) | {"int2.grid": "q2_k"},
-    "portable_upq": _OURS | {"int4.hessian": "normalized", "int2.grid": "gguf"},
+    "portable_upq": _OURS
+    | {"int4.hessian": "normalized", "int2.grid": "gguf", "int2.bits_target": 2.7},
 }
