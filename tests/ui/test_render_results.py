@@ -147,6 +147,12 @@ def test_filters_leave_what_was_asked_for_beside_its_yardsticks(lab: Lab) -> Non
     assert "No row is left" in render.filtered_table(rows, [])
 
 
+def test_a_baseline_that_stands_apart_goes_with_its_run(lab: Lab) -> None:
+    rows = rows_of(lab, lab.done(quick()), lab.done(preset("quick", "efficientqat"), scale=0.5))
+    names = [render.row_name(row) for row in filtered(rows, [], ["efficientqat"], ["INT2"])]
+    assert names == ["#2 INT2", "RTN INT2 (#2)"]
+
+
 def test_the_front_is_named_and_holds_no_baseline(lab: Lab) -> None:
     rows = rows_of(lab, lab.done(quick()), lab.done(quick(seed=1), scale=0.5))
     chart = render.size_against_quality(rows, "kl")

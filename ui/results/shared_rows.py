@@ -107,12 +107,14 @@ def filtered(
 ) -> list[ResultRow]:
     """Return the rows of these models, methods and precisions; nothing chosen of a kind means all of it.
 
-    FP16 and baselines are of no method, and stay beside each.
+    FP16 and baselines are of no method, and stay beside each; a baseline that stands apart goes with its runs.
     """
-    return [
+    found = [
         row
         for row in rows
         if (not models or row.model in models)
         and (not methods or not row.method or row.method in methods)
         and (not precisions or row.precision in precisions)
     ]
+    shown = {row.run for row in found}
+    return [row for row in found if not row.is_apart or shown.intersection(row.runs)]
