@@ -22,12 +22,11 @@ from torch import nn
 from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from upq import data
-from upq.artifact.embeddings import LOOKED_UP
+from upq.artifact.embeddings import in_4_bits, in_8_bits
 from upq.config import preset, with_settings
 from upq.context import SilentContext
 from upq.evaluation import Reference
-from upq.layers import INT8
-from upq.models import LOOKED_UP_GROUP, load, placed_copy
+from upq.models import load, placed_copy
 from upq.quantize.pipeline import prepare
 from upq.store import data_dir, open_store
 
@@ -62,17 +61,14 @@ def variants(
     weight: torch.Tensor, head: torch.Tensor
 ) -> dict[str, tuple[PackedWeight | None, PackedWeight | None]]:
     """Embedding and head in the forms that are measured; None stands for 16 bits."""
-    rows = INT8.pack(weight, *INT8.fit(weight, 0, "absmax"))
-    small = LOOKED_UP.pack(weight, *LOOKED_UP.fit(weight, LOOKED_UP_GROUP))
-    small_head = LOOKED_UP.pack(head, *LOOKED_UP.fit(head, LOOKED_UP_GROUP))
-    rows_head = INT8.pack(head, *INT8.fit(head, 0, "absmax"))
+    wide, small, wide_head = in_8_bits(weight), in_4_bits(weight), in_8_bits(head)
     return {
-        "8, 16": (rows, None),
+        "8, 16": (wide, None),
         "4, 16": (small, None),
-        "16, 8": (None, rows_head),
-        "16, 4": (None, small_head),
-        "8, 8": (rows, rows_head),
-        "4, 8": (small, rows_head),
+        "16, 8": (None, wide_head),
+        "16, 4": (None, in_4_bits(head)),
+        "8, 8": (wide, wide_head),
+        "4, 8": (small, wide_head),
     }
 
 

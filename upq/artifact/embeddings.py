@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from kernels.packing import PackedWeight
 from upq.layers import INT8, Grid, grid_of
 from upq.models import LOOKED_UP_GROUP, looked_up, plan_embeddings
@@ -12,11 +14,20 @@ from upq.models import LOOKED_UP_GROUP, looked_up, plan_embeddings
 LOOKED_UP = grid_of("signed", 4)
 
 
+def in_4_bits(weight: torch.Tensor) -> PackedWeight:
+    """A float32 matrix (rows, width) with a scale for every 32 inputs, found by error search."""
+    return LOOKED_UP.pack(weight, *LOOKED_UP.fit(weight, LOOKED_UP_GROUP))
+
+
+def in_8_bits(weight: torch.Tensor, grid: Grid = INT8) -> PackedWeight:
+    """A float32 matrix (rows, width) with one scale per row, so that a token's row is all that its look-up reads."""
+    return grid.pack(weight, *grid.fit(weight, 0, "absmax"))
+
+
 def packed_embeddings(model: Any, bits: int, grid: Grid = INT8) -> dict[str, PackedWeight]:
     """Embedding and head of a model by name, those that can be packed; none at 16 bits.
 
-    bits: RunConfig.embedding_bits; at 4 the embedding has a scale for every 32 inputs, found by error search. grid: of
-    what has 8 bits, with one scale per row, so that a token's row is all that its look-up reads.
+    bits: RunConfig.embedding_bits; at 4 the embedding has 4 and the head 8. grid: of what has 8 bits.
     """
     if bits == 16:
         return {}
@@ -25,11 +36,9 @@ def packed_embeddings(model: Any, bits: int, grid: Grid = INT8) -> dict[str, Pac
     for layer in plan_embeddings(model, INT8.bits):
         if layer.quantize:
             weight = model.get_parameter(f"{layer.name}.weight").detach().float()
-            if layer.name == small:
-                scales = LOOKED_UP.fit(weight, LOOKED_UP_GROUP)
-                packed[layer.name] = LOOKED_UP.pack(weight, *scales)
-            else:
-                packed[layer.name] = grid.pack(weight, *grid.fit(weight, 0, "absmax"))
+            packed[layer.name] = (
+                in_4_bits(weight) if layer.name == small else in_8_bits(weight, grid)
+            )
     return packed
 
 
