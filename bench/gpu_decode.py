@@ -4,9 +4,9 @@ python -m bench.gpu_decode --json decode.json --plot decode.svg
 python -m bench.gpu_decode --tiny      # the same code on tiny shapes
 
 The weights are random, so no model is needed; speed and memory do not depend on their values. A model is built layer by
-layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have embedding and head in 8
-bits. Every step is one CUDA graph, in all columns; the rotated ones are what the app makes by default. Packed layers
-that read the same activations are one product, those in 16 bits are not.
+layer on the GPU, a packed one without its 16-bit weights ever being there. INT4 and INT2 have the forms that runs
+make, with embedding and head in 8 bits; INT2 is there on the odd grid as well. Every step is one CUDA graph, in all
+columns. Packed layers that read the same activations are one product, those in 16 bits are not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import functools
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from bench import report
+from bench import random_weights, report
 from kernels.packing import PackedWeight
 from kernels.transform import Transform, hadamard_block
 from upq.decode import ServedLinear, TransformersEngine
@@ -61,15 +62,17 @@ TINY = LlamaConfig(
 )
 CONTEXTS = (128, 1024, 4096)
 BATCHES = (1, 4, 16)
-#: Bits, and whether the inputs are rotated, as the default method has them.
-PRECISIONS = {
-    "FP16": (16, False),
-    "INT4": (4, False),
-    "INT2": (2, False),
-    "INT4 rotated": (4, True),
-    "INT2 rotated": (2, True),
+#: What makes a random weight of (out, in, bits), bits of decoder layers, and whether their inputs are rotated.
+PRECISIONS: dict[str, tuple[Callable[[int, int, int], PackedWeight] | None, int, bool]] = {
+    "FP16": (None, 16, False),
+    "INT4": (random_weights.signed, 4, False),
+    "INT2": (random_weights.two_levels, 2, False),
+    "INT2 odd": (random_weights.odd, 2, False),
+    "INT4 rotated": (random_weights.signed, 4, True),
+    "INT2 rotated": (random_weights.two_levels, 2, True),
 }
-GROUP = 64
+#: Inputs that a rotation mixes.
+ROTATION_BLOCK = 64
 #: Steps that compile, tune and capture, then steps that are timed; together they stay in one span of the cache.
 WARM_UP, STEPS, TINY_STEPS = 4, 64, 1
 DTYPE = torch.bfloat16
@@ -90,7 +93,7 @@ def main() -> None:
         sys.exit("This benchmark needs an NVIDIA GPU.")
     models = {"tiny": TINY} if options.tiny else {name: MODELS[name] for name in options.models}
     steps = TINY_STEPS if options.tiny else STEPS
-    facts = {"group": GROUP, "steps": steps}
+    facts = {"steps": steps}
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
     for name, shape in models.items():
@@ -190,14 +193,19 @@ def compare(rows: list[dict[str, Any]]) -> None:
         row["times FP16"] = row["tokens/s"] / first if first else None
 
 
-def random_model(config: LlamaConfig, bits: int, rotated: bool = False) -> Any:
-    """A Llama on the GPU with random weights, those of its decoder layers in `bits`, with rotated inputs where asked
-    for; 16: all in bfloat16.
+def random_model(
+    config: LlamaConfig,
+    form: Callable[[int, int, int], PackedWeight] | None,
+    bits: int,
+    rotated: bool = False,
+) -> Any:
+    """A Llama on the GPU with random weights, those of its decoder layers packed by `form` in `bits`, with rotated
+    inputs where asked for; None: all in bfloat16.
     """
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    if bits < 16:
-        _pack(model, bits, rotated)
+    if form:
+        _pack(model, form, bits, rotated)
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         made = torch.empty(parameter.shape, dtype=DTYPE, device="cuda")
@@ -208,31 +216,29 @@ def random_model(config: LlamaConfig, bits: int, rotated: bool = False) -> Any:
     return model.eval()
 
 
-def _pack(model: nn.Module, bits: int, rotated: bool) -> None:
+def _pack(
+    model: nn.Module, form: Callable[[int, int, int], PackedWeight], bits: int, rotated: bool
+) -> None:
     """Put packed random weights in the place of linear layers (head: 8 bits) and the embedding (8 bits)."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            packed = _random_packed(module, 8 if name == "lm_head" else bits)
-            if rotated and name != "lm_head":
+        if isinstance(module, nn.Embedding):
+            packed = random_weights.signed(*module.weight.shape, 8)
+            replace_module(model, name, PackedEmbedding(packed, DTYPE))
+        elif isinstance(module, nn.Linear) and name == "lm_head":
+            packed = random_weights.signed(*module.weight.shape, 8)
+            replace_module(model, name, ServedLinear(PackedLinear(packed)))
+        elif isinstance(module, nn.Linear):
+            packed = form(*module.weight.shape, bits)
+            if rotated:
                 packed = replace(packed, transform=_rotation(packed.shape[1]))
             replace_module(model, name, ServedLinear(PackedLinear(packed)))
-        elif isinstance(module, nn.Embedding):
-            replace_module(model, name, PackedEmbedding(_random_packed(module, 8), DTYPE))
 
 
 @functools.cache
 def _rotation(width: int) -> Transform:
     """The rotation of `width` inputs. Layers that read the same inputs share one, as those of a run do."""
     signs = torch.randint(0, 2, (width,), device="cuda").half() * 2 - 1
-    return Transform(hadamard_block(width, GROUP), scale_in=signs)
-
-
-def _random_packed(module: nn.Linear | nn.Embedding, bits: int) -> PackedWeight:
-    rows, columns = module.weight.shape
-    codes = torch.randint(0, 256, (rows, columns * bits // 8), dtype=torch.uint8, device="cuda")
-    step = 0.02 * 12**0.5 / 2**bits  # uniform codes then have the standard deviation 0.02
-    scale = torch.full((rows, columns // GROUP), step, dtype=torch.float16, device="cuda")
-    return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
+    return Transform(hadamard_block(width, ROTATION_BLOCK), scale_in=signs)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ never comes out of the cache and no launch waits for Python. One number is the m
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import statistics
 import sys
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from triton import knobs
 
-from bench import report
+from bench import random_weights, report
 from kernels.gpu import operators, tuning
 from kernels.gpu.operators import TritonWeight
 from kernels.packing import PackedWeight, unpack
@@ -38,13 +39,20 @@ SHAPES = (
 )
 ROWS = (1, 4, 16, 64)
 WARM_HELP = "only compile: every OF-th variant from INDEX on, so that OF processes share the work"
-GROUP = 64
+GROUP = random_weights.ODD_GROUP
 REPLAYS = 25
 COPY_GIB = 1.0
 #: Products that gave no time, or a wrong result.
 FAILED: list[str] = []
 #: A product of one set of copies: inputs -> outputs.
 Product = Callable[[torch.Tensor], torch.Tensor]
+#: The forms of weights that runs make: bits, and what makes a random one of (out, in, bits).
+FORMS = {
+    "INT2": (2, random_weights.odd),
+    "INT2, two levels": (2, random_weights.two_levels),
+    "INT4": (4, random_weights.odd),
+    "INT4, signed": (4, random_weights.signed),
+}
 
 
 def main() -> None:
@@ -88,23 +96,24 @@ def warm(index: int, of: int) -> None:
     if knobs.runtime.interpret:
         return
     variants = [
-        (bits, dtype, inputs, columns, config)
-        for bits in (2, 4, 8)
+        (name, dtype, inputs, columns, config)
+        for name in [*FORMS, "INT8, signed"]
         for dtype in (torch.bfloat16, torch.float16)
         for inputs in (4096, 576, 1536)
         for columns in (8, 16)
         for config in tuning.CANDIDATES[columns]
-        if dtype == torch.bfloat16 or (inputs == 4096 and bits < 8)
+        if dtype == torch.bfloat16 or (inputs == 4096 and name in FORMS)
     ]
-    for bits, dtype, inputs, columns, config in variants[index::of]:
-        packed = random_packed(64, inputs, bits)
+    for name, dtype, inputs, columns, config in variants[index::of]:
+        bits, form = FORMS.get(name, (8, random_weights.signed))
+        packed = form(64, inputs, bits)
         rows = 1 if columns == 8 else columns
         operators.choose = lambda *_, one=config: one
         try:
             TritonWeight(packed)(torch.ones(rows, inputs, device="cuda", dtype=dtype))
         except Exception as error:
             said = str(error).splitlines()[:1]
-            sys.stdout.write(f"{bits} bits, {dtype}, {inputs} inputs, {config}: {said}\n")
+            sys.stdout.write(f"{name}, {dtype}, {inputs} inputs, {config}: {said}\n")
     torch.cuda.synchronize()
 
 
@@ -184,8 +193,10 @@ def contestants() -> list[tuple[str, int, Callable[..., Any], torch.dtype]]:
     """(name, bits, maker of products, dtype of inputs). The first is what the others are compared with."""
     found = [
         ("cuBLAS FP16", 16, cublas, torch.float16),
-        ("ours INT2", 2, ours, torch.float16),
-        ("ours INT4", 4, ours, torch.float16),
+        *(
+            (f"ours {name}", bits, functools.partial(ours, form), torch.float16)
+            for name, (bits, form) in FORMS.items()
+        ),
         ("tinygemm INT4 (torchao)", 4, tinygemm, torch.bfloat16),
     ]
     if importlib.util.find_spec("gemlite"):
@@ -194,15 +205,6 @@ def contestants() -> list[tuple[str, int, Callable[..., Any], torch.dtype]]:
     else:
         sys.stdout.write("gemlite is not installed: skipped\n")
     return found
-
-
-def random_packed(out_features: int, in_features: int, bits: int) -> PackedWeight:
-    """Random codes and scales on the GPU."""
-    codes = torch.randint(
-        0, 256, (out_features, in_features * bits // 8), dtype=torch.uint8, device="cuda"
-    )
-    scale = torch.rand(out_features, in_features // GROUP, device="cuda").add(0.5).mul(0.02).half()
-    return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
 
 
 def cublas(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
@@ -215,9 +217,11 @@ def cublas(out_features: int, in_features: int, bits: int) -> tuple[list[Product
     return [lambda x, w=weight: F.linear(x, w) for weight in made], size
 
 
-def ours(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
+def ours(
+    form: Callable[[int, int, int], PackedWeight], out_features: int, in_features: int, bits: int
+) -> tuple[list[Product], int]:
     """kernels.gpu.operators, checked against the decoded weight."""
-    packed = random_packed(out_features, in_features, bits)
+    packed = form(out_features, in_features, bits)
     made = [TritonWeight(packed) for _ in range(copies(packed.size_bytes))]
     _check(made[0], packed)
     return list(made), packed.size_bytes
@@ -225,7 +229,7 @@ def ours(out_features: int, in_features: int, bits: int) -> tuple[list[Product],
 
 def tinygemm(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
     """The INT4 product of torch that torchao's int4 weights on a GPU are multiplied with."""
-    packed = random_packed(out_features, in_features, bits)
+    packed = random_weights.odd(out_features, in_features, bits)
     codes = unpack(packed.codes, bits)
     pairs = (codes[:, ::2] << 4) | codes[:, 1::2]
     tiles = 8 if in_features % 128 == 0 else 2
@@ -244,7 +248,7 @@ def tinygemm(out_features: int, in_features: int, bits: int) -> tuple[list[Produ
 def gemlite_linear(out_features: int, in_features: int, bits: int) -> tuple[list[Product], int]:
     """gemlite with its own choice of kernel and configuration."""
     core = importlib.import_module("gemlite.core")
-    packed = random_packed(out_features, in_features, bits)
+    packed = random_weights.odd(out_features, in_features, bits)
     codes = unpack(packed.codes, bits)
     zeros = torch.full_like(packed.scale, packed.zero)
     made = []

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu_decode, gpu_kernels
 from kernels.cpu.build import cache_folder
 from tests.support.helpers import TINY_SETTINGS
 from tests.support.simulated_gpu import library
@@ -143,12 +144,13 @@ def test_two_calls_to_a_borrowed_gpu_bring_back_their_tables(
         UPQ_LIMITS="tests=300 kernels=300 decode=300",
         UPQ_TESTS="-k several_threads",
         UPQ_KERNELS="--shapes 64x64 --rows 1 --copy-gib 0.001",
-        UPQ_DECODE="--tiny --contexts 8 --batches 1 --precisions FP16 INT2",
+        UPQ_DECODE="--tiny --contexts 8 --batches 1",
     )
     assert {"tests.txt", "kernels.json", "decode.json", "gpu.txt", "seconds.txt"} <= names
     assert "1 passed" in (tmp_path / "results" / "tests.txt").read_text(encoding="utf-8")
-    assert {"ours INT4", "ours INT2"} <= {row["kernel"] for row in machine.rows("kernels.json")}
-    assert [row["precision"] for row in machine.rows("decode.json")] == ["FP16", "INT2"]
+    kernels = {row["kernel"] for row in machine.rows("kernels.json")}
+    assert {f"ours {name}" for name in gpu_kernels.FORMS} <= kernels
+    assert [row["precision"] for row in machine.rows("decode.json")] == list(gpu_decode.PRECISIONS)
     settings = " ".join(f"{path}={value}" for path, value in TINY_SETTINGS.items())
     names = machine.call(
         "training",
