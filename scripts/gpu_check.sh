@@ -54,7 +54,7 @@ fi
 import importlib.util
 import sys
 
-needed = "torch triton transformers accelerate safetensors pandas psutil gguf platformdirs sqlite_utils tabulate pytest"
+needed = "torch triton transformers accelerate safetensors pandas psutil pydantic gguf platformdirs sqlite_utils tabulate pytest"
 missing = [name for name in needed.split() if not importlib.util.find_spec(name)]
 if missing:
     sys.exit(f"{sys.executable} lacks {', '.join(missing)}: carry them as wheels (WHEELS).")

@@ -16,12 +16,18 @@ python=${PYTHON:-.venv/bin/python}
 target=${UPQ_PYTHON_VERSION:-3.12}
 packages="platformdirs sqlite-utils sqlite-fts4 click-default-group click gguf hypothesis sortedcontainers tabulate
     pluggy python-dateutil six pytest pytest-timeout pytest-xdist execnet iniconfig pygments packaging"
+whole="pydantic" # with what it requires, whose versions it names
 rm -rf "${folder:?}/wheels" "$folder/one" "$folder/two"
 mkdir -p "$folder/wheels" "$folder/one" "$folder/two"
+download() {
+    "$python" -m pip download --quiet --only-binary=:all: --python-version "$target" --implementation cp \
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+        --dest "$folder/wheels" "$@"
+}
 # shellcheck disable=SC2086  # the packages are words
-"$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version "$target" --implementation cp \
-    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-    --dest "$folder/wheels" $packages
+download --no-deps $packages
+# shellcheck disable=SC2086
+download $whole
 gguf=$("$python" -c "
 from upq.models.source import resolve
 print(resolve('bundled').path)")

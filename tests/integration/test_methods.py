@@ -1,12 +1,14 @@
 """Every method from config to measured artifacts on the tiny model: what is stored, what it measures, and repeats."""
 
 import copy
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kernels.reference import weight_of
 from tests.support.helpers import RecordingContext, digest, tiny_config
@@ -157,3 +159,22 @@ def test_int2_that_starts_from_int4_starts_from_its_norms_as_well(
     ):
         assert not torch.equal(model.get_parameter(name), base.get_parameter(name))
         assert torch.equal(successor.get_parameter(name), model.get_parameter(name))
+
+
+@pytest.mark.parametrize("method", ["rotated_upq", "efficientqat"])
+def test_no_model_waits_for_the_garbage_collector(
+    method: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """On a GPU it would lie beside the next one: an 8B student of distillation takes most of 80 GB."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        run(config_of(tiny_model_dir, method), tmp_path)
+        gc.collect()
+        left = [one for one in gc.garbage if isinstance(one, nn.Module | torch.Tensor)]
+        assert not left, {type(one).__name__ for one in left}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

@@ -17,12 +17,18 @@ from packaging.requirements import Requirement
 PAYLOAD = Path(__file__).resolve().parents[2] / "scripts" / "gpu_payload.sh"
 #: What a CUDA image with torch and transformers has, itself and what it requires.
 IMAGE = ("torch", "triton", "transformers", "accelerate", "pandas", "psutil", "safetensors", "pip")
+#: Required by some versions of these and not by others: the image that was lent lacked it.
+LACKING = "pydantic"
 
 
-def carried() -> list[str]:
-    """The packages whose wheels the script carries; what they require is not carried with them."""
-    (words,) = re.findall(r'^packages="([^"]*)"', PAYLOAD.read_text(encoding="utf-8"), re.MULTILINE)
-    return words.split()
+def carried() -> set[str]:
+    """The distributions whose wheels the script carries: with what they require, or alone."""
+    text = PAYLOAD.read_text(encoding="utf-8")
+    alone, whole = (
+        re.findall(rf'^{name}="([^"]*)"', text, re.MULTILINE)[0].split()
+        for name in ("packages", "whole")
+    )
+    return {plain(name) for name in alone} | with_requirements(whole)
 
 
 def plain(name: str) -> str:
@@ -71,7 +77,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def install() -> None:
     """From here on this process sees no other distribution, neither its modules nor its metadata."""
-    allowed = with_requirements(IMAGE) | {plain(name) for name in carried()}
+    allowed = with_requirements(IMAGE) - with_requirements([LACKING]) | carried()
     owners = importlib.metadata.packages_distributions()
     missing = {
         module for module, names in owners.items() if not allowed & {plain(name) for name in names}

@@ -46,7 +46,7 @@ def head(model: Any, *, exact: bool = False) -> Logits:
 
     exact: the product with the head's matrix is computed and kept in float32, whatever the model's dtype.
     """
-    shell, decoder = _shell(model)
+    shell, given = _shell(model)
     if exact:
         linear = model.get_output_embeddings()
         _replace(shell, _path(model, linear), _Exact(linear))
@@ -54,11 +54,11 @@ def head(model: Any, *, exact: bool = False) -> Logits:
     def logits(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.reshape(1, -1, hidden.shape[-1])
         ids = torch.zeros(rows.shape[:2], dtype=torch.int64, device=rows.device)
-        decoder.given = rows
+        given.last_hidden_state = rows
         try:
             found = shell(input_ids=ids, use_cache=False).logits
         finally:
-            decoder.given = None
+            given.last_hidden_state = None
         return found.reshape(*hidden.shape[:-1], found.shape[-1])
 
     return logits
@@ -67,8 +67,8 @@ def head(model: Any, *, exact: bool = False) -> Logits:
 class _Given:
     """What a stand-in for a decoder returns: its last hidden states, and None for whatever else a family asks for."""
 
-    def __init__(self, hidden: Any) -> None:
-        self.last_hidden_state = hidden
+    def __init__(self) -> None:
+        self.last_hidden_state: torch.Tensor | None = None
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -96,21 +96,17 @@ class _Exact(nn.Module):
         return found if self.linear.bias is None else found + self.linear.bias.float()
 
 
-def _shell(model: Any) -> tuple[Any, Any]:
-    """(the model without its decoder's work, the stand-in for the decoder). Shares every other module; the model stays
-    as it is. The stand-in returns its attribute `given`.
+def _shell(model: Any) -> tuple[Any, _Given]:
+    """(the model without its decoder's work, what the stand-in for the decoder returns). Shares every other module; the
+    model stays as it is, and goes with the last reference to it: the stand-in has none to itself, in which the model
+    would wait for the garbage collector, on a GPU beside the next one.
     """
-    body = backbone(model)
+    body, given = backbone(model), _Given()
     stand_in = copy.copy(body)
-    stand_in.__dict__["given"] = None
-
-    def forward(*_: Any, **__: Any) -> _Given:
-        return _Given(stand_in.given)
-
-    stand_in.__dict__["forward"] = forward
+    stand_in.__dict__["forward"] = lambda *_, **__: given
     shell = copy.copy(model)
     _replace(shell, _path(model, body), stand_in)
-    return shell, stand_in
+    return shell, given
 
 
 def _replace(shell: nn.Module, path: str, module: nn.Module) -> None:

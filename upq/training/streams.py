@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,23 +151,32 @@ class Streams:
 
 def _on(device: torch.device, calls: list[BlockCall], shared: dict[Any, torch.Tensor]) -> Any:
     """The calls with their tensors on the device; batches of one shape share what is equal, such as positions."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def moved(value: Any, place: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            if id(value) not in seen:
-                first = shared.setdefault((place, value.shape, value.dtype), value.to(device))
-                is_equal = torch.equal(first, value.to(device))
-                seen[id(value)] = first if is_equal else value.to(device)
-            return seen[id(value)]
-        if isinstance(value, tuple | list):
-            return type(value)(moved(item, (place, at)) for at, item in enumerate(value))
-        return value
-
+    move = partial(_moved, device=device, seen={}, shared=shared)
     return [
         BlockCall(
-            tuple(moved(item, at) for at, item in enumerate(call.args)),
-            {name: moved(item, name) for name, item in call.kwargs.items()},
+            tuple(move(item, at) for at, item in enumerate(call.args)),
+            {name: move(item, name) for name, item in call.kwargs.items()},
         )
         for call in calls
     ]
+
+
+def _moved(
+    value: Any,
+    place: Any,
+    *,
+    device: torch.device,
+    seen: dict[int, torch.Tensor],
+    shared: dict[Any, torch.Tensor],
+) -> Any:
+    """An argument at a place of its call on the device, or the equal one of an earlier batch."""
+    if isinstance(value, torch.Tensor):
+        if id(value) not in seen:
+            first = shared.setdefault((place, value.shape, value.dtype), value.to(device))
+            is_equal = torch.equal(first, value.to(device))
+            seen[id(value)] = first if is_equal else value.to(device)
+        return seen[id(value)]
+    if isinstance(value, tuple | list):
+        move = partial(_moved, device=device, seen=seen, shared=shared)
+        return type(value)(move(item, (place, at)) for at, item in enumerate(value))
+    return value
