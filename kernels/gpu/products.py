@@ -11,9 +11,10 @@ inputs costs no more than eight. Each group's partial sum is multiplied by its s
 Instructions, not bandwidth, bound a 2-bit product, so a code becomes a 16-bit float in two of them, for two codes
 at a time: `(word & mask) | magic` puts the code into the mantissa of a power of two, and subtracting that power and the
 grid's zero leaves `code - zero`, exactly. Several fields share one shift, because the mantissa has room for them.
-Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs; so are the
-minimums where scales have two levels. There a group is one field, and the steps of four fields are one word of 32 bits,
-whose nibbles become floats in the same way.
+Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs. Where scales
+have two levels a group is one field, and the steps of four fields are one word of 32 bits, whose nibbles become floats
+in the same way. A group's scale and minimum are rounded to the type of the inputs and make the level a weight of that
+type in one more instruction, so that the tensor core sums all groups: a sum of its own for each took half of the time.
 
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
@@ -137,6 +138,55 @@ def nibble(words, FIELD: tl.constexpr, PLACE: tl.constexpr):
     return lifted.to(tl.float32, bitcast=True) - 2.0 ** (23 - place)
 
 
+@triton.constexpr_function
+def step_assembly(field: int, dtype: tl.dtype) -> str:
+    """PTX to one word with the scale of a group, lower, and its offset: $3 times the nibble in byte `field` of $1, and
+    $5 times that of $2, in 16 bits each. A byte below the exponent of 2**23 is the float 2**23 + nibble; $4 and $6 are
+    $3 and $5 times -2**23.
+    """
+    kind = "f16x2" if dtype == tl.float16 else "bf16x2"
+    place = f"0x4b000000, {0x7540 | field % 4:#x};"
+    lifted = f"prmt.b32 s, $1, {place} prmt.b32 o, $2, {place}"
+    scaled = "fma.rn.f32 s, s, $3, $4; fma.rn.f32 o, o, $5, $6;"
+    return "{ .reg .b32 s, o; " + f"{lifted} {scaled} cvt.rn.{kind}.f32 $0, o, s;" + " }"
+
+
+@triton.constexpr_function
+def weight_assembly(dtype: tl.dtype) -> str:
+    """PTX from two levels of a group and its word of `step_assembly`, which comes twice, to two weights."""
+    kind = "f16x2" if dtype == tl.float16 else "bf16x2"
+    both = "mov.b32 {l, h}, $2; mov.b32 s, {l, l}; mov.b32 o, {h, h};"
+    return "{ .reg .b16 l, h; .reg .b32 s, o; " + f"{both} fma.rn.{kind} $0, $1, s, o;" + " } // $3"
+
+
+@triton.jit
+def stepped_weights(
+    levels, factor, low, four, FIELD: tl.constexpr, DTYPE: tl.constexpr, ASM: tl.constexpr
+):
+    """The weights of a field, rounded once to DTYPE: levels times a scale, plus an offset, which are rounded before.
+
+    They are steps, in the word of four fields, of the block's factor and low, which are float32.
+    """
+    if ASM:
+        low_nibbles, high_nibbles = four & 0x0F0F0F0F, (four >> 4) & 0x0F0F0F0F
+        given = [low_nibbles, high_nibbles, factor, factor * -(2.0**23), low, low * -(2.0**23)]
+        step_text: tl.constexpr = step_assembly(FIELD, DTYPE)
+        steps = tl.inline_asm_elementwise(
+            step_text, "=r,r,r,r,r,r,r", given, tl.int32, is_pure=True, pack=1
+        )
+        bits = levels.to(tl.uint16, bitcast=True)
+        steps = tl.broadcast_to(steps[:, :, None], bits.shape)
+        text: tl.constexpr = weight_assembly(DTYPE)
+        weights = tl.inline_asm_elementwise(
+            text, "=r,r,r,r", [bits, steps], tl.uint16, is_pure=True, pack=2
+        )
+        return weights.to(DTYPE, bitcast=True)
+    else:  # without this word the compiler goes on after the return
+        scale = (factor * nibble(four, FIELD, 0)).to(DTYPE).to(tl.float32)
+        offset = (low * nibble(four, FIELD, 4)).to(DTYPE).to(tl.float32)
+        return (levels * scale[:, :, None] + offset[:, :, None]).to(DTYPE).to(tl.float32)
+
+
 @triton.jit
 def add_field(
     tile,
@@ -168,12 +218,25 @@ def add_field(
 
 
 @triton.jit
-def add_steps(total, part, seen, factor, low, four, FIELD: tl.constexpr):
-    """total with a group's products, whose scale and minimum are steps (four) of a block's (factor, low)."""
-    of_codes = factor.to(tl.float32) * nibble(four, FIELD, 0)
-    of_inputs = low.to(tl.float32) * nibble(four, FIELD, 4)
-    total += part * of_codes[:, :, None]
-    return total - of_inputs[:, :, None] * seen[:, None, :]
+def add_stepped(
+    tile,
+    fields,  # what `shifted` gave for the field before
+    values,
+    total,
+    factor,  # of a block, and its minimum's negative, in float32
+    low,
+    four,  # the steps of four fields
+    FIELD: tl.constexpr,
+    BITS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """(fields, total) with the products of one field, which is a group with steps of the block's scales."""
+    if FIELD % fields_per_shift(BITS, DTYPE) == 0:
+        fields = shifted(tile, FIELD, BITS, DTYPE, ASM)
+    levels = level(fields, FIELD, BITS, 0.0, DTYPE, ASM)
+    weights = stepped_weights(levels, factor, low, four, FIELD, DTYPE, ASM)
+    return fields, tl.dot(weights, values, total, input_precision="ieee")
 
 
 @triton.jit
@@ -234,9 +297,8 @@ def matmul_kernel(
                 source = inputs + column[None, None, :] * in_features + index[:, :, None]
                 values = tl.load(source, mask=there, other=0.0)
                 values = values if ASM else values.to(tl.float32)
-                if zeros is not None or steps is not None:
+                if zeros is not None:
                     seen += tl.sum(values.to(tl.float32), axis=1)
-                fields, part = add_field(tile, fields, values, part, field, BITS, ZERO, DTYPE, ASM)
                 start = block * (16 * FIELDS) + field * 16
                 some = start < in_features
                 group = start // max(GROUP, 1)
@@ -244,12 +306,17 @@ def matmul_kernel(
                     if field % RUN == 0:
                         factor = of_groups(scale, group, output, padded_out, some, EVEN)
                         low = of_groups(minimum, group, output, padded_out, some, EVEN)
+                        factor, low = factor.to(tl.float32), -low.to(tl.float32)
                     if field % 4 == 0:
                         four = of_groups(steps, start // 64, output, padded_out, some, EVEN)
-                    total = add_steps(total, part, seen, factor, low, four, field)
-                    part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
-                    seen = tl.zeros((SLICES, COLUMNS), tl.float32)
-                elif GROUP > 0 and (field + 1) % RUN == 0:
+                    fields, total = add_stepped(
+                        tile, fields, values, total, factor, low, four, field, BITS, DTYPE, ASM
+                    )
+                else:
+                    fields, part = add_field(
+                        tile, fields, values, part, field, BITS, ZERO, DTYPE, ASM
+                    )
+                if steps is None and GROUP > 0 and (field + 1) % RUN == 0:
                     factor = of_groups(scale, group, output, padded_out, some, EVEN)
                     if zeros is not None:
                         zero = of_groups(zeros, group, output, padded_out, some, EVEN)
