@@ -7,7 +7,7 @@ import time
 
 from tests.ui.test_render import Structure
 from ui import app_state
-from ui.chat import render_head, render_words
+from ui.chat import render, render_head, render_words
 
 
 def test_the_word_view_is_one_text_until_the_answers_part_and_two_from_there_on() -> None:
@@ -75,3 +75,9 @@ def test_a_head_compares_no_speed_that_it_does_not_know() -> None:
 
 def test_equal_answers_are_said_to_be_equal() -> None:
     assert "The same words as FP16." in render_words.word_view("INT4", "a b", "a  b")
+
+
+def test_a_screen_reader_hears_of_a_failed_answer_once() -> None:
+    failed = {"role": "assistant", "content": "no memory", "finish": "failed", "hint": "Close one."}
+    assert "role=" not in str(render.answer(failed))
+    assert render.announcement("INT2", [failed]) == "INT2 failed: no memory"

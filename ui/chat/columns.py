@@ -164,6 +164,7 @@ def _without_answers(app: App, precision: Precision, state: Column) -> Html:
     """Draw a column that nothing was said in: it is open, or waits for its artifact."""
     if state.source:
         return render.conversation(precision, [])
-    if not state.run_id and (notice := parts.unpacking(app.unpack_state)):
+    is_told = precision == "INT4"  # INT2 waits for the same
+    if not state.run_id and (notice := parts.unpacking(app.unpack_state, is_told=is_told)):
         return notice
     return render.waiting_column(precision, state.training)

@@ -109,7 +109,8 @@ def answer(message: Message, body: Html | None = None) -> Html:
     """Draw a finished answer, or `body` in its place, and what is to be said about it."""
     finish = message.get("finish", "")
     if finish == "failed":
-        return notice("failed", message["content"], message.get("hint", ""))
+        # `announcement` says it.
+        return notice("failed", message["content"], message.get("hint", ""), is_told=False)
     shown = body or _drawn(message["content"]) or "(an empty answer)"
     copy = _button("Copy", "copy", message["content"])
     foot = tag("footer", tag("span", " · ".join(_facts(message)), title=_prompt(message)), copy)

@@ -37,15 +37,17 @@ def notice(
     return tag("div", tag("p", marks[kind], message), hint_line, class_=f"notice {kind}", role=role)
 
 
-def unpacking(state: Literal["", "busy", "failed"]) -> Html | None:
-    """Say what becomes of the models that ship with the app; None where there is nothing to say."""
+def unpacking(state: Literal["", "busy", "failed"], *, is_told: bool = True) -> Html | None:
+    """Say what becomes of the models that ship with the app; None where there is nothing. is_told: see notice."""
     models = f"INT4 and INT2 of {BUNDLED_NAME}"
     if state == "busy":
         hint = "The columns in Chat open by themselves."
-        return notice("busy", f"{models} are being unpacked, about half a minute.", hint)
+        busy = f"{models} are being unpacked, about half a minute."
+        return notice("busy", busy, hint, is_told=is_told)
     if state == "failed":
         hint = "The terminal says why. Start a run in Quantize to make your own."
-        return notice("failed", f"{models}, which ship with the app, could not be unpacked.", hint)
+        failed = f"{models}, which ship with the app, could not be unpacked."
+        return notice("failed", failed, hint, is_told=is_told)
     return None
 
 
