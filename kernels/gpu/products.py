@@ -144,11 +144,14 @@ def step_assembly(field: int, dtype: tl.dtype) -> str:
     $5 times that of $2, in 16 bits each. A byte below the exponent of 2**23 is the float 2**23 + nibble; $4 and $6 are
     $3 and $5 times -2**23.
     """
-    kind = "f16x2" if dtype == tl.float16 else "bf16x2"
     place = f"0x4b000000, {0x7540 | field % 4:#x};"
     lifted = f"prmt.b32 s, $1, {place} prmt.b32 o, $2, {place}"
     scaled = "fma.rn.f32 s, s, $3, $4; fma.rn.f32 o, o, $5, $6;"
-    return "{ .reg .b32 s, o; " + f"{lifted} {scaled} cvt.rn.{kind}.f32 $0, o, s;" + " }"
+    if dtype == tl.float16:  # Turing, which has no bfloat16, rounds one at a time
+        rounded = "cvt.rn.f16.f32 l, s; cvt.rn.f16.f32 h, o; mov.b32 $0, {l, h};"
+    else:
+        rounded = "cvt.rn.bf16x2.f32 $0, o, s;"
+    return "{ .reg .b16 l, h; .reg .b32 s, o; " + f"{lifted} {scaled} {rounded}" + " }"
 
 
 @triton.constexpr_function

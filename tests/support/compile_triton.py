@@ -3,6 +3,7 @@
 python -m tests.support.compile_triton
 """
 
+import itertools
 import json
 import math
 import re
@@ -24,6 +25,8 @@ from kernels.gpu.tuning import CANDIDATES
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 H100 = GPUTarget("cuda", 90, 32)
+#: The oldest and the newest kind of GPU that the products compile for as well; the oldest has no bfloat16.
+OTHERS = (GPUTarget("cuda", 75, 32), GPUTarget("cuda", 120, 32))
 #: (bits, type, columns, grid): integer and subtraction instructions allowed for each weight.
 CASES = {
     (2, "fp16", 8, "middle"): 1.5,
@@ -233,6 +236,8 @@ def _float_facts(
 
 if __name__ == "__main__":
     products = {str(case): facts(*case) for case in CASES}
+    for target, grid in itertools.product(OTHERS, GRIDS):
+        compiled(2, "fp16", 8, grid, target)  # raises where it cannot be
     between = {
         f"{kernel.__name__} {given}": step_facts(kernel, given) for kernel, given in STEP_CASES
     }
