@@ -19,15 +19,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bench import report
+from bench import random_weights, report
 from kernels.cpu import build
 from kernels.cpu import panels as cpu
-from kernels.packing import NESTED_GROUP, PackedWeight, nested_block
+from kernels.packing import PackedWeight
 
 #: (outputs, inputs): the layers of SmolLM2-135M, its head, then layers of Llama-3.2-1B.
 SHAPES = ((576, 576), (1536, 576), (576, 1536), (49152, 576), (2048, 2048), (8192, 2048))
 ROWS = (1, 4, 16, 64)
-GROUP = 64
 #: More than the last cache of a desktop or small server.
 COLD_BYTES = 96_000_000
 PASSES = 7
@@ -49,7 +48,9 @@ def main() -> None:
         for shape in SHAPES:
             rows += measure_shape(shape, options.rows, library, bandwidth)
     report.show(rows)
-    report.save(options.json, rows, group=GROUP, copy_bytes_per_s=bandwidth, kernels=name)
+    report.save(
+        options.json, rows, group=random_weights.ODD_GROUP, copy_bytes_per_s=bandwidth, kernels=name
+    )
     if options.plot:
         one = [row for row in rows if row["rows"] == 1]
         report.draw_bars(options.plot, one, ("shape",), "kernel", "times torch FP32")
@@ -113,9 +114,9 @@ def products(
         )
     yield "ours FP16", weight.nbytes // 2, native_steps(weight, library), torch.float32
     for bits in (8, 4, 2):
-        packed = random_packed(shape, bits)
+        packed = random_weights.odd(*shape, bits, device="cpu")
         yield f"ours INT{bits}", packed.size_bytes, native_steps(packed, library), torch.float32
-    packed = random_nested(shape)
+    packed = random_weights.two_levels(*shape, device="cpu")
     name = "ours INT2, two levels"
     yield name, packed.size_bytes, native_steps(packed, library), torch.float32
 
@@ -164,22 +165,6 @@ def native_steps(
         return step
 
     return make
-
-
-def random_packed(shape: tuple[int, int], bits: int) -> PackedWeight:
-    """A random weight in groups of GROUP."""
-    codes = torch.randint(0, 256, (shape[0], shape[1] * bits // 8), dtype=torch.uint8)
-    scale = torch.rand(shape[0], shape[1] // GROUP).half()
-    return PackedWeight(codes, scale, bits, (2**bits - 1) / 2)
-
-
-def random_nested(shape: tuple[int, int]) -> PackedWeight:
-    """A random 2-bit weight with scales of two levels."""
-    rows, columns = shape
-    codes = torch.randint(0, 256, (rows, columns // 4), dtype=torch.uint8)
-    steps = torch.randint(0, 256, (rows, columns // NESTED_GROUP), dtype=torch.uint8)
-    scale, minimum = torch.rand(2, rows, columns // nested_block(columns)).half()
-    return PackedWeight(codes, scale, 2, 0.0, minimum=minimum, steps=steps)
 
 
 if __name__ == "__main__":

@@ -98,9 +98,7 @@ def check_product(prepared: Prepared, packed: PackedWeight, inputs: torch.Tensor
     """The product; on a GPU, where programs run in any order, the same bits again."""
     outputs = prepared(inputs)
     groups = packed.scale.shape[1]
-    has_steps = (
-        packed.steps is not None
-    )  # whose weights the kernels round to the type of the inputs
+    has_steps = packed.steps is not None  # such a weight is rounded to the inputs' type
     narrow = not has_steps and groups > 1 and packed.shape[1] // groups % 16 != 0
     decoded = narrow or inputs.shape[0] > 64 or inputs.dtype == torch.float32
     assert_is_the_product(outputs, inputs, packed, rounded_weight=decoded or has_steps)
