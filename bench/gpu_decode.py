@@ -221,17 +221,18 @@ def _pack(
 ) -> None:
     """Put packed random weights in the place of linear layers (head: 8 bits) and the embedding (8 bits)."""
     for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.Embedding | nn.Linear):
+            continue
+        rows, columns = module.weight.shape
         if isinstance(module, nn.Embedding):
-            packed = random_weights.signed(*module.weight.shape, 8)
+            packed = random_weights.signed(rows, columns, 8)
             replace_module(model, name, PackedEmbedding(packed, DTYPE))
-        elif isinstance(module, nn.Linear) and name == "lm_head":
-            packed = random_weights.signed(*module.weight.shape, 8)
-            replace_module(model, name, ServedLinear(PackedLinear(packed)))
-        elif isinstance(module, nn.Linear):
-            packed = form(*module.weight.shape, bits)
-            if rotated:
-                packed = replace(packed, transform=_rotation(packed.shape[1]))
-            replace_module(model, name, ServedLinear(PackedLinear(packed)))
+            continue
+        is_head = name == "lm_head"
+        packed = random_weights.signed(rows, columns, 8) if is_head else form(rows, columns, bits)
+        if rotated and not is_head:
+            packed = replace(packed, transform=_rotation(columns))
+        replace_module(model, name, ServedLinear(PackedLinear(packed)))
 
 
 @functools.cache

@@ -208,6 +208,7 @@ def add_field(
     PART: tl.constexpr = 4 if BITS == 8 else BITS
     PARTS: tl.constexpr = BITS // PART
     SHARED: tl.constexpr = fields_per_shift(PART, DTYPE)
+    values = values if ASM else values.to(tl.float32)
     for piece in tl.static_range(PARTS):
         if (FIELD * PARTS + piece) % SHARED == 0:
             fields = shifted(tile, FIELD * PARTS + piece, PART, DTYPE, ASM)
@@ -226,7 +227,7 @@ def add_stepped(
     fields,  # what `shifted` gave for the field before
     values,
     total,
-    factor,  # of a block, and its minimum's negative, in float32
+    factor,  # of a block, and its minimum
     low,
     four,  # the steps of four fields
     FIELD: tl.constexpr,
@@ -238,7 +239,9 @@ def add_stepped(
     if FIELD % fields_per_shift(BITS, DTYPE) == 0:
         fields = shifted(tile, FIELD, BITS, DTYPE, ASM)
     levels = level(fields, FIELD, BITS, 0.0, DTYPE, ASM)
+    factor, low = factor.to(tl.float32), -low.to(tl.float32)
     weights = stepped_weights(levels, factor, low, four, FIELD, DTYPE, ASM)
+    values = values if ASM else values.to(tl.float32)
     return fields, tl.dot(weights, values, total, input_precision="ieee")
 
 
@@ -299,7 +302,6 @@ def matmul_kernel(
                 there = wanted if EVEN else wanted & (index < in_features)[:, :, None]
                 source = inputs + column[None, None, :] * in_features + index[:, :, None]
                 values = tl.load(source, mask=there, other=0.0)
-                values = values if ASM else values.to(tl.float32)
                 if zeros is not None:
                     seen += tl.sum(values.to(tl.float32), axis=1)
                 start = block * (16 * FIELDS) + field * 16
@@ -309,7 +311,6 @@ def matmul_kernel(
                     if field % RUN == 0:
                         factor = of_groups(scale, group, output, padded_out, some, EVEN)
                         low = of_groups(minimum, group, output, padded_out, some, EVEN)
-                        factor, low = factor.to(tl.float32), -low.to(tl.float32)
                     if field % 4 == 0:
                         four = of_groups(steps, start // 64, output, padded_out, some, EVEN)
                     fields, total = add_stepped(
@@ -328,8 +329,7 @@ def matmul_kernel(
                         seen = tl.zeros((SLICES, COLUMNS), tl.float32)
                     total += part * factor.to(tl.float32)[:, :, None]
                     part = tl.zeros((SLICES, TILE, COLUMNS), tl.float32)
-            if GROUP == 0:
-                total += part
+            total = total if GROUP > 0 else total + part
     product = tl.sum(total, axis=0)
     if GROUP == 0:
         product = of_rows(product, seen, scale, zeros, output, ZERO)

@@ -78,6 +78,6 @@ def test_equal_answers_are_said_to_be_equal() -> None:
 
 
 def test_a_screen_reader_hears_of_a_failed_answer_once() -> None:
-    failed = {"role": "assistant", "content": "no memory", "finish": "failed", "hint": "Close one."}
+    failed: render.Message = {"role": "assistant", "content": "no memory", "finish": "failed"}
     assert "role=" not in str(render.answer(failed))
     assert render.announcement("INT2", [failed]) == "INT2 failed: no memory"
