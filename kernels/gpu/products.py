@@ -14,7 +14,7 @@ grid's zero leaves `code - zero`, exactly. Several fields share one shift, becau
 Where groups have zeros of their own, what is left of them is multiplied by the sum of the group's inputs. Where scales
 have two levels a group is one field, and the steps of four fields are one word of 32 bits, whose nibbles become floats
 in the same way. A group's scale and minimum are rounded to the type of the inputs and make the level a weight of that
-type in one more instruction, so that the tensor core sums all groups: a sum of its own for each takes a third more.
+type in one more instruction, so that the tensor core sums all groups: a sum for each takes more instructions.
 
 Sums are in float32 and in a fixed order; nothing is atomic, so a product repeats to the last bit.
 """
