@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "scale_lr": 0.03,
     },
     "accumulation": {"accumulation": 3, "beta": 0.0},
+    "weights in steps of their groups": {"weight_unit": "group", "norm_lr": 0.01},
 }  # fmt: skip
 
 

@@ -303,10 +303,13 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     | {"int2.distill.norm_lr": 1e-3},
 }
 #: Without a rotation steps differ so much within a layer that training its weights end to end by one rate costs more
-#: than it gives (docs/results.md): scales alone learn there.
-_PORTABLE_DISTILL = for_int2({"distill.weight_lr": 0.0, "distill.scale_lr": 1e-3})
+#: than it gives (docs/results.md): scales alone learn there. Where there is time for many tokens weights learn too,
+#: each by the step of its own group.
+_PORTABLE_SCALES = for_int2({"distill.weight_lr": 0.0, "distill.scale_lr": 1e-3})
+_PORTABLE_WEIGHTS = for_both({"distill.weight_unit": "group"})
 AMOUNT |= {
-    (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"] | _PORTABLE_DISTILL
+    (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"]
+    | (_PORTABLE_WEIGHTS if preset in ("lease", "standard") else _PORTABLE_SCALES)
     for preset, method in list(AMOUNT)
     if method == "rotated_upq"
 }

@@ -89,9 +89,14 @@ class DistillConfig:
     )
     weight_lr: float = setting(
         3e-4,
-        "peak learning rate of the weights, in units of the layer's mean step; 0: they stay as they are",
+        "peak learning rate of the weights, in steps of their grid (weight_unit); 0: they stay as they are",
         0.0,
         1.0,
+    )
+    weight_unit: Literal["layer", "group"] = setting(
+        "layer",
+        "whose step weight_lr is counted in: the layer's mean step, or that of each weight's own group, which differ "
+        "much where nothing is rotated",
     )
     scale_lr: float = setting(
         1e-3, "peak learning rate of the scales, relative to their size", 0.0, 1.0

@@ -127,6 +127,8 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
     one_block = GPU_BLOCK_BYTES * shape.busiest * distill.batch_tokens + HALF * _block_weights(
         shape
     )
+    if distill.weight_lr and distill.weight_unit == "group":  # the weights themselves beside their multiples
+        one_block += FLOAT * _block_weights(shape)
     waiting = shape.depth * one_block
     if distill.checkpointing:
         waiting = shape.depth * HALF * shape.hidden * distill.batch_tokens
@@ -178,4 +180,6 @@ def _distill_memory(config: DistillConfig, shape: Shape) -> int:
     if config.checkpointing:
         kept = BLOCK_BYTES + INPUT_BYTES * shape.depth
     activations = config.batch_tokens * shape.busiest * kept
+    if config.weight_lr and config.weight_unit == "group":  # the weights themselves beside their multiples
+        learning += FLOAT
     return int(shape.quantized * (FLOAT + HALF + learning)) + activations

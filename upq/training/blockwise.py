@@ -39,7 +39,7 @@ from upq.training.initialise import (
     input_statistics,
 )
 from upq.training.streams import Stream, Streams
-from upq.training.trainables import norm_weights, settle_norms, trainables
+from upq.training.trainables import norm_weights, settle, trainables
 
 #: The learning rate falls along a cosine to this share of its peak, as in EfficientQAT.
 FINAL_LR_SHARE = 0.05
@@ -265,7 +265,7 @@ def _optimize(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
-    settle_norms(student)
+    settle(student)
 
 
 def _cosine(share: float) -> float:

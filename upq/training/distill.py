@@ -29,7 +29,7 @@ from upq.training.fused_norms import fused_norms
 from upq.training.losses import head_cross_entropy, head_divergence
 from upq.training.shared_inputs import shared_inputs
 from upq.training.teacher import Targets
-from upq.training.trainables import make_optimizer, restore, settle_norms, training_state
+from upq.training.trainables import make_optimizer, restore, settle, training_state
 
 #: How often the held-out KL is looked at during training.
 PROBES = 5
@@ -151,7 +151,7 @@ def distill(
                 saved_at = time.monotonic()
             made = step + 1
         curves.settle()
-    settle_norms(student)
+    settle(student)
     if parallel.is_main():
         measure(made)
 

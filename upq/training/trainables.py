@@ -1,7 +1,7 @@
 """What a stage trains, and AdamW for it; with 8-bit moments where memory is short.
 
-Weights move in units of their layer's mean step. Scales are logarithms, and norms are trained as logarithmic gains
-on the weight that they had, so a learning rate of either is relative to what it changes.
+Weights move in units of their layer's mean step, or each in that of its own group. Scales are logarithms, and norms are
+trained as logarithmic gains on the weight that they had, so a learning rate of either is relative to what it changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from upq.config import BlockwiseConfig, DistillConfig
 from upq.errors import UserError
-from upq.layers import fake_quant_layers
+from upq.layers import FakeQuantLinear, fake_quant_layers
 from upq.training.adamw8bit import AdamW8bit
 
 #: Learning rates within this ratio become one on a GPU, where every optimizer group is a launch.
@@ -33,14 +33,17 @@ BLOCKWISE_RATES = {
 def trainables(student: nn.Module, config: BlockwiseConfig | DistillConfig) -> list[dict[str, Any]]:
     """Optimizer groups of `student` at their peak learning rates; freezes what has none.
 
-    With norm_lr the norms compute with gains until `settle_norms`.
+    With norm_lr the norms compute with gains until `settle`, and weights in units of their groups' steps are counted in
+    them until then.
     """
     student.requires_grad_(False)
     groups: list[dict[str, Any]] = []
     scales: list[torch.Tensor] = []
     for _, layer in fake_quant_layers(student):
         step = layer.log_scale.detach().exp().mean().item()
-        if config.weight_lr:
+        if config.weight_lr and getattr(config, "weight_unit", "layer") == "group":
+            groups.append({"params": [_in_steps(layer)], "lr": config.weight_lr})
+        elif config.weight_lr:
             groups.append({"params": [layer.weight], "lr": config.weight_lr * step})
         scales.append(layer.log_scale)
         for rate, names in BLOCKWISE_RATES.items():
@@ -58,6 +61,30 @@ def trainables(student: nn.Module, config: BlockwiseConfig | DistillConfig) -> l
         for parameter in group["params"]:
             parameter.requires_grad_()
     return groups
+
+
+class _Steps(nn.Module):
+    """A weight (out, in) as multiples of the steps (out, groups) that its groups had."""
+
+    step: torch.Tensor
+
+    def __init__(self, step: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("step", step.unsqueeze(-1), persistent=False)
+
+    def forward(self, multiples: torch.Tensor) -> torch.Tensor:
+        return (multiples.view(*self.step.shape[:2], -1) * self.step).flatten(1)
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return (weight.view(*self.step.shape[:2], -1) / self.step).flatten(1)
+
+
+def _in_steps(layer: FakeQuantLinear) -> torch.Tensor:
+    """What is trained in the place of a layer's weight."""
+    step = layer.log_scale.detach().exp()
+    parametrize.register_parametrization(layer, "weight", _Steps(step))
+    parts: Any = layer.parametrizations
+    return parts["weight"].original
 
 
 class _Gain(nn.Module):
@@ -106,13 +133,13 @@ def _norm_gains(root: nn.Module) -> list[torch.Tensor]:
     return gains
 
 
-def settle_norms(root: nn.Module) -> None:
-    """Make trained norms plain again, with the weight that they have now."""
-    for _, norm in _norms(root):
-        if parametrize.is_parametrized(norm, "weight"):
-            weight: Any = norm.weight
-            parametrize.remove_parametrizations(norm, "weight", leave_parametrized=False)
-            norm.register_parameter("weight", nn.Parameter(weight.detach(), requires_grad=False))
+def settle(root: nn.Module) -> None:
+    """Make trained norms and weights plain again, with the values that they have now."""
+    for module in list(root.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            weight: Any = module.weight
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            module.register_parameter("weight", nn.Parameter(weight.detach(), requires_grad=False))
 
 
 def make_optimizer(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """Distillation: it learns, adds up batches rightly, stops at NaN, and resumes bit by bit."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,9 @@ def test_two_accumulated_sequences_give_the_gradients_of_one_batch(tiny: LoadedM
         ({"optimizer_bits": 8}, (2, 4)),
         ({"norm_lr": 0.01, "weight_lr": 0.0}, (2, 4)),
         ({"checkpointing": True, "teacher": "live"}, (2, 4)),
+        ({"weight_unit": "group", "norm_lr": 0.01}, (2, 4)),
     ],
-    ids=["plain", "accumulation", "one pass", "8 bits", "norms and scales", "checkpointing"],
+    ids=["plain", "accumulation", "one pass", "8 bits", "norms and scales", "checkpointing", "own"],
 )
 def test_a_run_stopped_and_resumed_gives_the_bits_of_one_that_was_not(
     tiny: LoadedModel, tmp_path: Path, changes: dict[str, Any], stops: tuple[int, int]
@@ -348,6 +350,30 @@ def test_norms_can_learn_and_are_plain_norms_afterwards(tiny: LoadedModel, tmp_p
     norms = {name for name, parameter in tiny.model.named_parameters() if parameter.ndim == 1}
     assert changed == norms
     assert len(norms) == 5
+
+
+@pytest.mark.parametrize("unit", ["layer", "group"])
+def test_weights_move_by_their_layers_mean_step_or_by_that_of_their_own_group(
+    tiny: LoadedModel, tmp_path: Path, unit: str
+) -> None:
+    """Adam's first step is its rate, whatever the gradient's size."""
+    student, rate = student_of(tiny.model), 0.01
+    layers = dict(fake_quant_layers(student))
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    steps = {name: layer.log_scale.detach().exp() for name, layer in layers.items()}
+    settings = config(
+        tokens=PASS, batch_tokens=2 * PASS, weight_lr=rate, scale_lr=0.0, warmup_share=0.0
+    )
+    settings = replace(settings, weight_unit=unit)
+    distill(Distillation(student, tiny.model, DATA, settings), RecordingContext(tmp_path))
+    assert dict(fake_quant_layers(student)).keys() == layers.keys()
+    for name, layer in fake_quant_layers(student):
+        assert isinstance(layer.weight, nn.Parameter), "it is a plain weight again"
+        step = steps[name] if unit == "group" else steps[name].mean().expand_as(steps[name])
+        assert steps[name].std() > 0.1 * steps[name].mean(), "which of the two it is shows"
+        moved = (layer.weight.detach() - before[name]).abs().view(*step.shape, -1) / step.unsqueeze(-1)
+        assert moved.max() == pytest.approx(rate, rel=1e-3)
+        assert moved.median() == pytest.approx(rate, rel=0.02)
 
 
 def test_nothing_to_train_is_refused(tiny: LoadedModel, tmp_path: Path) -> None:
