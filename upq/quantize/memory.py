@@ -127,7 +127,7 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
     one_block = GPU_BLOCK_BYTES * shape.busiest * distill.batch_tokens + HALF * _block_weights(
         shape
     )
-    if distill.weight_lr and distill.weight_unit == "group":  # the weights themselves beside their multiples
+    if _keeps_multiples(distill):
         one_block += FLOAT * _block_weights(shape)
     waiting = shape.depth * one_block
     if distill.checkpointing:
@@ -135,6 +135,11 @@ def student_bytes(config: PrecisionConfig, shape: Shape) -> float:
     logits = LOGIT_COPIES * FLOAT * max(GPU_LOGITS, CHUNK_ROWS * shape.vocabulary)
     at_head = waiting + logits + (gradients if distill.accumulation > 1 else 0)
     return held + max(at_head, gradients + one_block)
+
+
+def _keeps_multiples(config: DistillConfig) -> bool:
+    """Whether weights learn as multiples of steps, so that those of a block stand beside their multiples."""
+    return bool(config.weight_lr) and config.weight_unit == "group"
 
 
 def _held_bytes(config: PrecisionConfig, shape: Shape) -> float:
@@ -180,6 +185,6 @@ def _distill_memory(config: DistillConfig, shape: Shape) -> int:
     if config.checkpointing:
         kept = BLOCK_BYTES + INPUT_BYTES * shape.depth
     activations = config.batch_tokens * shape.busiest * kept
-    if config.weight_lr and config.weight_unit == "group":  # the weights themselves beside their multiples
+    if _keeps_multiples(config):
         learning += FLOAT
     return int(shape.quantized * (FLOAT + HALF + learning)) + activations

@@ -371,7 +371,9 @@ def test_weights_move_by_their_layers_mean_step_or_by_that_of_their_own_group(
         assert isinstance(layer.weight, nn.Parameter), "it is a plain weight again"
         step = steps[name] if unit == "group" else steps[name].mean().expand_as(steps[name])
         assert steps[name].std() > 0.1 * steps[name].mean(), "which of the two it is shows"
-        moved = (layer.weight.detach() - before[name]).abs().view(*step.shape, -1) / step.unsqueeze(-1)
+        moved = (layer.weight.detach() - before[name]).abs().view(*step.shape, -1) / step.unsqueeze(
+            -1
+        )
         assert moved.max() == pytest.approx(rate, rel=1e-3)
         assert moved.median() == pytest.approx(rate, rel=0.02)
 
