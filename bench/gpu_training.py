@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--carry", nargs="*", default=["INT2"], help="precisions to write as files")
     parser.add_argument("--raw", action="store_true", help="write packed layers, not differences")
+    parser.add_argument("--json", type=Path, help="write the measurements there as well")
     parser.add_argument("--part-mb", type=float, default=15.0, help="largest size of a part")
     options = parser.parse_args()
     started = time.monotonic()
@@ -79,7 +80,8 @@ def main() -> None:
     rows = result["artifacts"] + result["baselines"]
     _show_log(store, run.id)
     report.show(rows)
-    report.save(options.out / "training.json", rows, run=result, config=run.config)
+    if options.json:
+        report.save(options.json, rows, run=result, config=run.config)
 
 
 def _go_on(store: Store, folder: Path, until: float, carrier: _Carrier) -> Run:

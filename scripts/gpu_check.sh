@@ -99,7 +99,7 @@ run_part() {
         # shellcheck disable=SC2086
         scale) "$python" -m bench.gpu_scale --json "$results/scale.json" ${UPQ_SCALE:-} ;;
         # shellcheck disable=SC2086
-        training) "$python" -m bench.gpu_training --data-dir "$run/data" --out "$out" \
+        training) "$python" -m bench.gpu_training --data-dir "$run/data" --out "$out" --json "$results/training.json" \
             --seconds "$(($(limit training) - 15))" ${UPQ_TRAINING:-} ;;
         *) echo "Unknown part $1: tests, kernels, decode, scale or training." >&2; return 2 ;;
     esac

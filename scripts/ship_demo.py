@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy
 
+from scripts.measure_carried import measured
 from upq.artifact import Artifact
 from upq.artifact.delta import differences, restored
-from upq.config import CheckConfig
+from upq.config import CheckConfig, RunConfig
 from upq.evaluation import ifeval_suite, local_copy, mmlu, scores
 from upq.jobs import shipped_checks
 from upq.jobs.shipped import DESCRIPTION, FOLDER, digests, origin
@@ -113,22 +114,24 @@ def asked_in(config: CheckConfig, results: list[dict[str, Any]]) -> list[dict[st
 
 
 def ship_carried(source: Path, loaded: LoadedModel, folder: Path) -> None:
-    """Write into `folder` what bench.gpu_training carried away into `source`; every tensor is compared again.
+    """Write into `folder` what bench.gpu_training carried away into `source`; every tensor is compared again, and the
+    artifacts are measured again on this machine.
 
     Raises ValueError if a tensor does not come back bit for bit.
     """
     run = json.loads((source / "run.json").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    artifacts = {}
-    for path in sorted(source.glob("INT?.json")):
+    artifacts, made = {}, {}
+    for path in sorted(source.glob("INT?.json"), reverse=True):
         artifacts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         parts = sorted(source.glob(f"{path.stem}.npz*"))
         content = b"".join(part.read_bytes() for part in parts)
         (folder / f"{path.stem}.npz").write_bytes(content)
         with numpy.load(folder / f"{path.stem}.npz", allow_pickle=False) as arrays:
-            found = digests(prepare(restored(artifacts[path.stem]["manifest"], arrays, loaded)))
-        if found != artifacts[path.stem]["digests"]:
+            made[path.stem] = restored(artifacts[path.stem]["manifest"], arrays, loaded)
+        if digests(prepare(made[path.stem])) != artifacts[path.stem]["digests"]:
             raise ValueError(f"{path.stem} does not give the tensors of the run again")
+    run["measurements"] = measured(RunConfig.from_values(run["config"]), made, loaded)
     _describe(run, artifacts, folder)
     (folder / shipped_checks.FILE).unlink(missing_ok=True)  # they were put to another run's models
 

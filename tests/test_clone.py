@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-#: The shipped models take 33 MB of it.
-MAX_BYTES = 40_000_000
+#: The shipped models take 35 MB of it.
+MAX_BYTES = 42_000_000
 
 
 @cache

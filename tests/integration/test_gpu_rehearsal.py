@@ -161,10 +161,10 @@ def test_two_calls_to_a_borrowed_gpu_bring_back_their_tables(
         + " --set ".join(settings.split()),
         UPQ_SCALE="--tiny --stages E2E-QP",
     )
-    assert {"training.txt", "scale.json", "worker.log"} <= names
+    assert {"training.txt", "training.json", "scale.json", "worker.log"} <= names
     assert [row["stage"] for row in machine.rows("scale.json")] == ["E2E-QP"]
     found = {file.name for file in (tmp_path / "out-training").iterdir()}
-    assert {"INT4.json", "INT2.json", "run.json", "training.json"} <= found
+    assert {"INT4.json", "INT2.json", "run.json"} <= found
     (carried,) = machine.run.rglob("*.gguf")
     whole = [(machine.payload / half / "model").read_bytes() for half in ("one", "two")]
     assert carried.read_bytes() == b"".join(whole)

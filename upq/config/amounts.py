@@ -44,7 +44,7 @@ COMMON: dict[str, Settings] = {
     "overnight": {"embedding_bits": 8, "data.answers_per_prompt": 2, "data.answer_tokens": 192},
     "lease": {
         "embedding_bits": 8,
-        "data.own_prompts": 3000,
+        "data.own_prompts": 3400,
         "data.answers_per_prompt": 3,
         "data.answer_tokens": 192,
         "measure.baselines": False,
@@ -76,8 +76,8 @@ def _distill(**values: float) -> Settings:
     return {f"distill.{name}": value for name, value in values.items()}
 
 
-#: End-to-end training that fills a time on a GPU: the bundled model makes about 80,000 tokens/s (docs/results.md), so
-#: that the times end before the tokens do. A borrowed GPU that ends early is left early (upq.training.UNTIL).
+#: End-to-end training that fills a time on a GPU: the bundled model makes 80,000 to 120,000 tokens/s (docs/results.md),
+#: so that the times end before the tokens do. A borrowed GPU that ends early is left early (upq.training.UNTIL).
 _LEASE_INT4 = {
     "seconds": 90.0,
     "tokens": 80_000_000,
@@ -306,7 +306,7 @@ AMOUNT: dict[tuple[str, str], Settings] = {
 #: than it gives (docs/results.md): scales alone learn there. Where there is time for many tokens weights learn too,
 #: each by the step of its own group.
 _PORTABLE_SCALES = for_int2({"distill.weight_lr": 0.0, "distill.scale_lr": 1e-3})
-_PORTABLE_WEIGHTS = for_both({"distill.weight_unit": "group"})
+_PORTABLE_WEIGHTS = for_both({"distill.weight_unit": "group", "distill.batch_tokens": 32_768})
 AMOUNT |= {
     (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"]
     | (_PORTABLE_WEIGHTS if preset in ("lease", "standard") else _PORTABLE_SCALES)

@@ -194,7 +194,7 @@ def test_preset_lease_is_overnight_with_the_settings_of_the_eight_minutes() -> N
         "int2.distill": for_int2,
         "int4.blockwise": once | {"tokens": 49_152},
         "int2.blockwise": once | {"tokens": 65_536},
-        "data": {"own_prompts": 3000, "answers_per_prompt": 3},
+        "data": {"own_prompts": 3400, "answers_per_prompt": 3},
         "measure": {"baselines": False},
     }
     table = {
@@ -210,6 +210,18 @@ def test_preset_standard_can_move_a_weight_by_steps_of_its_grid(precision: Preci
     tokens = min(distill.tokens, 80_000 * distill.seconds)  # as measured on an H200
     assert tokens < distill.tokens, "the time ends it, not the tokens"
     assert 0.5 * distill.weight_lr * tokens / distill.batch_tokens > 1
+
+
+def test_without_a_rotation_preset_lease_lets_weights_learn_by_their_own_steps() -> None:
+    table = {"distill.weight_unit": "group", "distill.batch_tokens": 32_768}
+    both = {
+        f"{precision.key}.{path}": value for precision in QUANTIZED for path, value in table.items()
+    }
+    for name in ("lease", "standard"):
+        portable, rotated = preset(name, "portable_upq"), preset(name)
+        assert portable.int4.distill == with_settings(rotated, both).int4.distill
+        assert portable.int2.distill == with_settings(rotated, both).int2.distill
+    assert preset("quick", "portable_upq").int2.distill.weight_lr == 0
 
 
 def test_preset_standard_takes_about_an_hour() -> None:
