@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from tests.support.apps import whole_app
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
-from ui import App, app_state, landing
+from ui import App, app_state
 from ui.app_state import speed_note
 from ui.chat import column, columns, questions, speeds
 from ui.chat.columns import Pane, stream
@@ -350,49 +348,6 @@ def test_no_model_is_timed_while_somebody_needs_the_machine(
         with answering() if reason == "an answer" else nullcontext():
             speeds.measure(app, turn).join(60)
     assert app.timed == 0
-
-
-class Unpacking(subprocess.Popen[bytes]):
-    """A process that ends when it is told to."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(
-            [sys.executable, "-c", f"input(); raise SystemExit({code})"], stdin=subprocess.PIPE
-        )
-
-    def end(self) -> None:
-        self.communicate(b"\n")
-
-
-@pytest.mark.parametrize(("code", "sentence"), [(0, "No INT4 yet."), (1, "could not be unpacked")])
-def test_columns_say_that_the_shipped_models_are_being_unpacked(
-    app: App, code: int, sentence: str
-) -> None:
-    app.unpacking = Unpacking(code)
-    try:
-        columns = _show(app, None, None).columns
-        assert "Ask something." in columns["FP16"]["past"]
-        assert "are being unpacked, about half a minute" in columns["INT2"]["past"]
-        told = [name for name, parts in columns.items() if 'role="status"' in parts["past"]]
-        assert told == ["INT4"], "a screen reader says it once"
-        assert "not there yet" in columns["INT2"]["head"]
-    finally:
-        app.unpacking.end()
-    assert sentence in _show(app, None, None).columns["INT4"]["past"]
-
-
-def test_a_page_lands_on_chat_where_there_is_a_packed_model_or_one_is_being_unpacked(
-    app: App, tiny: LoadedModel, tiny_model_dir: Path
-) -> None:
-    assert landing(app) == "quantize"
-    app.unpacking = Unpacking(1)
-    try:
-        assert landing(app) == "chat"
-    finally:
-        app.unpacking.end()
-    assert landing(app) == "quantize", "it failed"
-    stored_run(app.store, tiny, tiny_model_dir)
-    assert landing(app) == "chat"
 
 
 def test_the_head_of_a_column_forgets_an_earlier_run_when_fp16_alone_is_chosen(

@@ -13,7 +13,7 @@ from ui.app_state import App, Outputs
 from ui.chat import render, render_history
 from ui.chat.keep import kept_answer
 from ui.chat.render import View
-from ui.chat.render_head import column_head
+from ui.chat.render_head import NOT_KNOWN, NOT_LOADED, NOT_THERE, column_head
 from ui.chat.script import PANE, SWITCH
 from ui.chat.turn import Column, Progress, Turn, column
 from ui.html import PRECISIONS, GrowingMarkdown, Html, Precision, parts
@@ -46,7 +46,7 @@ def build() -> Panes:
 def _lay_out(precision: Precision) -> Pane:
     name = precision.lower()
     with gr.Column(elem_classes="answer-column", min_width=260, elem_id=f"column-{name}"):
-        head = gr.HTML(column_head(precision, {}), elem_id=f"head-{name}")
+        head = gr.HTML(column_head(precision, {}, unknown=NOT_KNOWN), elem_id=f"head-{name}")
         with gr.Column(elem_classes="pane", elem_id=f"pane-{name}"):
             past = gr.HTML(js_on_load=PANE, elem_id=f"past-{name}")
             now = gr.HTML(js_on_load=None)
@@ -111,7 +111,8 @@ def head_of(app: App, precision: Precision, chosen: int | None) -> Html:
     """Draw the head of a column for the chosen run or none, its speed beside FP16's."""
     state = column(app, precision, chosen)
     reference = column(app, "FP16", chosen).badge
-    return column_head(precision, state.badge, reference, exists=bool(state.source))
+    unknown = NOT_LOADED if state.source else NOT_THERE
+    return column_head(precision, state.badge, reference, unknown)
 
 
 def bodies(turn: Turn | None, view: View) -> list[Any]:

@@ -7,16 +7,19 @@ from ui.html import NO_VALUE, Html, Precision, duration, fixed, number, parts, s
 
 NOT_LOADED = "loads with the first question"
 NOT_THERE = "not there yet"
+#: What a page says before it has asked.
+NOT_KNOWN = "…"
 FAIR_HINT = "one answer alone, no run at work and no other column answering, on this machine"
 SHARED_HINT = "the last answer that was written while other columns or a run used the machine too"
 
 
 def column_head(
-    precision: Precision, badge: Badge, reference: Badge | None = None, *, exists: bool = True
+    precision: Precision, badge: Badge, reference: Badge | None = None, unknown: str = NOT_LOADED
 ) -> Html:
     """Draw the head of a column: `INT2  62 MB · 2.27 bit · 4.1x FP16`, and behind it the details.
 
-    reference: what is known of FP16, whose speed the speed is a multiple of; exists: whether there is such a model.
+    reference: what is known of FP16, whose speed the speed is a multiple of; unknown: what the line says where nothing
+    is known of the model.
     """
     kind = precision.lower()
     bits = badge.get("bits_per_weight")
@@ -24,7 +27,6 @@ def column_head(
         size(badge["size_bytes"]) if "size_bytes" in badge else None,
         f"{bits:.3g} bit" if bits else None,
     ]
-    unknown = NOT_LOADED if exists else NOT_THERE
     line = " · ".join(filter(None, facts)) or unknown
     summary = tag(
         "summary",
