@@ -25,7 +25,7 @@ from bench.agreement import ANSWER_TOKENS, Agreement, agreement, asked
 from bench.llama_cpp import LlamaCpp
 from bench.llama_files import export_of, importance_of, plain_model, quantized, read_into
 from upq import data
-from upq.config import RunConfig
+from upq.config import RunConfig, with_settings
 from upq.context import SilentContext
 from upq.evaluation import Reference, wikitext
 from upq.export import PackedModel
@@ -35,8 +35,8 @@ from upq.models import LoadedModel, load
 from upq.store import data_dir, open_store
 
 THEIRS = ("Q4_0", "Q4_K_M", "Q2_K", "Q2_0")
-#: Training sequences that the importance matrix is counted on.
-CALIBRATION = 128
+#: Training sequences that the importance matrix is counted on, of the answers that FP16 writes for preset `quick`.
+CALIBRATION, ROWS = 128, 208
 
 
 def main() -> None:
@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     given = parser.parse_args()
     store = open_store(data_dir(given.data_dir))
-    config = RunConfig.from_values(store.run(given.run).config)
+    few = {"data.max_rows": ROWS, "data.answers_per_prompt": 1, "data.own_prompts": 0}
+    config = with_settings(RunConfig.from_values(store.run(given.run).config), few)
     loaded = load(config.model.source, revision=config.model.revision)
     plain = plain_model(loaded)
     with tempfile.TemporaryDirectory() as name:
