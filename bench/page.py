@@ -66,7 +66,6 @@ class Page:
             if component["type"] == "tabitem":
                 self._tabs[properties["id"]] = component["id"]
         self._events = {event["id"]: event for event in config["dependencies"]}
-        self._start(self._beat())
         self.fire(None, "load")
 
     async def close(self) -> None:
@@ -206,13 +205,6 @@ class Page:
         for follower in self._events.values():
             if follower["trigger_after"] == event["id"]:
                 self._send(follower)
-
-    async def _beat(self) -> None:
-        """The connection by which the server knows that the page is open."""
-        address = f"{API}/heartbeat/{self._session}"
-        async with self._client.stream("GET", address, timeout=None) as stream:
-            async for _ in stream.aiter_bytes():
-                pass
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)

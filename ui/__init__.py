@@ -30,6 +30,8 @@ TITLE = "UPQ Studio"
 DELETE_CACHE = (3600, 86_400)
 #: Events that wait for their turn; more are refused. A change of the catalog is up to five of them on every open page.
 MAX_QUEUED = 1024
+#: Open or closed pages whose states are kept in memory, the newest ones.
+MOST_SESSIONS = 500
 #: Seconds between two looks of Gradio's queue whether an event waits, and whether one has progress to tell, which none
 #: has here. Its own thousand and hundred looks a second are seven percent of a core where nothing happens at all.
 LOOK_S, NO_PROGRESS_S = 0.02, 5.0
@@ -128,6 +130,7 @@ def launch(
         show_error=False,  # UserErrors are shown all the same, what Python says is not
         share=False,
         run_history=False,
+        state_session_capacity=MOST_SESSIONS,
         footer_links=["api"],
         quiet=True,
         _frontend=False,  # else Gradio gives up where its own page takes three seconds, as on a busy machine

@@ -30,7 +30,7 @@ OPEN = re.compile(
     r"/|/(static|assets|svelte)/.+|/(favicon\.ico|manifest\.json|robots\.txt|pwa_icon(/.+)?)"
     r"|/(config|login|logout|theme\.css)/?|/login/(huggingface|callback)"
     r"|/gradio_api/(user|login_check|token|app_id|info|openapi\.json|startup-events|theme\.css|cancel|reset)/?"
-    r"|/gradio_api/(queue|call|run|heartbeat)/.+"
+    r"|/gradio_api/(queue|call|run)/.+"
     rf"|/gradio_api/file=(?!https?:)(?!.*/{re.escape(STAGING_PREFIX)}).+",
     re.IGNORECASE,
 )
@@ -169,6 +169,16 @@ class Page(gr.Blocks):
     """
 
     guards: Sequence[Any] = ()
+
+    def get_config_file(self) -> Any:
+        """What the browser is told of the page: to hold no connection for as long as the page is open.
+
+        A browser has six to a host. Gradio would hold one to learn when a page closes, and once six were held nothing
+        more would happen in any page. `MOST_SESSIONS` of `ui` bounds what is kept of pages instead.
+        """
+        config = super().get_config_file()
+        config["connect_heartbeat"] = False
+        return config
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
         """Judge the arguments of an endpoint and add those that are missing; Gradio calls this first of all."""

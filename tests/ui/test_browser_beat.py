@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.ui.lab import Lab
+from tests.ui.pages import LOADED_MS, go
 from tests.ui.studio import running
 from ui.html.beat import BEATING
 from upq.config import preset
@@ -98,3 +99,23 @@ def test_a_hidden_page_asks_nothing_and_catches_up_when_it_is_seen(
         asked.clear()
         page.wait_for_timeout(5000)
         assert asked.count(max(set(asked), key=asked.count)) >= 3, "once a second"
+
+
+@pytest.mark.slow
+def test_more_pages_of_one_browser_than_it_has_connections_all_fill(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Browsers open six connections to a host. A page that held one for good would stop all others."""
+    lab = Lab(tmp_path)
+    run_id = lab.done(preset("quick"))
+    lab.store.close()
+    context = browser.new_context()
+    with running(tmp_path) as url:
+        pages = [context.new_page() for _ in range(8)]
+        for page in pages:
+            page.goto(url, timeout=LOADED_MS)
+            go(page, "Quantize")
+            expect(page.locator("#history")).to_contain_text(f"#{run_id}", timeout=LOADED_MS)
+        go(pages[0], "Results")
+        expect(pages[0].locator("#results-table")).to_contain_text(f"#{run_id}", timeout=LOADED_MS)
+        context.close()

@@ -256,7 +256,7 @@ def test_no_text_from_outside_becomes_markup(tmp_path: Path) -> None:
     failed.ended.set()
     lines = [Line(row, kept), Line(row, work=failed), Line(row | {"why_not": HOSTILE})]
     drawn = [
-        render.formats(lines),
+        render.formats(lines, is_portable=True),
         render.files(lines),
         render.about(HOSTILE, ["INT2"], HOSTILE),
         render.publishing(place, HOSTILE, {sending: failed}, [Line(row, kept)]),

@@ -10,7 +10,7 @@ import gradio as gr
 from ui.app_state import PRIVATE, Offer
 from upq.decode import Decoding
 
-#: Of the models that ship with the app, all answer the first alike; in the others INT2 parts from FP16, INT4 hardly.
+#: Of the models that ship with the app, all know the first; in the others INT2 parts from FP16, INT4 hardly.
 EXAMPLES = (
     "What is the capital of France?",
     "Write a JSON object with the keys name and age for a person named Anna, 30.",

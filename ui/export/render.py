@@ -79,14 +79,17 @@ def about(run: str, absent: Sequence[str], state: str) -> Html:
     return join([what, notice("busy" if later else "empty", sentence)])
 
 
-def formats(lines: Sequence[Line]) -> Html:
-    """Draw a row for each format that can hold the model, and a sentence for each that cannot."""
+def formats(lines: Sequence[Line], is_portable: bool) -> Html:
+    """Draw a row for each format that can hold the model, and a sentence for each that cannot.
+
+    is_portable: the model is of the method that keeps to other programs' formats.
+    """
     able = [line for line in lines if "why_not" not in line.row]
     unable = [line.row for line in lines if "why_not" in line.row]
     rows = [_row(line) for line in able]
     parts = [table(HEAD, rows, numeric=(2, 3), class_="formats")] if rows else []
     parts += [_failure(line) for line in able if line.work and line.work.failure and not line.kept]
-    return join([*parts, _refusals(unable)])
+    return join([*parts, _refusals(unable, is_portable)])
 
 
 def _row(line: Line) -> list[Html | str]:
@@ -121,7 +124,7 @@ def _failure(line: Line) -> Html:
     return notice("failed", f"{line.row['title']}: {failure.message}", failure.hint)
 
 
-def _refusals(rows: Sequence[Mapping[str, Any]]) -> Html:
+def _refusals(rows: Sequence[Mapping[str, Any]], is_portable: bool) -> Html:
     if not rows:
         return Html()
     lines = [tag("li", tag("b", row["title"]), " ", _with_code(row["why_not"])) for row in rows]
@@ -130,7 +133,7 @@ def _refusals(rows: Sequence[Mapping[str, Any]]) -> Html:
         "div",
         tag("h3", "Cannot hold this model", class_="section"),
         tag("ul", *lines),
-        tag("p", way, class_="hint"),
+        None if is_portable else tag("p", way, class_="hint"),
         class_="refusals",
     )
 

@@ -158,7 +158,7 @@ def _wire(
         **PRIVATE,
     )
     for clicked in (page.formats, page.files, page.whole):
-        clicked.click(act, asked, page.outputs, **PRIVATE)
+        clicked.click(act, asked, page.outputs, trigger_mode="multiple", **PRIVATE)  # none is lost
 
 
 def _wire_publish(app: App, page: Page, publish: Publish, asked: list[gr.State]) -> None:
@@ -258,7 +258,7 @@ def _drawn(app: App, run: Run, precision: str) -> dict[str, Any]:
     file, work = app.exports.packed(packing), app.exports.work(packing)
     works = [line.work for line in lines] + [*sendings.values(), work]
     return {
-        "formats": render.formats(lines),
+        "formats": render.formats(lines, is_portable=run.method == "portable_upq"),
         "files": render.files(lines),
         "elsewhere": gr.update(visible=app.has_commands or app.may_publish),
         "published": render.publishing(place, key, sendings, lines),

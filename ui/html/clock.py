@@ -8,7 +8,7 @@ from ui.html.markup import Html, tag
 from upq.units import NO_VALUE, duration
 
 #: Counts all clocks of the page on, once a second, in the words of upq.units.duration. One that is drawn anew begins
-#: anew.
+#: anew, also where the page kept its element and changed the seconds alone.
 TICKING = """
 const words = (seconds) => {
   const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
@@ -20,7 +20,9 @@ const words = (seconds) => {
   return days < 2 * 365 ? `${days} days` : `${Math.floor(days / 365)} years`;
 };
 setInterval(() => document.querySelectorAll('[data-clock]').forEach((clock) => {
-  clock.drawnAt ??= performance.now();
+  if (clock.countedFrom !== clock.dataset.seconds) {
+    [clock.countedFrom, clock.drawnAt] = [clock.dataset.seconds, performance.now()];
+  }
   const passed = (performance.now() - clock.drawnAt) / 1000;
   const way = clock.dataset.clock === 'down' ? -1 : 1;
   const text = words(Math.max(0, Math.round(Number(clock.dataset.seconds) + way * passed)));

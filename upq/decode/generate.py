@@ -293,8 +293,8 @@ def _room(engine: Engine, prompt_tokens: int) -> int:
     if prompt_tokens >= limit:
         raise UserError(
             "prompt_too_long",
-            f"The conversation has {prompt_tokens} tokens; the model reads at most {limit}.",
-            "Clear the chat or shorten the message.",
+            f"The conversation has {prompt_tokens:,} tokens; the model reads at most {limit:,}.",
+            "Begin a new chat or shorten the message.",
         )
     return limit - prompt_tokens
 

@@ -71,7 +71,13 @@ def save_tensors(
     split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern)
     for file, names in split.filename_to_tensors.items():
         shard = {name: tensors[name].contiguous() for name in names}
-        save_file(shard, folder / file, metadata={"format": framework})
+        path = folder / file
+        path.touch()
+        mode = (
+            path.stat().st_mode
+        )  # as all files of this process have it; safetensors lets nobody else read its own
+        save_file(shard, path, metadata={"format": framework})
+        path.chmod(mode)
     if not split.is_sharded:
         return f"{stem}.safetensors"
     index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}

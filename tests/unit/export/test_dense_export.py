@@ -44,6 +44,14 @@ def test_every_tensor_is_the_decoded_one_rounded_to_float16(
         assert torch.equal(tensor, wanted.half()), name
 
 
+def test_whoever_may_read_the_other_files_may_read_the_weights(
+    tiny: LoadedModel, tmp_path: Path
+) -> None:
+    folder = write(model_of(tiny, "odd", 4), tmp_path)
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir() if path.is_file()}
+    assert modes[WEIGHTS] == modes["config.json"]
+
+
 def test_a_rotated_model_leaves_with_its_rotations_multiplied_out(
     tiny: LoadedModel, tmp_path: Path
 ) -> None:
