@@ -73,9 +73,7 @@ def save_tensors(
         shard = {name: tensors[name].contiguous() for name in names}
         path = folder / file
         path.touch()
-        mode = (
-            path.stat().st_mode
-        )  # as all files of this process have it; safetensors lets nobody else read its own
+        mode = path.stat().st_mode  # of all files here; safetensors lets nobody else read its own
         save_file(shard, path, metadata={"format": framework})
         path.chmod(mode)
     if not split.is_sharded:
