@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import sys
 
-from upq.cli.parser import parser
 from upq.errors import Cancelled, Interrupted, UserError
+
+try:
+    from upq.cli.parser import parser
+except ModuleNotFoundError as missing:
+    sys.exit(f"Not installed: {missing.name}; run `make install` and begin with .venv/bin/python.")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -115,7 +115,9 @@ def run_charts(run: Run | None, points: Sequence[Mapping[str, Any]]) -> Html:
     ]
     norm = curve(names[Precision.INT2].over_steps("grad_norm"), "norm", Precision.INT2)
     last = (
-        line_chart("Held-out KL to FP16 (nats)", held_out, x_name="step", empty=waiting)
+        line_chart(
+            "KL to FP16 on up to 8 held-out answers (nats)", held_out, x_name="step", empty=waiting
+        )
         if has_held_out
         else line_chart("Gradient norm", [norm], x_name="step", empty=waiting)
     )

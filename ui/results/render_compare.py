@@ -37,7 +37,9 @@ SERIES_NAMES = {
     "lr": "Learning rate",
     "tokens_per_s": "Training speed (tokens/s)",
     **{
-        SeriesNames(precision.key).held_out_kl: f"Held-out KL of {precision.name} (nats)"
+        SeriesNames(
+            precision.key
+        ).held_out_kl: f"KL of {precision.name} on up to 8 held-out answers (nats)"
         for precision in QUANTIZED
     },
 }
@@ -57,7 +59,7 @@ def kl_over_minutes(subjects: Sequence[Subject]) -> Html:
     spread = max(ends, default=1.0) / max(min(ends, default=1.0), 1e-9)
     logarithmic = spread > LOG_MINUTES
     return line_chart(
-        "Held-out KL to FP16 (nats) against minutes",
+        "KL to FP16 on up to 8 held-out answers (nats) against minutes",
         series,
         x_name="minutes of work, pauses not counted" + (", logarithmic" if logarithmic else ""),
         x_scale=log_axis if logarithmic else linear_axis,

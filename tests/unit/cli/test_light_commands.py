@@ -89,3 +89,14 @@ def test_a_reader_that_has_enough_ends_a_command_without_a_traceback(tmp_path: P
         line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_python_without_the_packages_is_told_in_one_sentence() -> None:
+    command = [sys.executable, "-S", "-m", "upq", "list"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("Not installed: ")
+    assert "make install" in sentence
