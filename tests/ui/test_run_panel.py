@@ -23,6 +23,16 @@ def test_the_stepper_shows_what_is_done_current_and_open() -> None:
     assert "10 s" in html
 
 
+@pytest.mark.parametrize("state", ["cancelled", "failed", "interrupted", "queued"])
+def test_the_step_that_a_run_stopped_in_is_not_done(state: str) -> None:
+    ended = {"started": 20.0, "ended": 34.0, "total": 30}
+    stages = a_run().stages | {"int4": ended}
+    html = run_panel.stepper(a_run(state=state, stages=stages), now=50.0)
+    found = re.findall(r'<li class="(\w+)"', html)
+    assert found[:4] == ["done", "done", "stopped", "open"]
+    assert "14 s" in html
+
+
 def test_the_stepper_leaves_out_what_a_run_does_not_have() -> None:
     names = {
         method: re.findall(

@@ -124,7 +124,9 @@ def _other_state(run: Run, name: str) -> str:
     ahead = run.state == "running" and {name, run.stage} <= set(STAGES)
     if not times or (ahead and STAGES.index(name) > STAGES.index(run.stage)):
         return "open"
-    return "done" if run.state == "done" or times["ended"] else "stopped"
+    if run.state == "done":
+        return "done"
+    return "stopped" if name == run.stage or not times["ended"] else "done"
 
 
 def _numbers(run: Run, now: float) -> Html:
