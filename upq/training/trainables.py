@@ -81,10 +81,13 @@ class _Steps(nn.Module):
 
 def _in_steps(layer: FakeQuantLinear) -> torch.Tensor:
     """What is trained in the place of a layer's weight."""
-    step = layer.log_scale.detach().exp()
-    parametrize.register_parametrization(layer, "weight", _Steps(step))
-    parts: Any = layer.parametrizations
-    return parts["weight"].original
+    return _learned(layer, _Steps(layer.log_scale.detach().exp()))
+
+
+def _learned(module: Any, form: nn.Module) -> torch.Tensor:
+    """What is trained in the place of a module's weight, which `form` computes of it until `settle`."""
+    parametrize.register_parametrization(module, "weight", form, unsafe=True)
+    return module.parametrizations["weight"].original
 
 
 class _Gain(nn.Module):
@@ -126,10 +129,7 @@ def _norm_gains(root: nn.Module) -> list[torch.Tensor]:
     for _, norm in _norms(root):
         dtype = norm.weight.dtype
         norm.weight = nn.Parameter(norm.weight.detach().float())
-        gain = _Gain(norm.weight, dtype)
-        parametrize.register_parametrization(norm, "weight", gain, unsafe=True)
-        parts: Any = norm.parametrizations
-        gains.append(parts["weight"].original)
+        gains.append(_learned(norm, _Gain(norm.weight, dtype)))
     return gains
 
 

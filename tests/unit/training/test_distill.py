@@ -1,7 +1,6 @@
 """Distillation: it learns, adds up batches rightly, stops at NaN, and resumes bit by bit."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,19 +360,16 @@ def test_weights_move_by_their_layers_mean_step_or_by_that_of_their_own_group(
     layers = dict(fake_quant_layers(student))
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     steps = {name: layer.log_scale.detach().exp() for name, layer in layers.items()}
-    settings = config(
-        tokens=PASS, batch_tokens=2 * PASS, weight_lr=rate, scale_lr=0.0, warmup_share=0.0
-    )
-    settings = replace(settings, weight_unit=unit)
+    once: dict[str, Any] = {"tokens": PASS, "batch_tokens": 2 * PASS, "warmup_share": 0.0}
+    settings = config(**once, weight_lr=rate, scale_lr=0.0, weight_unit=unit)
     distill(Distillation(student, tiny.model, DATA, settings), RecordingContext(tmp_path))
     assert dict(fake_quant_layers(student)).keys() == layers.keys()
     for name, layer in fake_quant_layers(student):
         assert isinstance(layer.weight, nn.Parameter), "it is a plain weight again"
         step = steps[name] if unit == "group" else steps[name].mean().expand_as(steps[name])
         assert steps[name].std() > 0.1 * steps[name].mean(), "which of the two it is shows"
-        moved = (layer.weight.detach() - before[name]).abs().view(*step.shape, -1) / step.unsqueeze(
-            -1
-        )
+        moved = (layer.weight.detach() - before[name]).abs().view(*step.shape, -1)
+        moved /= step.unsqueeze(-1)
         assert moved.max() == pytest.approx(rate, rel=1e-3)
         assert moved.median() == pytest.approx(rate, rel=0.02)
 
