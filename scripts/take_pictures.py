@@ -18,7 +18,7 @@ from upq.machine import ROOT
 
 SIZE: ViewportSize = {"width": 1280, "height": 860}
 QUESTION = "Explain in two sentences why the sky is blue."
-UNPACKED_MS, ANSWERED_MS, DRAWN_MS = 300_000, 180_000, 60_000
+UNPACKED_MS, ANSWERED_MS, TIMED_MS, DRAWN_MS = 300_000, 180_000, 120_000, 60_000
 #: Time for what is drawn by degrees, milliseconds.
 SETTLED_MS = 2_500
 
@@ -39,6 +39,7 @@ def take(page: Page, out: Path) -> None:
         expect(page.locator(f"#column-{name} .message.answer footer").last).to_contain_text(
             "token", timeout=ANSWERED_MS
         )
+    expect(page.locator("#head-int2")).to_contain_text("tok/s", timeout=TIMED_MS)
     picture("chat")
     page.locator("#view label", has_text="Token KL").click()
     expect(page.locator(".token-view .tokens")).to_be_visible(timeout=DRAWN_MS)

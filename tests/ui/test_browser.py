@@ -203,7 +203,7 @@ def test_stop_is_quick_and_keeps_what_was_said(
     expect(page.locator("#pane-int2")).to_contain_text("No INT2 yet.")
     page.screenshot(path=photos / "chat-streaming.png", full_page=True)
     page.locator("#stop-fp16").click()
-    expect(column.locator("footer")).to_contain_text("stopped by you", timeout=5000)
+    expect(column.locator("footer")).to_contain_text("stopped before its end", timeout=5000)
     expect(page.locator("#send")).to_have_text("Send")
     page.screenshot(path=photos / "chat-stopped.png", full_page=True)
     page.locator("#new-chat").click()

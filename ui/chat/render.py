@@ -26,7 +26,7 @@ from ui.html import (
 
 #: What the columns can show: the answers, or each beside the one of FP16.
 View = Literal["text", "token kl", "words"]
-ENDINGS = {"length": "stopped at the token limit", "cancelled": "stopped by you"}
+ENDINGS = {"length": "stopped at the token limit", "cancelled": "stopped before its end"}
 
 
 class _RoleAndContent(TypedDict):

@@ -42,7 +42,7 @@ def unpacking(state: Literal["", "busy", "failed"], *, is_told: bool = True) -> 
     models = f"INT4 and INT2 of {BUNDLED_NAME}"
     if state == "busy":
         hint = "The columns in Chat open by themselves."
-        busy = f"{models} are being unpacked, about half a minute."
+        busy = f"{models} are being unpacked: half a minute, longer on a busy machine."
         return notice("busy", busy, hint, is_told=is_told)
     if state == "failed":
         hint = "The terminal says why. Start a run in Quantize to make your own."

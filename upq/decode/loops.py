@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 #: The block has to stand there so often, and all its copies have to be so long together: a refrain, the cells of a
 #: table and the zeros of a matrix are repeated as well, but not for so long, and something follows them.
-COPIES, LEAST_UNITS, LEAST_CHARACTERS = 3, 24, 120
+COPIES, LEAST_UNITS, LEAST_BYTES = 3, 24, 120
 #: No more of the end is looked at, which bounds the time: the longest block that is found has a third of it.
 LONGEST_END = 4096
 #: The number or the mark that begins an item of a list: items that differ in nothing else are the same.
@@ -33,5 +33,7 @@ def repeats(units: Sequence[Hashable], least: int = LEAST_UNITS) -> bool:
 
 
 def text_repeats(text: str) -> bool:
-    """The same for a text; line breaks, and the numbers and marks of lists, make no difference."""
-    return repeats(" ".join(_ITEM.sub("", text).split()), LEAST_CHARACTERS)
+    """The same for a text, by its bytes in UTF-8: scripts that say more in a character have more of them. Line breaks,
+    and the numbers and marks of lists, make no difference.
+    """
+    return repeats(" ".join(_ITEM.sub("", text).split()).encode(), LEAST_BYTES)

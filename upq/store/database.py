@@ -157,7 +157,7 @@ class Store:
                 "UPDATE runs SET cancel_requested = 1, revision = ? WHERE id = ?",
                 [next_revision(db), run_id],
             )
-            return f"Run {run_id} stops at its next safe point and can be resumed."
+            return f"Run {run_id} was asked to stop at its next safe point; it can be resumed."
 
     def resume(self, run_id: int) -> str:
         """Queue a failed, cancelled or interrupted run again. Returns a sentence to show."""

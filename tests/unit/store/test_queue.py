@@ -86,7 +86,7 @@ def test_cancelling_a_running_run_raises_its_flag_once(store: Store) -> None:
     run = store.run(store.enqueue(RunConfig()))
     lease = store.lease(claimed(store))
     assert lease.renew(30.0) is False
-    assert "stops at its next safe point" in store.request_cancel(run.id)
+    assert "was asked to stop at its next safe point" in store.request_cancel(run.id)
     assert "already stopping" in store.request_cancel(run.id)
     assert lease.renew(30.0) is True
     lease.finish("cancelled")
