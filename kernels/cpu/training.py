@@ -6,6 +6,7 @@ upq/layers/fake.py defines what is computed; this gives the same numbers up to t
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 
 import torch
 
@@ -103,7 +104,17 @@ def _task(
     )
 
 
+@cache
+def _team() -> ctypes.c_void_p:
+    """What calls a function on threads of torch's own, of OpenMP; null where torch has others.
+
+    Between two operations its threads wait awake for the next one. Threads beside them would share their cores.
+    """
+    function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return ctypes.cast(function, ctypes.c_void_p) if function else ctypes.c_void_p()
+
+
 def _run(name: str, task: _FakeQuant) -> None:
     function = getattr(panels.library(), name)
-    if function(ctypes.byref(task), ctypes.c_int32(torch.get_num_threads())):
+    if function(ctypes.byref(task), _team(), ctypes.c_int32(torch.get_num_threads())):
         raise RuntimeError("The operating system refused to make a thread.")

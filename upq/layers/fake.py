@@ -39,43 +39,38 @@ class _FakeQuantize(torch.autograd.Function):
             quantized = levels.nearest(weight, dtype)
             context.save_for_backward(weight, log_scale, zero, quantized)
             return quantized
-        scale, offset = grid.settled(log_scale.exp(), zero)
+        scale, offset = _dense(*grid.settled(log_scale.exp(), zero))
         if training.is_usable(weight, log_scale, dtype):
-            quantized = training.forward(weight, *_dense(scale, offset), grid.levels, dtype)
-            context.save_for_backward(weight, log_scale, zero, quantized)
-            return quantized
-        scale, offset = scale.unsqueeze(-1), unsqueezed(offset)
-        quantized = torch.empty_like(weight, dtype=dtype)
-        for rows in row_chunks(weight):
-            groups = _grouped(weight[rows], log_scale)
-            quantized[rows] = grid.round(groups, scale[rows], _part(offset, rows)).flatten(1)
-        context.save_for_backward(weight, log_scale, zero, quantized)
+            quantized = training.forward(weight, scale, offset, grid.levels, dtype)
+        else:
+            quantized = torch.empty_like(weight, dtype=dtype)
+            for rows in row_chunks(weight):
+                groups, steps = _grouped(weight[rows], log_scale), scale[rows].unsqueeze(-1)
+                offsets = unsqueezed(_part(offset, rows))
+                quantized[rows] = grid.round(groups, steps, offsets).flatten(1)
+        context.save_for_backward(weight, scale, offset, quantized)
         return quantized
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, log_scale, zero, quantized = context.saved_tensors
-        share = CLIP_SHARE if zero is None else 1.0
+        weight, scale, offset, quantized = context.saved_tensors
+        share = CLIP_SHARE if offset is None else 1.0
         if context.levels is not None:
             return *context.levels.gradients(weight, quantized, gradient, share), None, None
-        scale, offset = context.grid.settled(log_scale.exp(), zero)
         count = context.grid.levels
-        if training.is_usable(weight, log_scale, quantized.dtype):
-            found = training.backward(
-                weight, *_dense(scale, offset), count, share, quantized, gradient
-            )
+        if training.is_usable(weight, scale, quantized.dtype):
+            found = training.backward(weight, scale, offset, count, share, quantized, gradient)
             return *found, None, None
+        weight_gradient, scale_gradient = torch.empty_like(weight), torch.empty_like(scale)
+        zero_gradient = None if offset is None else torch.empty_like(offset)
         gradient, scale = gradient.contiguous(), scale.unsqueeze(-1)
         middle = None if offset is None else (count - 1) / 2 * scale - offset.unsqueeze(-1)
         limit = scale * (count / 2 * share)
-        weight_gradient = torch.empty_like(weight)
-        scale_gradient = torch.empty_like(log_scale)
-        zero_gradient = None if zero is None else torch.empty_like(zero)
         for rows in row_chunks(weight):
-            groups = _grouped(weight[rows], log_scale)
-            arriving = _grouped(gradient[rows].float(), log_scale)
+            groups = _grouped(weight[rows], scale)
+            arriving = _grouped(gradient[rows].float(), scale)
             # scale * d/dscale of the quantized weight: (quantized - weight) inside, quantized where clipped.
-            by_scale = arriving * _grouped(quantized[rows], log_scale)
+            by_scale = arriving * _grouped(quantized[rows], scale)
             centred = groups if middle is None else groups - middle[rows]
             flowing = arriving * (centred.abs() <= limit[rows])
             scale_gradient[rows] = by_scale.addcmul_(flowing, groups, value=-1).sum(-1)

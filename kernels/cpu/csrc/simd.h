@@ -45,10 +45,12 @@ INLINE void vi_store_bytes(int8_t *p, vi v) {
     memcpy(p, &bytes, sizeof bytes);
 }
 
-INLINE float vf_sum(vf v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
+INLINE float vf_sum(vf v) {  // halves first: a chain of LANES additions would have to wait for each of them
+    float part[LANES];
+    memcpy(part, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
 }
 
 INLINE float vf_largest(vf v) {

@@ -130,6 +130,26 @@ int run_job(int count, Job job, void *argument) {
     return 0;
 }
 
+typedef struct {
+    Job job;
+    void *argument;
+    int count;
+    atomic_int taken;
+} Parts;
+
+static void take_parts(void *argument) {  // there may be fewer threads than parts
+    Parts *parts = argument;
+    for (int part; (part = atomic_fetch_add(&parts->taken, 1)) < parts->count;)
+        parts->job((Worker){part, parts->count}, parts->argument);
+}
+
+int run_on(Team team, int count, Job job, void *argument) {
+    if (!team) return run_job(count, job, argument);
+    Parts parts = {job, argument, count, 0};
+    team(take_parts, &parts, count, 0);
+    return 0;
+}
+
 void barrier(Worker worker) {
     if (worker.count == 1) return;
     unsigned round = atomic_load(&pool.round);

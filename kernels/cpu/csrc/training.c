@@ -1,7 +1,6 @@
 #include "training.h"
 
 #include "simd.h"
-#include "threads.h"
 
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
@@ -87,6 +86,10 @@ static void backward_rows(Worker me, void *argument) {
         backward_group(t, g * t->group, g, t->scale[g], t->offset ? t->offset + g : NULL);
 }
 
-int32_t fake_quantize(const FakeQuant *task, int32_t threads) { return run_job(threads, forward_rows, (void *)task); }
+int32_t fake_quantize(const FakeQuant *task, Team team, int32_t threads) {
+    return run_on(team, threads, forward_rows, (void *)task);
+}
 
-int32_t fake_quantize_backward(const FakeQuant *task, int32_t threads) { return run_job(threads, backward_rows, (void *)task); }
+int32_t fake_quantize_backward(const FakeQuant *task, Team team, int32_t threads) {
+    return run_on(team, threads, backward_rows, (void *)task);
+}

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "threads.h"
+
 typedef struct {
     int32_t rows, columns, group;  // group: columns that share a scale, a multiple of 16
     int32_t levels, half;          // half: 1 where quantized and gradient are bfloat16, 0 for float
@@ -18,6 +20,6 @@ typedef struct {
     float *zero_gradient;          // (rows, groups): by offset / scale; or NULL
 } FakeQuant;
 
-// Both return as run_job does.
-int32_t fake_quantize(const FakeQuant *task, int32_t threads);
-int32_t fake_quantize_backward(const FakeQuant *task, int32_t threads);
+// Both are run_on with this team, and return as it does.
+int32_t fake_quantize(const FakeQuant *task, Team team, int32_t threads);
+int32_t fake_quantize_backward(const FakeQuant *task, Team team, int32_t threads);

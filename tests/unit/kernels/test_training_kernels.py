@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 
 import pytest
@@ -39,11 +40,17 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, log_scale = torch.randn(37, 128), torch.randn(37, 2) * 0.1
     case = Case(Grid(2), weight, log_scale, None, torch.randn(37, 128))
     found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(case.results())
+    for team in (training._team, ctypes.c_void_p):  # without torch's threads we have our own
+        monkeypatch.setattr(training, "_team", team)
+        for threads in (1, 2, 5):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            found.append(case.results())
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_the_threads_are_those_of_torch_where_it_has_openmp() -> None:
+    assert bool(training._team()) == torch.backends.openmp.is_available()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
