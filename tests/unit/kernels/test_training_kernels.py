@@ -29,8 +29,18 @@ def test_c_computes_what_torch_defines(
     columns: int,
     group: int,
 ) -> None:
-    case = Case.random(grid_of(kind, bits), (rows, columns, group), dtype)
-    assert training.is_usable(case.weight, case.log_scale, dtype)
+    _compare(monkeypatch, Case.random(grid_of(kind, bits), (rows, columns, group), dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_so_it_does_with_two_levels_of_scales(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    _compare(monkeypatch, Case.random(grid_of("q2_k", 2), (7, 576, 16), dtype))
+
+
+def _compare(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    assert training.is_usable(case.weight, case.log_scale, case.upstream.dtype)
     ours = case.results()
     monkeypatch.setattr(training, "is_usable", lambda *_: False)
     check_same(ours, case.results())
