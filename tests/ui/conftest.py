@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
+from tests.support.apps import whole_app
 from tests.ui.lab import Lab
 from tests.ui.open_app import DOWNLOADS, HANG_S, OpenApp, TinyModels
 from tests.ui.pages import CHROMIUM, LOADED_MS, WIDE, go, note_stranger
@@ -21,7 +22,7 @@ from ui import App, build, launch
 from upq.jobs import Supervisor
 from upq.jobs.export_folder import Exports
 from upq.models import load
-from upq.store import exports_dir, open_store
+from upq.store import Store, exports_dir, open_store
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,13 @@ def open_app(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> 
         with httpx.Client(base_url=url, timeout=HANG_S) as client:
             yield OpenApp(page, client, store, run_id, scratch)
         page.close(verbose=False)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    """Make an app over an empty store, without a page."""
+    with closing(Store(tmp_path / "upq.db")) as store:
+        yield whole_app(store, tmp_path)
 
 
 @pytest.fixture

@@ -81,7 +81,9 @@ def test_a_page_without_a_packed_model_lands_on_quantize_and_a_reload_is_no_erro
         expect(answer).to_have_text(re.compile(r"\w{3,}"), timeout=RUN_MS)
         expect(page.locator("#send")).to_have_text("Stop")
         page.locator("#send").click()
-        expect(page.locator("#pane-fp16 .answer > footer")).to_contain_text("stopped before its end")
+        expect(page.locator("#pane-fp16 .answer > footer")).to_contain_text(
+            "stopped before its end"
+        )
         expect(page.locator("#send")).to_have_text("Send")
         assert faults == []
     log = (tmp_path / "app.log").read_text()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from tests.support.apps import whole_app
 from tests.support.helpers import tiny_config
 from tests.unit.jobs.test_served import stored_run
 from ui import App, app_state
@@ -27,18 +25,11 @@ from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
 from upq.jobs import ModelKey, answering, model_key, served, turns
 from upq.models import LoadedModel, load
-from upq.store import Store
 
 LONGEST = 40
 #: What the page sends with a message: mode, system prompt, longest answer, temperature, top-p, seed, penalty.
 GREEDY = (AT_ONCE, "", LONGEST, 0, 1, 0, 1)
 DRAWN = (AT_ONCE, "", LONGEST, 0.9, 1, 3, 1)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with closing(Store(tmp_path / "upq.db")) as store:
-        yield whole_app(store, tmp_path)
 
 
 @pytest.fixture

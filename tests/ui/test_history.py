@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +10,6 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 
-from tests.support.apps import whole_app
 from tests.support.conversations import content, conversation, exchange
 from tests.ui.test_chat_tab import answered, asked_of, send
 from tests.unit.jobs.test_served import stored_run
@@ -27,15 +24,9 @@ from ui.html import PRECISIONS, Precision
 from upq.decode import Decoding
 from upq.errors import UserError
 from upq.models import LoadedModel
-from upq.store import Store, connections
+from upq.store import connections
 
 FORM = (AT_ONCE, "be brief", 12, 0.5, 1, 7, 1)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with closing(Store(tmp_path / "upq.db")) as store:
-        yield whole_app(store, tmp_path)
 
 
 @pytest.fixture

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
-from tests.support.apps import whole_app
 from tests.unit.jobs.test_served import stored_run
 from ui import App, landing
 from ui.chat import columns, render_head
 from ui.chat.tab import _show
 from ui.html import PRECISIONS
 from upq.models import LoadedModel
-from upq.store import Store
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    with closing(Store(tmp_path / "upq.db")) as store:
-        yield whole_app(store, tmp_path)
 
 
 class Unpacking(subprocess.Popen[bytes]):
@@ -47,7 +37,9 @@ def test_columns_say_that_the_shipped_models_are_being_unpacked(
     try:
         columns = _show(app, None, None).columns
         assert "Ask something." in columns["FP16"]["past"]
-        assert "are being unpacked: half a minute, longer on a busy machine" in columns["INT2"]["past"]
+        assert (
+            "are being unpacked: half a minute, longer on a busy machine" in columns["INT2"]["past"]
+        )
         told = [name for name, parts in columns.items() if 'role="status"' in parts["past"]]
         assert told == ["INT4"], "a screen reader says it once"
         assert "not there yet" in columns["INT2"]["head"]
