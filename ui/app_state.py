@@ -19,6 +19,7 @@ import torch
 
 from ui.shared import Shared
 from upq.config import PRESETS, RunConfig
+from upq.decode import Decoding
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
@@ -99,7 +100,7 @@ class App:
     ahead: Ahead = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ahead = Ahead(self.store, self.models)
+        self.ahead = Ahead(self.store, self.models, self.is_busy)
 
     @cached_property
     def device_line(self) -> str:
@@ -130,6 +131,9 @@ class App:
 
     def admit_check(self, suite: str, path: str, max_tokens: int) -> None:
         """Look at a check before its files are read; whoever has this app to themselves may have any."""
+
+    def admit_answer(self, decoding: Decoding) -> None:
+        """Look at an answer that is to be made ahead; whoever has this app to themselves may have any."""
 
     def is_busy(self) -> bool:
         """Whether a run is at work."""

@@ -239,6 +239,7 @@ OF_THE_PROGRAM = {
     "reconcile",
     "requeue_interrupted",
     "save_answers",
+    "text_bytes",
     "unpack",
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.visitors import ADA, BOB, SMOKE, Rules, code_of, rules_of
 from tests.ui.lab import verdicts
+from ui.public import said as said_by_visitors
 from ui.public.guarded import VisitorExports, VisitorShared
 from ui.public.said import VisitorConversations, VisitorVotes
 from ui.public.visitors import NOBODY, Visitors
@@ -168,6 +169,21 @@ def test_the_oldest_finished_runs_of_visitors_make_room_for_new_ones(tmp_path: P
     assert not checkpoint_dir(tmp_path, old).exists()
 
 
+def test_results_of_checks_take_room_and_make_it(tmp_path: Path) -> None:
+    rules = rules_of(tmp_path, disk_bytes=1500, runs=9)
+    of_house = rules.house.enqueue(SMOKE)
+    check = CheckConfig(suite="builtin", precisions=("INT4",), run_id=of_house, model="bundled")
+    checks = []
+    while len(checks) < 2:
+        checks += [rules.store.enqueue_check(check)]
+        while run := rules.house.claim("cpu@here:1", 1, 30.0):
+            lease = rules.house.lease(run)
+            lease.save_check_result("INT4", 0, {"answer": "x" * 1000})
+            lease.finish("done")
+    last = rules.store.enqueue_check(check)
+    assert [run.id for run in rules.house.runs()] == [last, checks[1], of_house]
+
+
 def test_where_runs_at_work_fill_the_room_no_other_is_queued(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, disk_bytes=500, runs=9)
     waiting = rules.store.enqueue(SMOKE)
@@ -311,6 +327,24 @@ def test_conversations_are_those_of_whoever_asks_and_end_after_a_day(rules: Rule
     assert rules.house.conversations.get(of_house.id), "the owner's stay"
 
 
+def test_visitors_fill_the_database_with_no_more_than_a_number_of_conversations_and_votes(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = rules.house.enqueue(SMOKE)
+    monkeypatch.setattr(said_by_visitors, "MOST_OF_ALL", 2)
+    rules.house.conversations.save(said("mine"))
+    rules.house.votes.cast(a_vote(run_id, "mine"))
+    for number in range(4):
+        rules.visitors.now = f"browser {number}"
+        rules.store.conversations.save(said(f"number {number}"))
+        rules.store.votes.cast(a_vote(run_id, f"card {number}"))
+    assert [vote.showing for vote in rules.house.votes.of(run_id)] == ["mine", "card 2", "card 3"]
+    assert rules.house.conversations.find().total == 1
+    for number, kept in enumerate([0, 0, 1, 1]):
+        rules.visitors.now = f"browser {number}"
+        assert rules.store.conversations.find().total == kept
+
+
 def a_vote(run_id: int, showing: str) -> Vote:
     return Vote(
         showing=showing,
@@ -342,7 +376,7 @@ def test_votes_are_those_of_whoever_asks_and_nobody_takes_anothers_showing(rules
 
 
 def test_every_method_on_what_was_said_asks_who_is_there() -> None:
-    apart = {"newest", "runs", "answer", "keep_answer", "expire", "most_kept"}
+    apart = {"newest", "runs", "answer", "keep_answer", "keep_newest", "expire", "most_kept"}
     for kind, guarded in ((Conversations, VisitorConversations), (Votes, VisitorVotes)):
         methods = {name for name in vars(kind) if not name.startswith("_")} - apart
         assert methods == {name for name in vars(guarded) if not name.startswith("_")} - apart

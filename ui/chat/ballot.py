@@ -88,6 +88,14 @@ class Ballot:
         run = app.context_run(chosen)
         return run is not None and run.id == self.run_id and set(self.shown) <= _there(app, run)
 
+    def admit(self, app: App) -> None:
+        """Ask whether both answers may be had now."""
+        try:
+            for asked in self.asked:
+                app.admit_answer(asked.decoding)
+        except UserError as error:
+            self.failure = error
+
     def collect(self, app: App) -> None:
         """Take the answers if both are there, or the reason why one cannot come. Equal answers are no vote."""
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import copy_context
 
 import psutil
 
@@ -24,8 +25,11 @@ BUSY_PERCENT, LOOK_S = 35.0, 0.5
 
 
 def measure(app: App, turn: Turn) -> threading.Thread:
-    """Start to time, in the background, those models of a turn whose speed on this machine is not known."""
-    thread = threading.Thread(target=_measure, args=(app, turn), daemon=True)
+    """Start to time, in the background, those models of a turn whose speed on this machine is not known.
+
+    It happens in the caller's context, and so with what they may see.
+    """
+    thread = threading.Thread(target=copy_context().run, args=(_measure, app, turn), daemon=True)
     thread.start()
     return thread
 
@@ -64,7 +68,7 @@ def _time(app: App, run_id: int | None, precision: Precision, key: ModelKey) -> 
     """Time one model, unless somebody needs the machine, or the model is gone."""
 
     def is_needed() -> bool:
-        return is_busy() or app.store.live_run() is not None
+        return is_busy() or app.is_busy()
 
     if is_needed() or others_compute() or not app.timing_lock.acquire(blocking=False):
         return

@@ -198,7 +198,9 @@ def _answers(app: App, ballot: Ballot | None) -> Iterator[list[Any]]:
     if ballot is None or ballot.abandoned:
         return
     has_waited = ballot.is_waiting
-    app.ahead.want(ballot.reader, ballot.asked if has_waited else [], ballot.later)
+    if has_waited:
+        ballot.admit(app)
+    app.ahead.want(ballot.reader, ballot.asked if ballot.is_waiting else [], ballot.later)
     try:
         while ballot.is_waiting:
             time.sleep(WAIT_S)

@@ -71,6 +71,7 @@ class VisitorStore(Store):
         self._limits.judge_check_run(config)
         with self._queueing:
             self._require_place()
+            self._room.make()
             return super().enqueue_check(config, name=name)
 
     def _require_place(self) -> None:
@@ -197,10 +198,8 @@ class VisitorModels(Models):
     def get(self, run_id: int | None, precision: str, source: str) -> Served:
         """Models.get, with answers that are counted."""
         served = super().get(run_id, precision, source)
-        compute = served.answer
-        if self._gpu:
-            compute = partial(self._gpu.answer, (run_id, precision, source))
-        return _BoundedServed(**vars(served), admit=self._admit, compute=compute)
+        lent = partial(self._gpu.answer, (run_id, precision, source)) if self._gpu else None
+        return _BoundedServed(**vars(served), admit=self._admit, lent=lent)
 
     def _admit(self, decoding: Decoding) -> None:
         self._limits.judge_answer(self._visitors.asking(), decoding)
@@ -210,11 +209,12 @@ class VisitorModels(Models):
 class _BoundedServed(Served):
     """A model that asks before it answers.
 
-    admit: raises UserError where there is to be no answer. compute: gives the answer, as Served.answer does.
+    admit: raises UserError where there is to be no answer. lent: gives an answer on a borrowed GPU, as Served.write
+    does; None where there is none.
     """
 
     admit: Callable[[Decoding], None]
-    compute: Callable[..., Iterator[Piece]]
+    lent: Callable[..., Iterator[Piece]] | None
 
     def answer(
         self,
@@ -222,9 +222,24 @@ class _BoundedServed(Served):
         decoding: Decoding,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
-        """Served.answer, where it is admitted."""
+        """Served.answer, where it is admitted. On a borrowed GPU no background work has to wait for it."""
         self.admit(decoding)
-        yield from self.compute(messages, decoding, should_stop)
+        compute = self.lent or super().answer
+        yield from compute(messages, decoding, should_stop)
+
+    def write(
+        self,
+        messages: list[dict[str, str]],
+        decoding: Decoding,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Piece]:
+        """Served.write, on the borrowed GPU where there is one."""
+        compute = self.lent or super().write
+        yield from compute(messages, decoding, should_stop)
+
+    def time_alone(self, should_stop: Callable[[], bool]) -> Piece | None:
+        """Served.time_alone; None on a borrowed GPU, whose time is the visitor's to spend."""
+        return None if self.lent else super().time_alone(should_stop)
 
 
 class VisitorExports(Exports):

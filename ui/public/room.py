@@ -23,7 +23,7 @@ class Room:
         self._limit = limit
 
     def used(self) -> int:
-        """Bytes of all that visitors' runs left: artifacts, checkpoints and exports."""
+        """Bytes of all that visitors' runs left: artifacts, checkpoints, exports, results of checks and logs."""
         return sum(self._bytes_of(run) for run in self._visitors_runs())
 
     def make(self) -> None:
@@ -61,6 +61,7 @@ class Room:
 
     def _bytes_of(self, run: Run) -> int:
         stored = sum(row.size_bytes for row in self._store.artifacts(run.id))
+        stored += self._store.text_bytes(run.id)
         return stored + sum(map(_size, self._places(run)))
 
     def _places(self, run: Run) -> Iterator[Path]:

@@ -10,6 +10,8 @@ from upq.store.connections import Connections
 
 #: Conversations that a visitor keeps, and how long, seconds.
 MOST_KEPT, KEPT_S = 50, 86_400
+#: Conversations and votes of all visitors together: whoever keeps no cookies is another one every time.
+MOST_OF_ALL = 5_000
 
 
 class VisitorConversations(Conversations):
@@ -24,7 +26,9 @@ class VisitorConversations(Conversations):
     def save(self, content: Content, at: Place | None = None, owner: str = "") -> Place:
         """Conversations.save; what is a day old goes."""
         self.expire(time.time() - KEPT_S)
-        return super().save(content, at, self._visitors.asking())
+        place = super().save(content, at, self._visitors.asking())
+        self.keep_newest(MOST_OF_ALL)
+        return place
 
     def get(self, number: int, owner: str = "") -> Conversation:
         """Conversations.get of one's own."""
@@ -56,8 +60,10 @@ class VisitorVotes(Votes):
         self._visitors = visitors
 
     def cast(self, vote: Vote, owner: str = "") -> bool:
-        """Votes.cast for oneself."""
-        return super().cast(vote, self._visitors.asking())
+        """Votes.cast for oneself; the oldest of all visitors' votes make room."""
+        is_first = super().cast(vote, self._visitors.asking())
+        self.keep_newest(MOST_OF_ALL)
+        return is_first
 
     def of(self, run_id: int | None = None, owner: str | None = None) -> list[Vote]:
         """Votes.of oneself."""

@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from upq.decode import Decoding, stream
+from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs.served import Models
 from upq.jobs.turns import Turns, answering
@@ -59,10 +60,11 @@ class Asked:
 
 @dataclass
 class _Reader:
-    """What somebody waits for, what they will want next, and until when anything is made for them."""
+    """What somebody waits for, what they will want next, who they are, and until when anything is made for them."""
 
     now: list[Asked]
     later: list[Asked]
+    context: Context = field(default_factory=copy_context)
     until: float = field(default_factory=lambda: time.monotonic() + ABSENT_S)
 
 
@@ -75,10 +77,20 @@ class _Hurry(Exception):
 
 
 class Ahead:
-    """All methods may be called from any thread. turns: the folder of upq.jobs.turns."""
+    """All methods may be called from any thread. An answer is made in the context of `want`'s caller, and so with what
+    they may see.
 
-    def __init__(self, store: Store, models: Models, turns: Path | None = None) -> None:
-        self._store, self._models, self._turns = store, models, turns
+    is_busy: whether a run of anybody is at work. turns: the folder of upq.jobs.turns.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        is_busy: Callable[[], bool],
+        turns: Path | None = None,
+    ) -> None:
+        self._store, self._models, self._is_busy, self._turns = store, models, is_busy, turns
         self._readers: dict[Hashable, _Reader] = {}
         self._found: OrderedDict[Asked, Written | UserError] = OrderedDict()
         self._changed = threading.Condition()
@@ -139,9 +151,10 @@ class Ahead:
 
     def _work(self) -> None:
         try:
-            while asked := self._next():
+            while wanted := self._next():
+                asked, context = wanted
                 try:
-                    found = self._made(asked)
+                    found = context.copy().run(self._made, asked)
                 except _Dropped:
                     continue
                 except Exception as error:  # a boundary: whoever waits for the answer is told
@@ -160,8 +173,8 @@ class Ahead:
         self._store.votes.keep_answer(asked.run_id, asked.precision, asked.digest, written)
         return None
 
-    def _next(self) -> Asked | None:
-        """What to answer; None, and no thread, where nobody wants anything."""
+    def _next(self) -> tuple[Asked, Context] | None:
+        """What to answer, and for whom; None, and no thread, where nobody wants anything."""
         with self._changed:
             while not self._stopped:
                 present = time.monotonic()
@@ -170,10 +183,12 @@ class Ahead:
                 }
                 if not self._readers:
                     break
-                if urgent := [asked for one in self._readers.values() for asked in one.now]:
+                readers = self._readers.values()
+                urgent = [(asked, one.context) for one in readers for asked in one.now]
+                if urgent:
                     return urgent[0]
-                if self._store.live_run() is None:
-                    return next(asked for one in self._readers.values() for asked in one.later)
+                if not self._is_busy():
+                    return next((asked, one.context) for one in readers for asked in one.later)
                 self._changed.wait(LOOK_S)
             self._thread = None
             return None
@@ -213,8 +228,7 @@ class Ahead:
                 return False
 
             pause()
-            pieces = stream(served.engine, served.tokenizer, messages, asked.decoding, pause)
-            *_, last = pieces
+            *_, last = served.write(messages, asked.decoding, pause)
         return Written(last.text, last.finish)
 
     def _look_at(self, asked: Asked, hurries: bool) -> None:

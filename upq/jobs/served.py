@@ -63,7 +63,16 @@ class Served:
     ) -> Iterator[Piece]:
         """Answer a conversation that somebody reads, piece by piece (upq.decode.stream); background work waits."""
         with answering():
-            yield from stream(self.engine, self.tokenizer, messages, decoding, should_stop)
+            yield from self.write(messages, decoding, should_stop)
+
+    def write(
+        self,
+        messages: list[dict[str, str]],
+        decoding: Decoding,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Piece]:
+        """The same where nobody reads along: background work does not wait."""
+        yield from stream(self.engine, self.tokenizer, messages, decoding, should_stop)
 
     def time_alone(self, should_stop: Callable[[], bool]) -> Piece | None:
         """Write the short answer by which speeds are compared; None where it was stopped, or ended too soon.
@@ -72,7 +81,7 @@ class Served:
         """
         asked = [{"role": "user", "content": TIMED_QUESTION}]
         decoding = Decoding(max_new_tokens=TIMED_TOKENS)
-        *_, last = stream(self.engine, self.tokenizer, asked, decoding, should_stop)
+        *_, last = self.write(asked, decoding, should_stop)
         return last if last.finish != "cancelled" and last.tokens >= TIMED_TOKENS // 2 else None
 
 

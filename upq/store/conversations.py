@@ -205,6 +205,15 @@ class Conversations:
         with self._connections.write() as db:
             return db.execute(sql, [before]).rowcount
 
+    def keep_newest(self, count: int) -> int:
+        """Remove all but those that visitors have gone on with last; return how many there were."""
+        sql = (
+            "DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE owner != ''"
+            " ORDER BY updated_at DESC, id DESC LIMIT -1 OFFSET ?)"
+        )
+        with self._connections.write() as db:
+            return db.execute(sql, [count]).rowcount
+
 
 def problems(db: Database) -> list[str]:
     """What is wrong with the rows, a line each."""

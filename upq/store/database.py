@@ -310,6 +310,15 @@ class Store:
         )
         return [{**row, "result": json.loads(row["result"])} for row in self._list(sql, [run_id])]
 
+    def text_bytes(self, run_id: int) -> int:
+        """Characters of what a run has written besides its artifacts: its log and the results of a check."""
+        sql = (
+            "SELECT (SELECT coalesce(sum(length(line)), 0) FROM log WHERE run_id = ?)"
+            " + (SELECT coalesce(sum(length(result)), 0) FROM check_results WHERE run_id = ?) AS size"
+        )
+        (row,) = self._list(sql, [run_id, run_id])
+        return row["size"]
+
     def cached_answers(self, key: str) -> dict[str, list[int]]:
         """Teacher answers under `key`: prompt digest -> token ids."""
         rows = self._list("SELECT prompt, tokens FROM answers WHERE key = ?", [key])

@@ -18,6 +18,8 @@ from upq.store.run import find_run
 #: A or B was better, both were alike, both were bad. "same": the answers were equal, and nobody was asked.
 Choice = Literal["A", "B", "tie", "bad", "same", "skipped"]
 Settings = Mapping[str, str | int | float]
+#: Answers of a run that are kept: those of the whole deck under some settings.
+MOST_ANSWERS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,15 @@ class Votes:
                 next_revision(db)
             return is_first
 
+    def keep_newest(self, count: int) -> int:
+        """Remove all but the newest votes of visitors; return how many there were."""
+        sql = (
+            "DELETE FROM votes WHERE owner != '' AND id <= (SELECT id FROM votes WHERE owner != ''"
+            " ORDER BY id DESC LIMIT 1 OFFSET ?)"
+        )
+        with self._connections.write() as db:
+            return db.execute(sql, [count]).rowcount
+
     def of(self, run_id: int | None = None, owner: str | None = None) -> list[Vote]:
         """The votes on a run, or on all runs, oldest first. owner: this one's only; None: everybody's."""
         sql = (
@@ -131,9 +142,15 @@ class Votes:
         return Written(**rows[0]) if rows else None
 
     def keep_answer(self, run_id: int, precision: str, question: str, written: Written) -> None:
-        """Keep an answer; the first one stays. Raises UserError("run_not_found")."""
+        """Keep an answer; the first one stays. Where a run has MOST_ANSWERS the collection begins anew.
+
+        Raises UserError("run_not_found").
+        """
         with self._connections.write() as db:
             find_run(db, run_id)
+            kept = db.execute("SELECT count(*) FROM deck_answers WHERE run_id = ?", [run_id])
+            if kept.fetchone()[0] >= MOST_ANSWERS:
+                db.execute("DELETE FROM deck_answers WHERE run_id = ?", [run_id])
             db.execute(
                 "INSERT INTO deck_answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [run_id, precision, question, clean_text(written.text), written.finish],

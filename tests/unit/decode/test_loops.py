@@ -27,7 +27,7 @@ LOOPS = {
     "rows of a table": "| Animal | Food |\n| ---| ---|\n"
     + "| Dog | 4 |\n| Cat | 4 |\n| Mouse | 4 |\n| Bird | 4 |\n" * 6,
     "characters without spaces": "天空是蓝色的" * 30,
-    "one wide mark": "好？" + "？" * 100,
+    "one wide mark": "好。" + "。" * 100,
     "a long block": ("".join(f"Word {number} comes here. " for number in range(60))) * 3
     + "Word 0 comes",
 }

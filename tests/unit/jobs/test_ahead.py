@@ -44,7 +44,7 @@ class Lab:
         self, store: Store, models: Models, run_id: int, *, source: str, turns: Path
     ) -> None:
         self.store, self.models, self.run_id, self.source = store, models, run_id, source
-        self.ahead = Ahead(store, models, turns)
+        self.ahead = Ahead(store, models, lambda: store.live_run() is not None, turns)
 
     def asked(
         self, message: str, precision: str = "INT4", tokens: int = 8, **changes: bool
@@ -81,7 +81,7 @@ def test_an_answer_of_the_deck_is_made_once_for_all_programs(lab: Lab, tmp_path:
     asked = [lab.asked("once", precision) for precision in ("FP16", "INT2")]
     lab.ahead.want("me", [], asked)
     until(lambda: all(lab.ahead.written(one) for one in asked))
-    other = Ahead(lab.store, lab.models, tmp_path)
+    other = Ahead(lab.store, lab.models, lambda: False, tmp_path)
     assert [other.written(one) for one in asked] == [lab.ahead.written(one) for one in asked]
     other.want("you", asked)
     assert other._thread is None, "there is nothing to do"

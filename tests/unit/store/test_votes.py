@@ -13,6 +13,7 @@ import pytest
 from upq.config import RunConfig
 from upq.errors import UserError
 from upq.store import Store, Vote, Written, open_store, question_digest, votes_csv
+from upq.store import votes as store_votes
 
 SETTINGS = {"system": "", "max_new_tokens": 256, "temperature": 0.0, "top_p": 1.0, "seed": 0}
 
@@ -125,3 +126,14 @@ def test_the_file_of_votes_holds_no_formula(store: Store) -> None:
     assert row["prompt"] == f"'{vote.prompt}"
     assert row["answer_a"] == f"'{vote.answer_a}"
     assert (row["answer_b"], row["better"], row["max_new_tokens"]) == ("Lisbon", "FP16", "256")
+
+
+def test_answers_that_are_kept_for_the_deck_begin_anew_where_they_are_too_many(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_votes, "MOST_ANSWERS", 2)
+    run_id = store.enqueue(RunConfig())
+    for question in ("one", "two", "three"):
+        store.votes.keep_answer(run_id, "INT2", question, Written(question, "stop"))
+    kept = [store.votes.answer(run_id, "INT2", name) for name in ("one", "two", "three")]
+    assert kept == [None, None, Written("three", "stop")]
