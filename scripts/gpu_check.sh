@@ -16,6 +16,7 @@
 # UPQ_TESTS         further arguments of pytest: -k EXPRESSION, ...
 # UPQ_KERNELS       further arguments of bench.gpu_kernels, UPQ_DECODE of bench.gpu_decode, UPQ_SCALE of bench.gpu_scale
 # UPQ_TRAINING      further arguments of bench.gpu_training: --preset, --set, --carry, --reserve, ...
+#                   Quotes inside of these five keep the words of an argument together.
 # scripts/gpu_payload.sh prepares what has to be carried to a machine that has only torch and transformers.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -74,12 +75,13 @@ limit() {  # the seconds of a part: the last that is said of it
 }
 
 run_tests() {
-    # shellcheck disable=SC2086  # arguments are words
     "$python" -m pytest -m gpu tests/gpu/test_gpu*.py -W default -p no:cacheprovider -n "$workers" -v -rfE \
-        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))" ${UPQ_TESTS:-}
+        --tb=short --timeout=100 --session-timeout="$(($(limit tests) - 10))" "${arguments[@]}"
 }
 
 run_part() {
+    local variable=UPQ_${1^^} arguments
+    eval "arguments=(${!variable:-})" # words as a shell reads them
     case $1 in
         tests) # beside the compilation of what the benchmarks need, which has the disk's cache for it
             local index
@@ -92,15 +94,11 @@ run_part() {
             wait
             return $code
             ;;
-        # shellcheck disable=SC2086  # arguments are words, here and below
-        kernels) "$python" -m bench.gpu_kernels --json "$results/kernels.json" ${UPQ_KERNELS:-} ;;
-        # shellcheck disable=SC2086
-        decode) "$python" -m bench.gpu_decode --json "$results/decode.json" ${UPQ_DECODE:-} ;;
-        # shellcheck disable=SC2086
-        scale) "$python" -m bench.gpu_scale --json "$results/scale.json" ${UPQ_SCALE:-} ;;
-        # shellcheck disable=SC2086
+        kernels) "$python" -m bench.gpu_kernels --json "$results/kernels.json" "${arguments[@]}" ;;
+        decode) "$python" -m bench.gpu_decode --json "$results/decode.json" "${arguments[@]}" ;;
+        scale) "$python" -m bench.gpu_scale --json "$results/scale.json" "${arguments[@]}" ;;
         training) "$python" -m bench.gpu_training --data-dir "$run/data" --out "$out" --json "$results/training.json" \
-            --seconds "$(($(limit training) - 15))" ${UPQ_TRAINING:-} ;;
+            --seconds "$(($(limit training) - 15))" "${arguments[@]}" ;;
         *) echo "Unknown part $1: tests, kernels, decode, scale or training." >&2; return 2 ;;
     esac
 }

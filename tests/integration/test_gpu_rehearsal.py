@@ -1,7 +1,7 @@
 """Both calls to a borrowed GPU, as docs/gpu.md has them, on the simulated one and with tiny shapes.
 
-The tree is a fresh copy without the shipped models, packages are those of a plain CUDA image and the carried wheels,
-and nvidia-smi is a stand-in, because the simulated GPU is one for torch only.
+The tree is the one that scripts/gpu_payload.sh prepares, packages are those of a plain CUDA image and the carried
+wheels, and nvidia-smi is a stand-in, because the simulated GPU is one for torch only.
 """
 
 from __future__ import annotations
@@ -50,23 +50,6 @@ pytestmark = [
 ]
 
 
-def copied_tree(target: Path) -> Path:
-    """The files that git knows or would add, without the shipped models."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        is_shipped = name.startswith("upq/resources/demo/") and name.endswith(".npz")
-        if (ROOT / name).is_file() and not is_shipped:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    return target
-
-
 def payload(folder: Path) -> Path:
     """What scripts/gpu_payload.sh prepares; skips the test where wheels cannot be downloaded."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -85,11 +68,12 @@ def payload(folder: Path) -> Path:
 
 
 class Machine:
-    """A folder as a borrowed machine has it: tree, payload, stand-ins, and what outlasts a call."""
+    """A folder as a borrowed machine has it: payload, stand-ins, and what outlasts a call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, folder / "run"
-        self.tree, self.payload = copied_tree(folder / "tree"), payload(folder / "payload")
+        self.payload = payload(folder / "payload")
+        self.tree = self.payload / "tree"
         for path, text in (
             (folder / "bin" / "nvidia-smi", NVIDIA_SMI),
             (folder / "site" / "sitecustomize.py", SITE),
@@ -140,31 +124,34 @@ def test_two_calls_to_a_borrowed_gpu_bring_back_their_tables(
         "tests",
         "kernels",
         "decode",
+        "scale",
         UPQ_KEEP=str(machine.payload / "one" / "model"),
-        UPQ_LIMITS="tests=300 kernels=300 decode=300",
+        UPQ_LIMITS="tests=300 kernels=300 decode=300 scale=300",
         UPQ_TESTS="-k several_threads",
         UPQ_KERNELS="--shapes 64x64 --rows 1 --copy-gib 0.001",
         UPQ_DECODE="--tiny --contexts 8 --batches 1",
+        UPQ_SCALE="--tiny --stages 'LDLQ, INT2' E2E-QP",
     )
-    assert {"tests.txt", "kernels.json", "decode.json", "gpu.txt", "seconds.txt"} <= names
+    tables = {"kernels.json", "decode.json", "scale.json"}
+    assert {"tests.txt", "gpu.txt", "seconds.txt"} | tables <= names
     assert "1 passed" in (tmp_path / "results" / "tests.txt").read_text(encoding="utf-8")
     kernels = {row["kernel"] for row in machine.rows("kernels.json")}
     assert {f"ours {name}" for name in gpu_kernels.FORMS} <= kernels
     assert [row["precision"] for row in machine.rows("decode.json")] == list(gpu_decode.PRECISIONS)
+    assert [row["stage"] for row in machine.rows("scale.json")] == ["LDLQ, INT2", "E2E-QP"]
+    whole = b"".join((machine.payload / half / "model").read_bytes() for half in ("one", "two"))
+    for carried_once in ("wheels", "one"):
+        shutil.rmtree(machine.payload / carried_once)
     settings = " ".join(f"{path}={value}" for path, value in TINY_SETTINGS.items())
     names = machine.call(
         "training",
-        "scale",
         UPQ_MODEL_PARTS=f"{machine.run / 'model'} {machine.payload / 'two' / 'model'}",
-        UPQ_LIMITS="training=400 scale=300",
+        UPQ_LIMITS="training=400",
         UPQ_TRAINING=f"--model {tiny_model_dir} --preset smoke --raw --carry INT4 INT2 --set "
         + " --set ".join(settings.split()),
-        UPQ_SCALE="--tiny --stages E2E-QP",
     )
-    assert {"training.txt", "training.json", "scale.json", "worker.log"} <= names
-    assert [row["stage"] for row in machine.rows("scale.json")] == ["E2E-QP"]
+    assert {"training.txt", "training.json", "worker.log"} <= names
     found = {file.name for file in (tmp_path / "out-training").iterdir()}
     assert {"INT4.json", "INT2.json", "run.json"} <= found
     (carried,) = machine.run.rglob("*.gguf")
-    whole = [(machine.payload / half / "model").read_bytes() for half in ("one", "two")]
-    assert carried.read_bytes() == b"".join(whole)
+    assert carried.read_bytes() == whole
