@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.reference import weight_of
+from kernels.reference import dequantize, weight_of
 from tests.support.helpers import RecordingContext, digest, tiny_config
 from upq import data
 from upq.artifact import Artifact, assembly
-from upq.config import METHODS, RunConfig
+from upq.config import METHODS, Precision, RunConfig
+from upq.errors import UserError
 from upq.evaluation import Reference
-from upq.layers import Latent, grid_of, packed_layers, replace_module
+from upq.layers import Grid, Latent, grid_of, packed_layers, replace_module
 from upq.models import loading, placed_copy
 from upq.quantize import checkpoint
 from upq.quantize.pipeline import prepare, run_quantization
@@ -33,6 +34,8 @@ SURROUNDINGS: dict[str, set[str]] = {
     "rtn": set(),
 }
 OF_INT2 = {"rotated_upq": {"minimum", "steps"}}
+#: Grids of INT4 and of INT2 that any method may be given.
+GRIDS_OF_INT4, GRIDS_OF_INT2 = ("odd", "signed"), ("odd", "signed", "q2_k")
 
 
 def config_of(model: Path, method: str) -> RunConfig:
@@ -84,22 +87,94 @@ def test_both_artifacts_hold_every_layer_in_its_bits_and_compute_from_packed_cod
         assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
 
 
+def check_measured(config: RunConfig, context: RecordingContext, folder: Path) -> None:
+    """The KL that a run has measured is that of the weights that the stored codes stand for."""
+    loaded = loading.load(config.model.source)
+    teacher = placed_copy(loaded.model, prepare(config))
+    again: Any = RecordingContext(folder)
+    again.answers = copy.deepcopy(context.answers)
+    held_out = data.build(config, replace(loaded, model=teacher), again).held_out
+    reference = Reference(teacher, held_out, again.check)
+    rows = {row["label"]: row for row in context.rows}
+    for precision, artifact in context.artifacts.items():
+        found = reference.measure(dense(artifact, teacher.dtype), again.check)
+        assert rows[precision]["kl"] == pytest.approx(found.kl, rel=0.05), "up to 16-bit rounding"
+        assert rows[precision]["tokens"] == found.tokens
+
+
 @methods
 def test_the_measured_kl_is_that_of_the_weights_that_the_stored_codes_stand_for(
     finished: dict[str, RecordingContext], tiny_model_dir: Path, tmp_path: Path, method: str
 ) -> None:
-    config = config_of(tiny_model_dir, method)
-    loaded = loading.load(config.model.source)
-    teacher = placed_copy(loaded.model, prepare(config))
-    context: Any = RecordingContext(tmp_path)
-    context.answers = copy.deepcopy(finished[method].answers)
-    held_out = data.build(config, replace(loaded, model=teacher), context).held_out
-    reference = Reference(teacher, held_out, context.check)
-    rows = {row["label"]: row for row in finished[method].rows}
-    for precision, artifact in finished[method].artifacts.items():
-        found = reference.measure(dense(artifact, teacher.dtype), context.check)
-        assert rows[precision]["kl"] == pytest.approx(found.kl, rel=0.05), "up to 16-bit rounding"
-        assert rows[precision]["tokens"] == found.tokens
+    check_measured(config_of(tiny_model_dir, method), finished[method], tmp_path)
+
+
+def trained_layers(folder: Path, precision: str) -> dict[str, Latent]:
+    """The layers of a precision by name as its last stage left them, from the checkpoints of a run in the folder."""
+    whole = folder / f"{precision.lower()}-distill" / "done"
+    stages = {"": whole}
+    if not whole.exists():
+        blocks = sorted((folder / precision.lower()).iterdir())
+        stages = {f"model.layers.{index}.": block for index, block in enumerate(blocks)}
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for prefix, place in stages.items():
+        kept = checkpoint.load(place)
+        assert kept is not None
+        for key, tensor in kept[0].items():
+            name, _, part = key.rpartition(":")
+            if name != "plain":  # which is before the name of a norm
+                parts.setdefault(prefix + name, {})[part] = tensor
+    return {name: Latent.of_tensors(tensors) for name, tensors in parts.items()}
+
+
+def nearest_levels(latent: Latent, grid: Grid) -> torch.Tensor:
+    """What training rounds the weight (out, in) to, at scales as they are stored."""
+    scale, offset = grid.stored(latent.scale, latent.zero)
+    groups = latent.weight.view(*scale.shape, -1)
+    offset = None if offset is None else offset.unsqueeze(-1)
+    return grid.round(groups, scale.unsqueeze(-1), offset).flatten(1)
+
+
+def check_stored(context: RecordingContext, precision: str, kind: str) -> None:
+    """Every layer of a decoder block is stored on the grid of this kind, as the last stage left it."""
+    grid = grid_of(kind, Precision[precision].bits)
+    trained = trained_layers(context.folder, precision)
+    model, _ = assembly.assemble(context.artifacts[precision])
+    stored = {name: layer.packed for name, layer in packed_layers(model) if ".layers." in name}
+    assert stored.keys() == trained.keys()
+    for name, packed in stored.items():
+        assert packed.bits == grid.bits
+        assert packed.zeros is None
+        if kind == "q2_k":
+            assert packed.steps is not None
+        else:
+            assert (packed.steps, packed.zero) == (None, grid.zero)
+        torch.testing.assert_close(dequantize(packed), nearest_levels(trained[name], grid))
+
+
+@pytest.mark.slow
+@methods
+@pytest.mark.parametrize("int4", GRIDS_OF_INT4)
+@pytest.mark.parametrize("int2", GRIDS_OF_INT2)
+def test_any_grid_is_trained_stored_and_measured(
+    tiny_model_dir: Path, tmp_path: Path, method: str, int4: str, int2: str
+) -> None:
+    grids = {"int4__grid": int4, "int2__grid": int2}
+    config = tiny_config(tiny_model_dir, method, measure__baselines=False, **grids)
+    context = run(config, tmp_path / "run")
+    assert [row["label"] for row in context.rows] == ["FP16", "INT4", "INT2"]
+    check_stored(context, "INT4", int4)
+    check_stored(context, "INT2", int2)
+    check_measured(config, context, tmp_path / "check")
+
+
+@methods
+@pytest.mark.parametrize("kind", ["q2_k", "gguf"])
+def test_a_grid_of_int2_is_refused_for_int4(tiny_model_dir: Path, method: str, kind: str) -> None:
+    sentence = f"int4.grid is {kind}, which is a grid of INT2."
+    with pytest.raises(UserError, match=sentence) as caught:
+        tiny_config(tiny_model_dir, method, int4__grid=kind)
+    assert caught.value.hint == "Use signed."
 
 
 @methods

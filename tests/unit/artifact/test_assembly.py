@@ -13,12 +13,14 @@ from kernels.packing import PackedWeight
 from kernels.reference import weight_of
 from kernels.transform import Transform, hadamard_block
 from tests.conftest import make_tokenizer
+from tests.support.gguf_export_cases import small_model
 from tests.support.grids import GRIDS, round_trip
 from tests.unit.models.test_structure import SHAPE, STYLES
 from tests.unit.models.test_structure import build as build_model
 from upq import machine
 from upq.artifact import Artifact, assembly
 from upq.config import RunConfig
+from upq.decode import NativeEngine
 from upq.errors import UserError
 from upq.layers import (
     INT2,
@@ -197,6 +199,56 @@ def test_a_tied_pair_holds_one_copy_of_its_8_bit_codes(tiny: LoadedModel) -> Non
     assert packed.manifest["layers"]["model.embed_tokens"] == {
         "bits": 8, "zero": 128.0, "shape": [262, 64], "groups": 1,
     }  # fmt: skip
+
+
+def in_version_2(artifact: Artifact) -> tuple[Artifact, dict[str, torch.Tensor]]:
+    """(an artifact of version 1 with embedding and head as version 2 had them, the weights that these stand for).
+
+    Version 2: a byte for each weight and a float16 scale for each row, weight = scale * (code - 127.5).
+    """
+    manifest, tensors = copy.deepcopy(artifact.manifest), dict(artifact.tensors)
+    generator, meant = torch.Generator().manual_seed(0), {}
+    for name in ("model.embed_tokens", "lm_head"):
+        if (weight := tensors.pop(f"{name}.weight", None)) is None:
+            continue  # the head of a tied pair, which stands once
+        rows, columns = weight.shape
+        codes = torch.randint(0, 256, (rows, columns), generator=generator).byte()
+        scale = torch.rand(rows, 1, generator=generator).add(0.1).div(100).half()
+        tensors |= {f"{name}.codes": codes, f"{name}.scale": scale}
+        manifest["layers"][name] = {"bits": 8, "zero": 127.5, "shape": [rows, columns], "groups": 1}
+        meant[name] = (scale.double() * (codes.double() - 127.5)).float()
+    manifest["format_version"] = 2
+    return dataclasses.replace(artifact, manifest=manifest, tensors=tensors), meant
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_a_pair_of_version_2_means_what_it_meant(
+    tiny: LoadedModel, tmp_path: Path, is_tied: bool
+) -> None:
+    loaded = tiny if is_tied else small_model(tmp_path, tie_word_embeddings=False)
+    old, meant = in_version_2(artifact_of(loaded, INT4, 32))
+    assert meant.keys() == {"model.embed_tokens"} | ({"lm_head"} if not is_tied else set())
+    model, _ = assembly.assemble(old)
+    twin = dense_twin(loaded.model, INT4, 32)
+    for name, weight in meant.items():
+        assert torch.equal(weight_of(model.get_submodule(name).packed), weight)
+        twin.get_submodule(name).weight.data = weight
+    twin.tie_weights()
+    torch.testing.assert_close(logits(model), logits(twin), atol=0.0, rtol=0.0)
+    ids = IDS[0].tolist()
+    served = NativeEngine(model, exact=True).session(1, len(ids)).prefill(0, ids)
+    torch.testing.assert_close(served, logits(twin)[0, -1], atol=1e-2, rtol=1e-2)
+
+
+def test_a_pair_around_the_middle_of_its_codes_is_still_written_as_version_2(
+    tiny: LoadedModel,
+) -> None:
+    packed, config = packed_of(tiny.model, INT2), RunConfig(embedding_bits=8)
+    written = assembly.build("INT2", packed, tiny, config, embedding_grid=Grid(8))
+    by_hand, _ = in_version_2(artifact_of(tiny, INT2))
+    assert written.manifest["format_version"] == by_hand.manifest["format_version"]
+    assert written.manifest["layers"] == by_hand.manifest["layers"]
+    assert written.tensors.keys() == by_hand.tensors.keys()
 
 
 def test_an_untied_head_is_packed_on_its_own_and_keeps_its_bias(tiny: LoadedModel) -> None:

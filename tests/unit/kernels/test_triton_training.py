@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from kernels.cpu import training
-from kernels.gpu.training import DTYPES, TILE, Levels
-from tests.support.training_cases import Case, check_same, interpretable
-from upq.layers import Grid, TwoLevelGrid, fake, grid_of
+from kernels.gpu.training import DTYPES, TILE, Levels, are_plain, settle
+from tests.support.training_cases import Case, check_same, check_settled, interpretable, latents
+from upq.layers import MOST_STEPS, Grid, TwoLevelGrid, fake, grid_of
 from upq.layers.fake import fake_quantize
 from upq.layers.grid import SMALLEST_SCALE
+from upq.layers.two_levels import SMALLEST
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 #: Rows, columns and columns that share a scale: usual groups, no power of two, more than a program takes at once.
 SHAPES = [(7, 192, 64), (3, 48, 16), (3, 96, 48), (5, 576, 576), (2, TILE + 500, TILE + 500)]
+
+ROOT = Path(__file__).resolve().parents[3]
+#: Prints what becomes of the kernel for blocks of 1, 12 and 16 groups on an H100, as JSON.
+COMPILES = """
+import json
+from kernels.gpu import training
+from tests.support.compile_triton import _float_facts
+
+given = {"MOST": 15, "MANY": training.SETTLED_BLOCKS, "PLAIN": False}
+types = {"blocks": "i32", "smallest": "fp32", "largest": "fp32"}
+widths = [{"GROUPS": groups, "WIDTH": width} for groups, width in ((1, 1), (12, 16), (16, 16))]
+print(json.dumps([_float_facts(training.settle_kernel, given | one, types, 4) for one in widths]))
+"""
 
 
 def levels_of(
@@ -26,8 +46,8 @@ def levels_of(
     grid: Grid,
     _dtype: torch.dtype,
 ) -> Levels:
-    if isinstance(grid, TwoLevelGrid):
-        settled = grid.settled(log_scale.exp(), zero)
+    if isinstance(grid, TwoLevelGrid) and zero is not None:
+        settled = settle(log_scale, zero, MOST_STEPS, SMALLEST)
         return Levels(*settled, grid.levels, SMALLEST_SCALE, is_settled=True)
     return Levels(log_scale, zero, grid.levels, SMALLEST_SCALE)
 
@@ -57,10 +77,43 @@ def test_triton_computes_what_torch_defines(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(7, 192, 16), (3, 48, 16), (2, TILE, 16)])
-def test_a_grid_of_two_levels_is_settled_by_torch_and_rounded_in_triton(
+def test_a_grid_of_two_levels_is_settled_and_rounded_in_triton(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, int, int]
 ) -> None:
     both(interpretable(Case.random(grid_of("q2_k", 2), shape, dtype)), monkeypatch)
+
+
+@pytest.mark.parametrize("columns", [16, 192, 256, 272, 576, 1536])
+def test_two_levels_of_scales_are_settled_to_the_last_bit(columns: int) -> None:
+    log_scale, zero = latents(columns)
+    assert are_plain(log_scale, zero)
+    check_settled(settle(log_scale, zero, MOST_STEPS, SMALLEST), log_scale, zero)
+
+
+def test_scales_that_are_no_numbers_or_infinite_are_settled_as_by_torch() -> None:
+    log_scale, zero = latents(192)
+    log_scale[0, 3], log_scale[1, 5], log_scale[2, 7] = torch.nan, torch.inf, -torch.inf
+    zero[3, 0], zero[4, 2], zero[5, 4] = torch.nan, torch.inf, -torch.inf
+    with np.errstate(all="ignore"):
+        found = settle(log_scale, zero, MOST_STEPS, SMALLEST)
+    check_settled(found, log_scale, zero)
+    assert found[0].isnan().any(1).tolist() == [True] + 6 * [False]
+    assert found[1].isnan().any(1).tolist() == [True, False, False, True] + 3 * [False]
+
+
+def test_two_levels_are_settled_by_a_kernel_that_compiles_without_spilling() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", COMPILES],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for one in json.loads(found.stdout):
+        assert one["spilled_bytes"] == 0
+        assert one["exact_divisions"] > 0
+        assert one["other_divisions"] == 0
 
 
 @pytest.mark.parametrize("kind", ["odd", "integer_zero", "signed"])

@@ -11,6 +11,11 @@ from upq.training.initialise import lattice
 from upq.training.ldlq import damped, ldlq
 
 ROWS = 5
+#: Grids whose groups may have any number of inputs, and the one of two levels of scales, whose groups have 16.
+SIGNED = [grid_of("signed", bits) for bits in (2, 4)]
+GRIDS = [INT2, INT4, *(grid_of("integer_zero", bits) for bits in (2, 4)), *SIGNED]
+TWO_LEVELS = grid_of("q2_k", 2)
+FORMS = [(grid, group) for grid in GRIDS for group in (0, 16, 128)] + [(TWO_LEVELS, 16)]
 
 
 def proxy_error(weight: torch.Tensor, rounded: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -39,24 +44,35 @@ def brute_force(
     basis = torch.eye(step).double() if affine is None else affine.double()
     left, hessian = weight.double().clone(), damped(hessian).double()
     latent, rounded = torch.empty_like(left), torch.empty_like(left)
-    scale, offset = torch.empty(0), None
+    together = grid.fitted_together(weight.shape[1], group)
+    matters = torch.stack(
+        [1 / torch.linalg.inv(hessian[at:, at:])[0, 0] for at in range(len(hessian))]
+    )
+    scales, offsets = torch.empty(0), None
     for at in range(0, weight.shape[1], step):
         now, later = slice(at, at + step), slice(at + step, None)
-        if at % group == 0:
-            turned = left[:, at : at + group].unflatten(1, (-1, step)) @ basis
-            scale, offset = grid.settled(*grid.fit(turned.flatten(1).float(), 0, "absmax"))
-        inverse = torch.linalg.inv(hessian[at:, at:])
+        if at % together == 0:
+            ours = slice(at, at + together)
+            turned = (left[:, ours].unflatten(1, (-1, step)) @ basis).flatten(1).float()
+            scales, offsets = grid.settled(*grid.fit(turned, group, "absmax", matters[ours]))
+        inverse, place = torch.linalg.inv(hessian[at:, at:]), [at % together // group]
+        scale = scales[:, place].double()
+        offset = None if offsets is None else offsets[:, place].double()
         latent[:, now] = left[:, now] @ basis
-        rounded[:, now] = grid.round(latent[:, now], scale.double(), offset) @ basis.T
+        rounded[:, now] = grid.round(latent[:, now], scale, offset) @ basis.T
         missed = left[:, now] - rounded[:, now]
         left[:, later] -= missed @ torch.linalg.inv(inverse[:step, :step]) @ inverse[:step, step:]
     return latent, rounded
 
 
 @pytest.mark.parametrize(
-    "grid", [INT2, INT4, grid_of("integer_zero", 2), grid_of("integer_zero", 4)], ids=str
+    ("grid", "columns", "group"),
+    [
+        *((grid, *sizes) for grid in GRIDS for sizes in ((32, 8), (32, 0), (256, 128))),
+        *((TWO_LEVELS, columns, 16) for columns in (32, 256, 288)),  # two blocks of 144 in the last
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize(("columns", "group"), [(32, 8), (32, 0), (256, 128)])
 def test_the_codes_are_those_of_gptq_written_plainly(grid: Grid, columns: int, group: int) -> None:
     weight, hessian = problem(columns)
     found = ldlq(weight, hessian, grid, group, "absmax")
@@ -81,11 +97,7 @@ def test_four_lattice_codes_are_rounded_together(group: int) -> None:
     torch.testing.assert_close(stored.flatten(1).double(), rounded, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "grid",
-    [INT2, INT4, grid_of("integer_zero", 2), grid_of("signed", 2), grid_of("signed", 4)],
-    ids=str,
-)
+@pytest.mark.parametrize("grid", [*GRIDS, TWO_LEVELS], ids=str)
 @pytest.mark.parametrize("scale_init", ["absmax", "search"])
 def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init: str) -> None:
     weight, hessian = problem(64)
@@ -95,12 +107,7 @@ def test_errors_that_are_carried_on_cost_the_outputs_less(grid: Grid, scale_init
     assert proxy_error(weight, solved, hessian) < 0.7 * proxy_error(weight, nearest, hessian)
 
 
-@pytest.mark.parametrize(
-    "grid",
-    [INT2, INT4, *(grid_of(kind, bits) for kind in ("integer_zero", "signed") for bits in (2, 4))],
-    ids=str,
-)
-@pytest.mark.parametrize("group", [0, 16, 128])
+@pytest.mark.parametrize(("grid", "group"), FORMS, ids=str)
 @pytest.mark.parametrize("affine", [None, lattice()], ids=["scalar", "lattice"])
 def test_no_pass_of_coordinate_descent_raises_the_error(
     grid: Grid, group: int, affine: torch.Tensor | None
@@ -125,6 +132,18 @@ def test_inputs_that_have_nothing_in_common_are_rounded_to_nearest() -> None:
     assert torch.equal(found.weight, weight)
 
 
+@pytest.mark.parametrize(("grid", "group"), FORMS, ids=str)
+@pytest.mark.parametrize("scale_init", ["absmax", "search"])
+def test_inputs_of_one_power_give_the_codes_of_the_nearest_levels(
+    grid: Grid, group: int, scale_init: str
+) -> None:
+    weight, _ = problem(256)
+    found = ldlq(weight, 3 * torch.eye(256), grid, group, scale_init).pack(grid)
+    nearest = grid.pack(weight, *grid.fit(weight, group, scale_init))  # type: ignore[arg-type]
+    for name, tensor in nearest.tensors.items():
+        assert torch.equal(found.tensors[name], tensor)
+
+
 def test_the_scale_is_fitted_to_the_inputs_that_matter() -> None:
     weight, _ = problem(32)
     power = torch.logspace(-3, 3, 32)
@@ -139,11 +158,11 @@ def test_an_indefinite_hessian_is_refused() -> None:
         ldlq(weight, torch.ones(32, 32) * 5 - 4 * torch.eye(32) * 2, INT2, 8)
 
 
-@pytest.mark.parametrize("grid", [INT2, grid_of("integer_zero", 2)], ids=str)
+@pytest.mark.parametrize("grid", [*GRIDS, TWO_LEVELS], ids=str)
 def test_outputs_without_weights_are_no_obstacle(grid: Grid) -> None:
     weight, hessian = problem(32)
     weight[2] = 0.0
-    found = ldlq(weight, hessian, grid, 8, passes=2)
+    found = ldlq(weight, hessian, grid, 16, passes=2)
     stored = round_trip(grid, found.weight, found.scale, found.zero)
     assert stored[2].abs().max() <= stored[1].abs().max()
     assert found.weight.isfinite().all()
