@@ -6,6 +6,8 @@ sum; the gradients of scales and zeros are the same up to the order of their sum
 atomic, so training repeats to the last bit.
 
 A program works on MANY whole groups, BLOCK columns at a time.
+
+The scales and offsets of a grid of two levels, upq/layers/two_levels.py, are settled before, by one launch as well.
 """
 
 # Triton compiles the kernels of this file; a launch takes plain values where they declare constants.
@@ -22,9 +24,13 @@ import triton.language as tl
 from triton import knobs
 from triton.language.extra import libdevice
 
+from kernels.packing import NESTED_GROUP, nested_block
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: Weights that a program works on at once: eight for each of its 128 threads.
 TILE = 1024
+#: Blocks of two-level scales that a program settles: few, so that those of a small layer fill a GPU.
+SETTLED_BLOCKS = 16
 
 
 @triton.jit
@@ -47,14 +53,20 @@ def _limited(values, low, high):
 
 
 @triton.jit
-def _whole_zeros(zero, place, there, LEVELS: tl.constexpr):
-    """Zeros rounded to the nearest code, ties to the even one."""
-    value = tl.load(zero + place, mask=there, other=0.0)
-    below = tl.floor(value)
-    left = value - below
+def _whole(values):
+    """The nearest whole numbers to finite values, ties to the even one; what is not a number stays so."""
+    below = tl.floor(values)
+    left = values - below
     is_odd = below != 2.0 * tl.floor(below * 0.5)
     rises = (left > 0.5) | ((left == 0.5) & is_odd)
-    return _limited(below + tl.where(rises, 1.0, 0.0), 0.0, LEVELS - 1.0)
+    return tl.where(rises, below + 1.0, below)
+
+
+@triton.jit
+def _whole_zeros(zero, place, there, LEVELS: tl.constexpr):
+    """Zeros rounded to the nearest code, ties to the even one."""
+    value = _whole(tl.load(zero + place, mask=there, other=0.0))
+    return _limited(value, 0.0, LEVELS - 1.0)
 
 
 @triton.jit
@@ -162,12 +174,87 @@ def backward_kernel(
         tl.store(zero_gradient + group, tl.sum(clipped, axis=1) * scale, mask=there)
 
 
+@triton.jit
+def _of_steps(values, least, smallest, largest, MOST: tl.constexpr, PLAIN: tl.constexpr):
+    """The nearest steps to values (blocks, groups), times what a step of their block is worth."""
+    top = tl.max(values, axis=1)
+    # Torch divides by a number on a CPU, and on a GPU multiplies by its inverse.
+    unit = top / MOST if PLAIN else top * (1.0 / MOST)
+    unit = _limited(unit, smallest, largest).to(tl.float16).to(tl.float32)
+    has_nan = tl.max((values != values).to(tl.int32), axis=1) > 0  # which a maximum passes over
+    unit = tl.where(has_nan, float("nan"), unit)[:, None]
+    # Infinite values are limited before they are rounded.
+    return unit * _whole(_limited(tl.div_rn(values, unit), least, MOST * 1.0))
+
+
+@triton.jit
+def settle_kernel(
+    log_scale,  # (blocks, GROUPS) float32
+    zero,  # (blocks, GROUPS) float32
+    blocks,
+    smallest,  # and largest unit of a block
+    largest,
+    scale,  # (blocks, GROUPS) float32, a result
+    offset,  # (blocks, GROUPS) float32, a result
+    MOST: tl.constexpr,
+    GROUPS: tl.constexpr,
+    WIDTH: tl.constexpr,  # GROUPS, padded to a power of two
+    MANY: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """Scales and offsets as the whole steps of their block that are nearest to the latent ones."""
+    block = tl.program_id(0).to(tl.int64) * MANY + tl.arange(0, MANY)
+    group = tl.arange(0, WIDTH)
+    place = block[:, None] * GROUPS + group[None, :]
+    there = (block < blocks)[:, None] & (group < GROUPS)[None, :]
+    latent = tl.load(log_scale + place, mask=there, other=float("-inf"))  # whose scale is 0
+    scales = exponential(latent, PLAIN)
+    offsets = scales * tl.load(zero + place, mask=there, other=0.0)
+    offsets = tl.where(offsets < 0.0, 0.0, offsets)
+    settled = _of_steps(scales, 1.0, smallest, largest, MOST, PLAIN)
+    tl.store(scale + place, settled, mask=there)
+    settled = _of_steps(offsets, 0.0, smallest, largest, MOST, PLAIN)
+    tl.store(offset + place, settled, mask=there)
+
+
+def are_plain(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels take these latents, wherever they lie: float32, one number after the other, not empty."""
+    return all(
+        tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.numel() > 0
+        for tensor in tensors
+    )
+
+
+def settle(
+    log_scale: torch.Tensor, zero: torch.Tensor, most: int, smallest: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and offsets (out, groups) float32 of two levels, of plain latents (out, groups) on one device.
+
+    most: steps of the largest value of a block; smallest: what one of them is worth at least. The results are those of
+    TwoLevelGrid.settled on the device to the last bit, but that scales too small for a normal float32 are 0 on a GPU.
+    """
+    scale, offset = torch.empty_like(log_scale), torch.empty_like(log_scale)
+    groups = nested_block(log_scale.shape[1] * NESTED_GROUP) // NESTED_GROUP
+    blocks = log_scale.numel() // groups
+    with torch.cuda.device_of(log_scale):
+        settle_kernel[(triton.cdiv(blocks, SETTLED_BLOCKS),)](
+            *(log_scale, zero, blocks, smallest, torch.finfo(torch.float16).max, scale, offset),
+            MOST=most,
+            GROUPS=groups,
+            WIDTH=triton.next_power_of_2(groups),
+            MANY=SETTLED_BLOCKS,
+            PLAIN=knobs.runtime.interpret,
+            enable_fp_fusion=False,
+        )
+    return scale, offset
+
+
 class Levels(NamedTuple):
     """What a weight (out, in) is rounded to, and the two passes over it.
 
     log_scale: (out, groups) float32; zero: (out, groups) float32, not yet rounded, or None for the middle of the codes;
     count: how many levels there are; smallest: scales below it are raised to it. is_settled: log_scale and zero hold
-    scales and offsets as weights are rounded at them, of a grid that the kernels do not know.
+    scales and offsets as weights are rounded at them, such as `settle` gives.
     """
 
     log_scale: torch.Tensor
@@ -179,11 +266,7 @@ class Levels(NamedTuple):
     def fit(self, weight: torch.Tensor, dtype: torch.dtype) -> bool:
         """Whether the kernels take this weight with results in dtype, wherever it lies."""
         given = [weight, self.log_scale, *([] if self.zero is None else [self.zero])]
-        return (
-            all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in given)
-            and dtype in DTYPES
-            and weight.numel() > 0
-        )
+        return are_plain(*given) and dtype in DTYPES
 
     def nearest(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The nearest level of every weight, (out, in) in dtype."""

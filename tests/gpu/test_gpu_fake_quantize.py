@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from kernels.gpu.training import DTYPES
+from kernels.gpu.training import DTYPES, settle
 from tests.support.gpu_cases import IS_SIMULATED, sized
-from tests.support.training_cases import Case, check_same, interpretable
-from upq.layers import fake, grid_of
+from tests.support.training_cases import Case, check_same, check_settled, interpretable, latents
+from upq.layers import MOST_STEPS, fake, grid_of
+from upq.layers.two_levels import SMALLEST
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,7 +51,7 @@ def test_triton_computes_what_torch_defines(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(3, 48, 16), (64, 576, 16)])
-def test_a_grid_of_two_levels_is_settled_by_torch_and_rounded_in_triton(
+def test_a_grid_of_two_levels_is_settled_and_rounded_in_triton(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: tuple[int, int, int]
 ) -> None:
     case = Case.random(grid_of("q2_k", 2), shape, dtype, "cuda")
@@ -56,3 +59,18 @@ def test_a_grid_of_two_levels_is_settled_by_torch_and_rounded_in_triton(
     found = case.results()
     monkeypatch.setattr(fake, "_gpu_levels", lambda *_: None)
     check_same(found, case.results())
+
+
+def test_latents_of_two_levels_may_have_any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case.random(grid_of("q2_k", 2), (7, 192, 16), torch.float32, "cuda")
+    case = interpretable(case) if IS_SIMULATED else case
+    case = replace(case, log_scale=case.log_scale.T.contiguous().T)
+    found = case.results()
+    monkeypatch.setattr(fake, "_gpu_levels", lambda *_: None)
+    check_same(found, case.results())
+
+
+@pytest.mark.parametrize("columns", [*(192, 272, 576), *sized([4096, 8192], [])])
+def test_two_levels_of_scales_are_settled_to_the_last_bit(columns: int) -> None:
+    log_scale, zero = latents(columns, "cuda")
+    check_settled(settle(log_scale, zero, MOST_STEPS, SMALLEST), log_scale, zero)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from upq.layers import Grid
+from kernels.packing import NESTED_GROUP, nested_block
+from upq.layers import MOST_STEPS, Grid, TwoLevelGrid
 from upq.layers.fake import fake_quantize
 
 
@@ -48,10 +49,46 @@ class Case:
 
 def interpretable(case: Case) -> Case:
     """The case, its scales changed where numpy, and so the interpreter, rounds exponentials otherwise than torch."""
-    log_scale = case.log_scale.cpu().clone()
-    while (differs := torch.from_numpy(np.exp(log_scale.numpy())) != log_scale.exp()).any():
-        log_scale[differs] -= 1e-3
-    return replace(case, log_scale=log_scale.to(case.log_scale.device))
+    return replace(case, log_scale=agreed(case.log_scale))
+
+
+def agreed(log_scale: torch.Tensor) -> torch.Tensor:
+    """Logarithms of which numpy and torch give the same exponentials, a little below these where they differ."""
+    found = log_scale.cpu().clone()
+    while (differs := torch.from_numpy(np.exp(found.numpy())) != found.exp()).any():
+        found[differs] -= 1e-3
+    return found.to(log_scale.device)
+
+
+def latents(columns: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """(log_scale, zero), (7, groups), of two levels of scales: a row with offsets halfway between two steps, rows whose
+    scales are tiny or huge, whose zeros are 0, negative, or of both signs and huge, and a usual one.
+    """
+    generator = torch.Generator().manual_seed(columns)
+    groups, block = columns // NESTED_GROUP, nested_block(columns) // NESTED_GROUP
+    log_scale = torch.randn(7, groups, generator=generator) - 4
+    zero = 2 * torch.randn(7, groups, generator=generator) + 1
+    inside = torch.arange(groups) % block
+    log_scale[0], zero[0] = 0.0, torch.where(inside == 0, MOST_STEPS, inside - 0.5)
+    log_scale[1] -= 40
+    log_scale[2] += 20
+    zero[3, ::2], zero[3, 1::2] = 0.0, -0.0
+    zero[4] = -zero[4].abs()
+    zero[5] *= 1e30
+    return agreed(log_scale).to(device), zero.to(device)
+
+
+def check_settled(
+    found: tuple[torch.Tensor, torch.Tensor], log_scale: torch.Tensor, zero: torch.Tensor
+) -> None:
+    """Scales and offsets of two levels against torch's on their device, to the last bit."""
+    expected = TwoLevelGrid(2).settled(log_scale.exp(), zero)
+    for mine, reference in zip(found, expected, strict=True):
+        assert reference is not None
+        are_numbers = ~reference.isnan()
+        assert torch.equal(~mine.isnan(), are_numbers)
+        bits = (values[are_numbers].view(torch.int32) for values in (mine, reference))
+        assert torch.equal(*bits)
 
 
 def check_same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

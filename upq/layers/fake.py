@@ -17,7 +17,7 @@ import torch
 
 from kernels.cpu import training
 from upq.layers.grid import SMALLEST_SCALE, Grid, row_chunks, unsqueezed
-from upq.layers.two_levels import TwoLevelGrid
+from upq.layers.two_levels import MOST_STEPS, SMALLEST, TwoLevelGrid
 
 #: Share of the outermost bin's end beyond which a weight counts as clipped (ParetoQ's 1 - eps).
 CLIP_SHARE = 0.99
@@ -101,8 +101,10 @@ def _gpu_levels(
     if not weight.is_cuda or (gpu := _gpu_kernels()) is None:
         return None
     settled = (log_scale, zero)
-    is_settled = isinstance(grid, TwoLevelGrid)  # the kernels know no steps
-    if is_settled:
+    is_settled = isinstance(grid, TwoLevelGrid)  # a launch of its own, for both passes
+    if is_settled and zero is not None and gpu.are_plain(log_scale, zero):
+        settled = gpu.settle(log_scale, zero, MOST_STEPS, SMALLEST)
+    elif is_settled:
         settled = grid.settled(log_scale.exp(), zero)
     levels = gpu.Levels(*settled, grid.levels, SMALLEST_SCALE, is_settled)
     return levels if levels.fit(weight, dtype) else None

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from upq.layers import TwoLevelGrid
+
 
 def _norm_weights(
     inputs: torch.Tensor, base: torch.Tensor, gain: torch.Tensor | None
@@ -120,8 +122,28 @@ def backward_kernel(
         zero_gradient.view(-1).copy_((flowing - arriving).sum(1) * scale[:, 0])
 
 
+def settle_kernel(
+    log_scale: torch.Tensor,
+    zero: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    **_: Any,
+) -> None:
+    """As kernels.gpu.training.settle_kernel."""
+    settled, offsets = TwoLevelGrid(2).settled(log_scale.exp(), zero)
+    assert offsets is not None
+    scale.copy_(settled)
+    offset.copy_(offsets)
+
+
 #: Name of a kernel -> what takes its place.
 STAND_INS: dict[str, Callable[..., None]] = {
     made.__name__: made
-    for made in (norm_kernel, norm_backward_kernel, forward_kernel, backward_kernel)
+    for made in (
+        norm_kernel,
+        norm_backward_kernel,
+        forward_kernel,
+        backward_kernel,
+        settle_kernel,
+    )
 }
