@@ -13,8 +13,9 @@ import gradio as gr
 import httpx
 from gradio.state_holder import SessionState
 
+from tests.support.conversations import content
 from upq.jobs import Models, Served
-from upq.store import Store
+from upq.store import Exchange, Store
 
 #: Seconds after which a request hangs, on a machine that is busy.
 HANG_S = 120
@@ -55,6 +56,11 @@ class OpenApp:
         """Temporary files that are no downloads."""
         files = [path for path in self.scratch.rglob("*") if path.is_file()]
         return [path for path in files if not path.is_relative_to(self.scratch / DOWNLOADS)]
+
+    def kept(self, *said: Exchange) -> str:
+        """Keep a conversation with the models of the run; return the address that opens it."""
+        place = self.store.conversations.save(content(*said, run_id=self.run_id))
+        return f"{self.client.base_url}?tab=chat&conversation={place.id}"
 
     @cached_property
     def session(self) -> SessionState:

@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
-from tests.ui.open_app import OpenApp
-from tests.ui.pages import LOADED_MS, RUN_MS, TABS, go, listed_runs
+from tests.support.conversations import content, exchange
+from tests.support.exported_runs import exportable_run
+from tests.ui.lab import Lab, verdicts
+from tests.ui.open_app import HANG_S, OpenApp
+from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, TABS, WIDE, go, listed_runs
 from tests.ui.studio import Studio, running
+from upq.config import preset
+from upq.jobs.export_folder import Exports, Wanted
+from upq.models import load
+from upq.store import exports_dir
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 #: What axe calls a fault that keeps somebody from using the page; it has two more names for lesser ones.
@@ -93,6 +100,86 @@ def test_axe_finds_nothing_grave_with_a_run_and_its_answers(
         go(page, tab)
         page.wait_for_timeout(2500)
         assert grave_faults(page) == [], tab
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[str]:
+    """An app with several runs, and of the first one models, a check, a conversation and an export."""
+    folder = tmp_path_factory.mktemp("furnished")
+    lab = Lab(folder)
+    run_id = exportable_run(lab.store, load(str(tiny_model_dir)), tiny_model_dir)
+    for method in ("rtn", "upq"):
+        lab.done(preset("quick", method), name=f"my {method}")
+    answers = {"FP16": verdicts(True, True), "INT4": verdicts(True, False)}
+    lab.checked(run_id, "builtin", answers | {"INT2": verdicts(False, False)})
+    said = (
+        "# Because\n\n> of *this*:\n\n```python\nprint(1)\n```\n\n| a | b |\n| - | - |\n| 1 | 2 |"
+    )
+    lab.store.conversations.save(content(exchange("why?", answer=said), run_id=run_id))
+    work = Exports(lab.store, exports_dir(folder)).make(Wanted(run_id, "INT4", "safetensors"))
+    assert work
+    assert work.ended.wait(HANG_S)
+    lab.store.close()
+    with running(folder) as url:
+        yield url
+
+
+def show_all_settings(page: Page) -> None:
+    page.locator("#advanced button").first.click()
+    for section in page.locator(".settings-head button").all():
+        section.click()
+    expect(page.locator("#set-seed")).to_be_visible()
+
+
+def show_a_check(page: Page) -> None:
+    go(page, "Checks")
+    expect(page.locator("#check-flips")).to_contain_text("Flips", timeout=LOADED_MS)
+    page.locator("#check-prompts summary").first.click()
+    expect(page.locator("#check-prompts .chips li").first).to_be_visible()
+
+
+def show_several_runs(page: Page) -> None:
+    go(page, "Results")
+    expect(page.locator("#scatter")).to_contain_text("Pareto front", timeout=LOADED_MS)
+    page.locator("#origins summary").first.click()
+    expect(page.locator("#origins .command").first).to_be_visible()
+
+
+def show_a_kept_conversation(page: Page) -> None:
+    go(page, "Chat")
+    page.locator("#chat-history button").first.click()
+    page.locator("#kept li").get_by_text("why?", exact=True).click()
+    expect(page.locator("#pane-fp16 .code")).to_be_visible(timeout=LOADED_MS)
+    expect(page.locator("#take-along")).to_be_visible()
+
+
+def show_an_export(page: Page) -> None:
+    go(page, "Export")
+    expect(page.locator("#export-files section")).to_contain_text("model.safetensors")
+
+
+STATES = {
+    "all settings": show_all_settings,
+    "a check": show_a_check,
+    "several runs": show_several_runs,
+    "a kept conversation": show_a_kept_conversation,
+    "an export": show_an_export,
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize("state", STATES)
+def test_axe_finds_nothing_grave_on_a_page_in_use(
+    open_page: Callable[..., Page], furnished: str, state: str, size: ViewportSize, theme: str
+) -> None:
+    page = open_page(size, theme, furnished)
+    expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
+    STATES[state](page)
+    page.wait_for_timeout(
+        1000
+    )  # until what fades in is there: axe takes half a colour for too pale
+    assert grave_faults(page) == []
 
 
 def test_the_tab_key_reaches_every_control_and_shows_where_it_is(

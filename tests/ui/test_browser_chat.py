@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, ViewportSize, expect
+from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 from tests.ui.open_app import OpenApp
 from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, WIDE, scrolls_sideways
@@ -17,6 +17,8 @@ from upq.models import LoadedModel
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NAMES = ("fp16", "int4", "int2")
+#: Below it, the head of a column is one line. Pixels.
+ONE_LINE_PX = 60
 #: Notes all that a screen reader is told of answers, in the page's `heard`.
 HEARD = """() => {
   const region = document.querySelector('#announced [aria-live]');
@@ -51,6 +53,12 @@ def is_answered(page: Page, answers: int = 1) -> None:
         footers = page.locator(f"#pane-{name} .answer > footer")
         expect(footers).to_have_count(answers, timeout=RUN_MS)
     expect(page.locator("#send")).to_have_text("Send")
+
+
+def height(element: Locator) -> float:
+    box = element.bounding_box()
+    assert box
+    return box["height"]
 
 
 def asked(page: Page, name: str = "int2") -> list[str]:
@@ -95,9 +103,7 @@ def test_with_a_packed_model_a_page_lands_on_chat_and_each_head_is_one_line(
 ) -> None:
     page = chat()
     head = page.locator("#head-int2")
-    height = head.bounding_box()
-    assert height is not None
-    assert height["height"] < 60
+    assert height(head) < ONE_LINE_PX
     expect(head.locator(".details")).to_be_hidden()
     ask(page, "hello")
     is_answered(page)
@@ -206,10 +212,12 @@ def test_a_phone_shows_one_column_and_the_newest_answer_after_send(
     ask(page, "hello")
     expect(page.locator("#pane-fp16 .answer > footer")).to_be_in_viewport(timeout=RUN_MS)
     expect(page.locator("#column-int2")).to_be_hidden()
+    assert height(page.locator("#head-fp16")) < ONE_LINE_PX
     page.screenshot(path=photos / "chat-phone.png")
     page.get_by_role("button", name="INT2", exact=True).click()
     expect(page.locator("#column-fp16")).to_be_hidden()
     expect(page.locator("#pane-int2 .answer > footer")).to_be_in_viewport(timeout=RUN_MS)
+    assert height(page.locator("#head-int2")) < ONE_LINE_PX
     pressed = page.get_by_role("button", name="INT2", exact=True)
     expect(pressed).to_have_attribute("aria-pressed", "true")
     assert not scrolls_sideways(page)

@@ -7,15 +7,40 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.ui.pages import RUN_MS, go, scrolls_sideways
+from tests.support.conversations import exchange
+from tests.ui.open_app import OpenApp
+from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, go, scrolls_sideways
 from tests.ui.studio import running
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
 from upq.store import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+#: Each byte of an answer is a token of the tiny model.
+DRAWN = exchange("why?", answer="because it is so")
+GREEDY = DRAWN.model_copy(update={"decoding": {**DRAWN.decoding, "temperature": 0.0}})
+READERS = ("FP16", "INT4", "INT2")
+#: A probability with two decimals.
+SHARE = r"(\.\d\d|1)"
+
+
+def read_tokens(page: Page) -> None:
+    """Let the models read the answer of the conversation that was opened."""
+    expect(page.locator("#pane-fp16 .answer")).to_be_visible(timeout=LOADED_MS)
+    page.locator("#view").get_by_label("Token KL").check()
+    expect(page.locator(".tokens")).to_be_visible(timeout=RUN_MS)
+
+
+def tells_the_likeliest(token: Locator) -> None:
+    """Each model's five likeliest tokens are seen, each with its probability."""
+    lines = token.locator(".seen-line")
+    expect(lines).to_have_text([re.compile(f"^{name} ") for name in READERS])
+    for line in lines.all():
+        likeliest = line.locator(".likeliest > span")
+        expect(likeliest).to_have_text([re.compile(rf"^.+ {SHARE}$")] * 5)
+        expect(likeliest.last).to_be_visible()
 
 
 def test_a_person_reads_where_the_models_part(
@@ -77,3 +102,60 @@ def _keys_go_through_the_answer(page: Page) -> None:
     page.locator("[data-action=next-flip]").click()
     expect(page.locator(".token:is(.flip-int4, .flip-int2):focus")).to_have_count(1)
     assert page.locator('.token[tabindex="0"]').count() == 1
+
+
+def test_the_figures_below_an_answer_are_those_of_its_tokens(
+    open_app: OpenApp, watched: Callable[..., Page]
+) -> None:
+    page = watched(open_app.kept(GREEDY))
+    read_tokens(page)
+    summary = page.locator(".kl-summary")
+    names = ["read by", "mean KL", "KL p95", "same likeliest token", "first flip"]
+    assert summary.locator("th").all_inner_texts() == names
+    classes = [token.get_attribute("class") or "" for token in page.locator(".token").all()]
+    for row, name in zip(summary.locator("tbody tr").all(), READERS[1:], strict=True):
+        flips = [at for at, marks in enumerate(classes, 1) if f"flip-{name.lower()}" in marks]
+        reader, mean, p95, same, first = row.locator("td").all_inner_texts()
+        assert reader == name
+        assert 0 < float(mean) < float(p95)
+        assert same == f"{100 * (1 - len(flips) / len(classes)):.1f} %"
+        assert first == (f"{flips[0]} of {len(classes)}" if flips else "none")
+
+
+def test_an_answer_that_was_drawn_is_shown_with_the_noise_of_drawing(
+    open_app: OpenApp, watched: Callable[..., Page]
+) -> None:
+    page = watched(open_app.kept(DRAWN))
+    read_tokens(page)
+    summary = page.locator(".kl-summary")
+    expect(summary.locator("th").last).to_have_text("draws unlike FP16's at temperature 0.5")
+    rows = summary.locator("tbody tr")
+    expect(rows.locator("td:first-child")).to_have_text(["FP16, drawn twice", "INT4", "INT2"])
+    expect(rows.locator("td:last-child")).to_have_text([re.compile(r"^\d+\.\d %$")] * 3)
+
+
+def test_the_likeliest_tokens_are_seen_under_the_pointer_and_gone_behind_it(
+    open_app: OpenApp, watched: Callable[..., Page]
+) -> None:
+    page = watched(open_app.kept(GREEDY))
+    read_tokens(page)
+    token = page.locator(".token").nth(3)
+    expect(token.locator(".seen")).to_be_hidden()
+    token.hover()
+    tells_the_likeliest(token)
+    page.locator("#kl-view .question").hover()
+    expect(token.locator(".seen")).to_be_hidden()
+
+
+def test_the_likeliest_tokens_are_seen_at_a_tap_on_a_phone(
+    open_app: OpenApp, browser: Browser
+) -> None:
+    page = browser.new_page(viewport=PHONE, has_touch=True, is_mobile=True)
+    page.goto(open_app.kept(GREEDY))
+    read_tokens(page)
+    token = page.locator(".token").nth(3)
+    token.tap()
+    expect(token).to_be_focused()
+    tells_the_likeliest(token)
+    expect(token.locator(".seen")).to_be_in_viewport()
+    page.close()

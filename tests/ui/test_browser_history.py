@@ -37,6 +37,11 @@ def lab(tmp_path: Path, tiny: LoadedModel, tiny_model_dir: Path) -> Iterator[tup
 def ask(page: Page, text: str) -> None:
     page.locator("#message textarea").fill(text)
     page.locator("#send").click()
+    is_answered(page, text)
+
+
+def is_answered(page: Page, text: str) -> None:
+    """Wait until every column has answered a question."""
     for name in COLUMNS:
         expect(page.locator(f"#pane-{name} .message.user .text").last).to_have_text(text)
         expect(page.locator(f"#pane-{name} .answer footer").last).to_contain_text(
@@ -191,6 +196,28 @@ def test_a_link_fills_the_box_and_sends_nothing(
     expect(other.locator("#history-note")).to_contain_text("exactly the same")
     other.screenshot(path=photos / "link-opened.png", full_page=True)
     assert store.conversations.find().total == 0
+
+
+def test_a_greedy_question_of_a_link_is_answered_with_the_same_words(
+    lab: tuple[str, Store], watched: Callable[..., Page]
+) -> None:
+    url, _ = lab
+    page = watched(f"{url}?tab=chat&run=1")
+    expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
+    page.locator("#decoding > button").click()
+    page.get_by_label("number input for Longest answer, tokens").first.fill("16")
+    page.keyboard.press("Tab")
+    ask(page, "one")
+    page.locator("#copy-link").click()
+    expect(page.locator("#link .command")).to_contain_text("max_tokens=16")
+    other = watched(page.locator("#link .command").inner_text())
+    expect(other.locator("#message textarea")).to_have_value("one", timeout=LOADED_MS)
+    expect(other.locator("#decoding > button")).to_contain_text("greedy, at most 16 tokens")
+    other.locator("#send").click()
+    is_answered(other, "one")
+    for name in COLUMNS:
+        said = page.locator(f"#pane-{name} .answer .text").inner_text()
+        assert other.locator(f"#pane-{name} .answer .text").inner_text() == said
 
 
 def test_nonsense_in_an_address_is_left_out_and_said(

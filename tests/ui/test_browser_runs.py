@@ -5,14 +5,17 @@ go first.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support import hub as stand_in
+from tests.support.model_cases import poison
 from tests.ui.lab import Lab
 from tests.ui.pages import LOADED_MS, RUN_MS, fill_form, scrolls_sideways
 from tests.ui.studio import Studio, running
@@ -79,6 +82,20 @@ def test_the_line_below_start_tells_how_the_run_ends(
     line = page.locator("#started")
     expect(line).to_contain_text(f"#{run_id} started", timeout=RUN_MS)
     expect(line).to_contain_text(f"#{run_id} is done", timeout=RUN_MS)
+
+
+def test_the_line_below_start_tells_why_a_run_failed(
+    open_page: Callable[..., Page], studio: Studio, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(studio.model, tmp_path / "damaged"))
+    poison(float("nan"))(damaged)
+    page = open_page()
+    fill_form(page, replace(studio, model=damaged), SMALL)
+    page.locator("#start").click()
+    failed = page.locator("#started .failed")
+    words = re.compile(r"#\d+ failed: .* holds NaN or infinite values")
+    expect(failed).to_contain_text(words, timeout=RUN_MS)
+    expect(failed.locator(".hint")).to_contain_text("The file is damaged")
 
 
 def test_a_check_goes_first_and_a_cancelled_run_stays_in_sight(

@@ -11,7 +11,7 @@ from ui.chat import conversation_of
 from ui.chat.render import Message
 from ui.chat.turn import Turn, answer
 from ui.html import PRECISIONS
-from upq.decode import Decoding
+from upq.decode import Decoding, Piece
 from upq.errors import UserError
 
 
@@ -31,6 +31,35 @@ def an_app(error: Exception) -> Any:
     return SimpleNamespace(
         models=SimpleNamespace(get=get), store=store, badges={}, context_run=lambda _: None
     )
+
+
+def an_app_that_says(text: str) -> Any:
+    """Return an app whose bundled model answers with a text, in one piece, and then is through."""
+    pieces = [
+        Piece(
+            text=text,
+            prompt_tokens=9,
+            tokens=99,
+            first_token_s=0.1,
+            tokens_per_s=50.0,
+            done=is_done,
+            finish="length" if is_done else "",
+        )
+        for is_done in (False, True)
+    ]
+    app = an_app(RuntimeError())
+    app.is_busy = lambda: False
+    served = SimpleNamespace(
+        answer=lambda *_: iter(pieces),
+        size_bytes=1,
+        memory_bytes=1,
+        bits_per_weight=16.0,
+        backend="native",
+        load_s=0.1,
+        note="",
+    )
+    app.models = SimpleNamespace(get=lambda *_: served)
+    return app
 
 
 def test_one_at_a_time_means_from_left_to_right() -> None:
@@ -79,6 +108,18 @@ def test_a_page_that_closes_frees_the_columns_behind_it() -> None:
     next(pictures)
     pictures.close()  # type: ignore[attr-defined]
     assert turn.may_start("INT4")
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"), [("I go on" + " and on" * 40, True), ("I go on, and end here.", False)]
+)
+def test_an_answer_is_known_to_end_in_a_loop_as_soon_as_it_is_whole(
+    text: str, repeats: bool
+) -> None:
+    found = answer(an_app_that_says(text), a_turn(), "FP16", None, [])
+    growing, whole = [progress.answer for progress in found if progress.answer]
+    assert "repeats" not in growing
+    assert whole.get("repeats") is repeats
 
 
 def test_the_model_never_reads_a_failed_answer_or_its_question() -> None:

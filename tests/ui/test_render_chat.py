@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
+
 from tests.ui.test_render import Structure
 from ui import app_state
 from ui.chat import render, render_head, render_words
@@ -75,6 +77,34 @@ def test_a_head_compares_no_speed_that_it_does_not_know() -> None:
 
 def test_equal_answers_are_said_to_be_equal() -> None:
     assert "The same words as FP16." in render_words.word_view("INT4", "a b", "a  b")
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_an_answer_that_ends_in_a_loop_says_so_below_it(repeats: bool) -> None:
+    said: render.Message = {
+        "role": "assistant",
+        "content": "on and on",
+        "tokens": 3,
+        "repeats": repeats,
+    }
+    footer = str(render.answer(said)).partition("<footer>")[2]
+    assert ("3 tokens · ⚠ repeats itself" in footer) is repeats
+
+
+@pytest.mark.parametrize(
+    ("left_out", "words"),
+    [
+        (1, "1 earlier turn was left out: the model reads 8,192 tokens."),
+        (3, "3 earlier turns were left out: the model reads 8,192 tokens."),
+    ],
+)
+def test_turns_that_the_model_did_not_read_are_counted_below_the_answer(
+    left_out: int, words: str
+) -> None:
+    said: render.Message = {"role": "assistant", "content": "because"}
+    assert "left out" not in render.answer(said)
+    said["left_out"], said["limit"] = left_out, 8192
+    assert f'<p class="hint">{words}</p>' in render.answer(said)
 
 
 def test_a_screen_reader_hears_of_a_failed_answer_once() -> None:
