@@ -227,7 +227,7 @@ def _short_ending(ending: Ending | None) -> list[str]:
 
 
 def _answer(name: str, result: PromptResult) -> Html:
-    title = tag("h4", name, class_=name.lower())
+    title = tag("h3", name, class_=name.lower())
     chips = tag(
         "ul", *(_chip(verdict, result.is_cut) for verdict in result.verdicts), class_="chips"
     )

@@ -44,7 +44,7 @@ def section_head(title: str, place: str) -> Html:
         aria_controls=place,
         data_section=place,
     )
-    return tag("h4", button)
+    return tag("h3", button)
 
 
 def changes_panel(found: Sequence[Difference], preset: str, command: str) -> Html:
