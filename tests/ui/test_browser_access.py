@@ -176,9 +176,7 @@ def test_axe_finds_nothing_grave_on_a_page_in_use(
     page = open_page(size, theme, furnished)
     expect(page.locator("#run-selector input")).to_have_value(re.compile("#1 "), timeout=LOADED_MS)
     STATES[state](page)
-    page.wait_for_timeout(
-        1000
-    )  # until what fades in is there: axe takes half a colour for too pale
+    page.wait_for_timeout(1000)  # until all has faded in: axe takes half a colour for too pale
     assert grave_faults(page) == []
 
 
