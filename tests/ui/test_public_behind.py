@@ -48,7 +48,7 @@ class Lab:
 
     def asks(self, visitor: str, ask: Callable[[], Any]) -> Any:
         """Call something as the page does while it handles an event of this visitor."""
-        request = SimpleNamespace(
+        request: Any = SimpleNamespace(
             username=None, session_hash="page", cookies={COOKIE: self.cookies[visitor]}
         )
 
