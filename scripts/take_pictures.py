@@ -39,7 +39,8 @@ def take(page: Page, out: Path) -> None:
         expect(page.locator(f"#column-{name} .message.answer footer").last).to_contain_text(
             "token", timeout=ANSWERED_MS
         )
-    expect(page.locator("#head-int2 .line")).to_contain_text("tok/s", timeout=TIMED_MS)
+    for name in ("int4", "int2"):
+        expect(page.locator(f"#head-{name} .line")).to_contain_text("x FP16", timeout=TIMED_MS)
     picture("chat")
     page.locator("#view label", has_text="Token KL").click()
     expect(page.locator(".token-view .tokens")).to_be_visible(timeout=DRAWN_MS)
