@@ -19,7 +19,6 @@ import torch
 
 from ui.shared import Shared
 from upq.config import PRESETS, RunConfig
-from upq.decode import Decoding
 from upq.errors import UserError
 from upq.files import clean_text
 from upq.jobs import ModelKey, Models, Supervisor
@@ -131,9 +130,6 @@ class App:
 
     def admit_check(self, suite: str, path: str, max_tokens: int) -> None:
         """Look at a check before its files are read; whoever has this app to themselves may have any."""
-
-    def admit_answer(self, decoding: Decoding) -> None:
-        """Look at an answer that is to be made ahead; whoever has this app to themselves may have any."""
 
     def is_busy(self) -> bool:
         """Whether a run is at work."""

@@ -86,7 +86,7 @@ def test_hidden_models_of_a_visitors_own_run_answer(lab: Lab) -> None:
 
 def test_hidden_answers_are_counted_as_those_of_the_chat(lab: Lab) -> None:
     for _ in range(lab.app.limits.answers):
-        lab.asks("ada", lambda: lab.app.admit_answer(Decoding()))
+        lab.asks("ada", lambda: lab.app.models.admit(Decoding()))
     ballot = lab.asks("ada", lambda: voted_on(lab))
     assert ballot.failure
     assert ballot.failure.code == "too_fast"

@@ -92,7 +92,7 @@ class Ballot:
         """Ask whether both answers may be had now."""
         try:
             for asked in self.asked:
-                app.admit_answer(asked.decoding)
+                app.models.admit(asked.decoding)
         except UserError as error:
             self.failure = error
 

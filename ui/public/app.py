@@ -19,7 +19,6 @@ from ui.public.room import Room
 from ui.public.visitors import VisitorCookie, Visitors
 from ui.zero_gpu import ZeroGpu
 from upq.config import RunConfig
-from upq.decode import Decoding
 from upq.jobs import Supervisor
 from upq.store import Store, database_path, exports_dir
 
@@ -89,10 +88,6 @@ class PublicApp(App):
     def admit_check(self, suite: str, path: str, max_tokens: int) -> None:
         """Raises UserError for a check that visitors may not have, before a file of it is read."""
         self.limits.judge_check(suite, path, max_tokens)
-
-    def admit_answer(self, decoding: Decoding) -> None:
-        """Raises UserError: answer_too_long, too_fast."""
-        self.limits.judge_answer(self.visitors.asking(), decoding)
 
     def is_busy(self) -> bool:
         """Whether a run of anybody is at work."""

@@ -199,9 +199,10 @@ class VisitorModels(Models):
         """Models.get, with answers that are counted."""
         served = super().get(run_id, precision, source)
         lent = partial(self._gpu.answer, (run_id, precision, source)) if self._gpu else None
-        return _BoundedServed(**vars(served), admit=self._admit, lent=lent)
+        return _BoundedServed(**vars(served), admit=self.admit, lent=lent)
 
-    def _admit(self, decoding: Decoding) -> None:
+    def admit(self, decoding: Decoding) -> None:
+        """Models.admit within the limits. Raises UserError: answer_too_long, too_fast."""
         self._limits.judge_answer(self._visitors.asking(), decoding)
 
 

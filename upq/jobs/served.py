@@ -134,6 +134,9 @@ class Models:
             self._kept.move_to_end(key)
             return self._kept[key]
 
+    def admit(self, decoding: Decoding) -> None:
+        """Look at an answer before it is made. Whoever has this program to themselves may have any."""
+
     def whole(self, run_id: int | None, precision: str, source: str) -> tuple[Any, Any]:
         """(transformers model in the device's compute dtype, tokenizer), for measurements that need the logits of every
         token. The last one is kept. Raises UserError as `get` does.
