@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "halves.h"
 #include "simd.h"
 
 #define CHUNK 128  // tokens computed together

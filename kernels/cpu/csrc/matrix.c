@@ -2,11 +2,11 @@
 
 #include <stddef.h>
 
+#include "halves.h"
 #include "nested.h"
 #include "simd.h"
 
-#define HALF_TILE 4  // tokens at a time
-#define MANY_PANELS (LANES == 16 ? 4 : 2)
+#define MOST_WIDE 128  // tokens whose products with halves are computed together
 
 // The scale of each span of a token, NaN where a value is infinite or no number; returns the sum of their squares.
 static float span_scales(const float *values, int span, int spans, float *scale) {
@@ -166,56 +166,8 @@ INLINE void exact_tile(const int bits, const Matrix *m, const uint8_t *lines, co
     vf_store(out, total);
 }
 
-// LANES rows of each of P panels of halves, panel_size apart, times T tokens; one sum per row and token, in the order
-// of the columns, whatever T and P are.
-INLINE void half_tile(const int T, const int P, int columns, const uint16_t *lines, size_t panel_size, const float *values, size_t stride,
-                      float *out, size_t out_stride) {
-    vf total[HALF_TILE][4];
-    for (int t = 0; t < T; t++)
-        for (int p = 0; p < P; p++) total[t][p] = vf_set(0);
-    for (int k = 0; k < columns; k++, lines += PANEL) {
-        vf weights[4];
-        for (int p = 0; p < P; p++) {
-            __builtin_prefetch(lines + p * panel_size + 1024);
-            weights[p] = vf_half(lines + p * panel_size);
-        }
-        for (int t = 0; t < T; t++) {
-            vf value = vf_set(values[t * stride + k]);
-            for (int p = 0; p < P; p++) total[t][p] = vfma(weights[p], value, total[t][p]);
-        }
-    }
-    for (int t = 0; t < T; t++)
-        for (int p = 0; p < P; p++) vf_store(out + t * out_stride + p * PANEL, total[t][p]);
-}
-
-#define HALF_PANELS(T, P)                                                                                       \
-    for (; panels - p >= P; p += P)                                                                             \
-        half_tile(T, P, columns, lines + p * size, size, values, stride, out + (size_t)p * PANEL, out_stride);
-
-// A tile of tokens times LANES rows of every panel: as many panels at a time as there are registers for sums, because
-// few sums would wait for themselves.
-static void half_rows(int tile, int panels, int columns, const uint16_t *lines, const float *values, size_t stride, float *out,
-                      size_t out_stride) {
-    const size_t size = (size_t)columns * PANEL;
-    int p = 0;
-    switch (tile) {
-        case 1: HALF_PANELS(1, 4) HALF_PANELS(1, 1) break;
-        case 2: HALF_PANELS(2, 4) HALF_PANELS(2, 1) break;
-        case 3: HALF_PANELS(3, MANY_PANELS) HALF_PANELS(3, 1) break;
-        case 4: HALF_PANELS(4, MANY_PANELS) HALF_PANELS(4, 1) break;
-    }
-}
-
 // How many of the tokens left go into the next tile.
-INLINE int tile_of(int left, int most) { return left >= most ? most : left >= 4 ? 4 : left; }
-
-void half_dots(const uint16_t *panel, int panels, int columns, const float *values, int stride, int tokens, float *out, int out_stride) {
-    for (int t = 0, tile; t < tokens; t += tile) {
-        tile = tile_of(tokens - t, HALF_TILE);
-        for (int part = 0; part < PANEL; part += LANES)
-            half_rows(tile, panels, columns, panel + part, values + (size_t)t * stride, stride, out + (size_t)t * out_stride + part, out_stride);
-    }
-}
+static int tile_of(int left) { return left >= CODE_TILE ? CODE_TILE : left >= 4 ? 4 : left; }
 
 INLINE void code_tiles(int tokens, const int bits, const Matrix *m, const uint8_t *lines, const uint16_t *scale, const uint8_t *zeros,
                        const Inputs *x, int token, float *out, int stride) {
@@ -286,19 +238,30 @@ static void finish_panels(const Matrix *m, int panel, int panels, int tokens, co
 
 int panels_together(const Matrix *m) { return m->out && m->out->block > PANEL ? m->out->block / PANEL : 1; }
 
-static void multiply_panels(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
-    const int most = m->bits == HALF ? 4 : panels_together(m);
-    float products[CODE_TILE * most * PANEL];
+static void multiply_halves(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
+    const int wide = x->tokens >= WIDE_TOKENS, most = wide ? wide_panels() : 4, rows = most * PANEL;
+    float products[MOST_WIDE * rows];
+    for (int panel = begin, panels; panel < end; panel += panels) {
+        const uint16_t *halves = (const uint16_t *)m->data + (size_t)panel * m->columns * PANEL;
+        panels = end - panel < most ? end - panel : most;
+        for (int t = 0, tile; t < x->tokens; t += tile) {
+            const float *values = x->values + (size_t)t * x->columns;
+            tile = x->tokens - t < MOST_WIDE ? x->tokens - t : MOST_WIDE;
+            (wide ? wide_dots : half_dots)(halves, panels, m->columns, values, x->columns, tile, products, rows);
+            finish_panels(m, panel, panels, tile, products, rows, outputs + (size_t)t * stride, stride, finish);
+        }
+    }
+}
+
+static void multiply_codes(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
+    const int most = panels_together(m), rows = most * PANEL;
+    float products[CODE_TILE * rows];
     for (int panel = begin, panels; panel < end; panel += panels) {
         panels = end - panel < most ? end - panel : most;
         for (int t = 0, tile; t < x->tokens; t += tile) {
-            tile = tile_of(x->tokens - t, m->bits == HALF ? HALF_TILE : CODE_TILE);
-            if (m->bits == HALF)
-                half_dots((const uint16_t *)m->data + (size_t)panel * m->columns * PANEL, panels, m->columns,
-                          x->values + (size_t)t * x->columns, x->columns, tile, products, panels * PANEL);
-            else
-                code_panels(m, panel, panels, x, t, tile, products);
-            finish_panels(m, panel, panels, tile, products, panels * PANEL, outputs + (size_t)t * stride, stride, finish);
+            tile = tile_of(x->tokens - t);
+            code_panels(m, panel, panels, x, t, tile, products);
+            finish_panels(m, panel, panels, tile, products, rows, outputs + (size_t)t * stride, stride, finish);
         }
     }
 }
@@ -318,7 +281,8 @@ void multiply_share(Worker worker, int count, const Matrix *const *matrices, con
     for (int i = 0; i < count; i++) {
         const int panels = (matrices[i]->rows + PANEL - 1) / PANEL;
         const int begin = share_begin(matrices[i], from - before, panels), end = share_begin(matrices[i], to - before, panels);
-        if (begin < end) multiply_panels(matrices[i], begin, end, inputs, outputs[i], strides[i], finish);
+        if (begin < end)
+            (matrices[i]->bits == HALF ? multiply_halves : multiply_codes)(matrices[i], begin, end, inputs, outputs[i], strides[i], finish);
         before += panels;
     }
 }

@@ -68,9 +68,5 @@ int panels_together(const Matrix *matrix);
 void multiply_share(Worker worker, int count, const Matrix *const *matrices, const Inputs *inputs, float *const *outputs,
                     const int *strides, Finish finish);
 
-// Dot products of `tokens` vectors, `stride` apart, with the rows of half-precision panels that follow each other:
-// out (tokens, 16 * panels), its rows out_stride apart.
-void half_dots(const uint16_t *panel, int panels, int columns, const float *values, int stride, int tokens, float *out, int out_stride);
-
 // Row `row` of a matrix as floats.
 void read_row(const Matrix *matrix, int row, float *out);

@@ -29,7 +29,6 @@ typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 
-INLINE vf vf_set(float x) { return (vf){0} + x; }
 INLINE vf vf_load(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 INLINE vi vi_set(int32_t x) { return (vi){0} + x; }
@@ -43,20 +42,6 @@ typedef int8_t vs __attribute__((vector_size(LANES)));
 INLINE void vi_store_bytes(int8_t *p, vi v) {
     vs bytes = __builtin_convertvector(v, vs);
     memcpy(p, &bytes, sizeof bytes);
-}
-
-INLINE float vf_sum(vf v) {  // halves first: a chain of LANES additions would have to wait for each of them
-    float part[LANES];
-    memcpy(part, &v, sizeof v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
-}
-
-INLINE float vf_largest(vf v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
-    return largest;
 }
 
 INLINE float half_to_float(uint16_t half) {
@@ -87,6 +72,7 @@ INLINE uint16_t float_to_half(float value) {
 // Products of codes below 4 with activations, for sums of up to four of them, times a factor below 16: dot4_short adds to
 // partial sums, which scaled_short alone can read.
 #if LANES == 16
+INLINE vf vf_set(float x) { return (vf)_mm512_set1_ps(x); }
 INLINE vf vfma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE vf vf_half(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void vf_store_half(uint16_t *p, vf v) {
@@ -103,6 +89,7 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
 INLINE vi dot4_short(vi acc, vu codes, int32_t x) { return dot4(acc, codes, x, 2); }
 INLINE vi scaled_short(vi sums, vi factor) { return (vi)_mm512_madd_epi16((__m512i)sums, (__m512i)factor); }
 #elif LANES == 8
+INLINE vf vf_set(float x) { return (vf)_mm256_set1_ps(x); }
 INLINE vf vfma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 INLINE vf vf_half(const uint16_t *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 INLINE void vf_store_half(uint16_t *p, vf v) {
@@ -137,6 +124,7 @@ INLINE vi scaled_short(vi sums, vi factor) {
 }
 #endif
 #else
+INLINE vf vf_set(float x) { return (vf){x, x, x, x}; }
 INLINE vf vfma(vf a, vf b, vf c) { return a * b + c; }
 INLINE vf vf_half(const uint16_t *p) {
     vf v;
@@ -171,6 +159,21 @@ INLINE vi dot4(vi acc, vu codes, int32_t x, int bits) {
 INLINE vi dot4_short(vi acc, vu codes, int32_t x) { return dot4(acc, codes, x, 2); }
 INLINE vi scaled_short(vi sums, vi factor) { return sums * factor; }
 #endif
+
+// Halves first, lane by lane with their neighbours: a chain of LANES operations would have to wait for each of them.
+#define NEIGHBOURS(v, half) vf_lanes(v, (LANE_NUMBERS + (half)) & (LANES - 1))
+
+INLINE float vf_sum(vf v) {
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) v += NEIGHBOURS(v, half);
+    return v[0];
+}
+
+INLINE float vf_largest(vf v) {
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) v = vf_max(v, NEIGHBOURS(v, half));
+    return v[0];
+}
 
 INLINE vf vf_bytes(const uint8_t *p) { return vf_of(vi_bytes(p)); }
 

@@ -159,20 +159,29 @@ def test_shapes_types_and_strides_of_the_inputs_are_kept_or_dealt_with(name: str
         assert torch.equal(weight(inputs.to(dtype)), weight(inputs.to(dtype).float()).to(dtype))
 
 
+def times_halves(library: Any, panels: cpu.Panels, inputs: torch.Tensor) -> torch.Tensor:
+    values = torch.zeros(len(inputs), cpu.padded(panels.columns))
+    values[:, : panels.columns] = inputs
+    outputs = torch.empty(len(inputs), panels.rows)
+    arguments: Any = (len(inputs), values.data_ptr(), 0, outputs.data_ptr(), 2)
+    assert library.multiply(cpu.ctypes.byref(panels.struct), *arguments) == 0
+    return outputs
+
+
 @pytest.mark.parametrize("name", SETS)
-def test_matrices_of_halves_multiply_without_rounding(name: str) -> None:
+def test_matrices_of_halves_multiply_without_rounding_and_to_the_same_bits_in_any_company(
+    name: str,
+) -> None:
     library = cpu.bind(build.load(name, EXTRA_FLAGS))
-    for rows, columns in ((1, 32), (70, 96), (100, 40)):
+    for rows, columns in ((1, 32), (70, 96), (100, 40), (50, 300)):
         matrix = random_inputs(rows, columns, torch.float16, seed=3)
         panels = cpu.Panels(library, matrix)
-        for tokens in (1, 3, 4, 9):
-            inputs = torch.zeros(tokens, cpu.padded(columns))
-            inputs[:, :columns] = random_inputs(tokens, columns, torch.float32)
-            outputs = torch.empty(tokens, rows)
-            arguments: Any = (tokens, inputs.data_ptr(), 0, outputs.data_ptr(), 2)
-            assert library.multiply(cpu.ctypes.byref(panels.struct), *arguments) == 0
-            exact = inputs[:, :columns].double() @ matrix.double().T
-            torch.testing.assert_close(outputs.double(), exact, rtol=1e-5, atol=1e-4)
+        inputs = random_inputs(150, columns, torch.float32)
+        alone = torch.cat([times_halves(library, panels, inputs[at : at + 1]) for at in range(150)])
+        exact = inputs.double() @ matrix.double().T
+        torch.testing.assert_close(alone.double(), exact, rtol=1e-5, atol=1e-4)
+        for tokens in (3, 4, 9, 16, 23, 150):
+            assert torch.equal(times_halves(library, panels, inputs[:tokens]), alone[:tokens])
 
 
 @pytest.mark.parametrize(
