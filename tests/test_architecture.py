@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "data": "errors files context config models decode",
     "training": "kernels errors context config layers models data",
     "evaluation": "errors files killable config models decode data",
-    "compare": "errors models decode evaluation",
+    "compare": "errors files models decode evaluation",
     "hf": "kernels errors files layers models artifact",
     "export": "kernels errors files config layers models decode artifact hf",
     "quantize": _ALGORITHMS,

@@ -255,3 +255,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def markdown_line(text: str) -> str:
+    """A text as it is, on one line of a Markdown file; it never becomes markup there."""
+    return re.sub(r"([\\`*_\[\]<>|!~&#])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_block(text: str) -> list[str]:
+    """The lines of a text as a block of code in a Markdown file, whatever fences it has itself."""
+    longest = max((len(found) for found in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}text", text, fence]

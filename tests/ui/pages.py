@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.ui.studio import Studio
@@ -68,3 +69,14 @@ def finished_run(page: Page, studio: Studio) -> None:
 
 def scrolls_sideways(page: Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+
+
+def downloaded(page: Page, button: str, name: str | re.Pattern[str]) -> str:
+    """What a button gives as soon as it gives the file of this name."""
+    for _ in range(20):
+        with page.expect_download() as download:
+            page.locator(button).click()
+        if re.fullmatch(name, download.value.suggested_filename):
+            return download.value.path().read_text(encoding="utf-8")
+        page.wait_for_timeout(500)
+    pytest.fail(f"the button never gave {name}")

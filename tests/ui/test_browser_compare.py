@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.conversations import exchange
 from tests.ui.open_app import OpenApp
-from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, go, scrolls_sideways
+from tests.ui.pages import LOADED_MS, PHONE, RUN_MS, downloaded, go, scrolls_sideways
 from tests.ui.studio import running
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
@@ -132,6 +133,32 @@ def test_an_answer_that_was_drawn_is_shown_with_the_noise_of_drawing(
     rows = summary.locator("tbody tr")
     expect(rows.locator("td:first-child")).to_have_text(["FP16, drawn twice", "INT4", "INT2"])
     expect(rows.locator("td:last-child")).to_have_text([re.compile(r"^\d+\.\d %$")] * 3)
+
+
+def test_a_comparison_leaves_as_files_and_its_page_tells_as_much_as_the_app(
+    open_app: OpenApp, watched: Callable[..., Page], browser: Browser, photos: Path
+) -> None:
+    page = watched(open_app.kept(GREEDY))
+    read_tokens(page)
+    texts = {}
+    for name, ending in (("JSON lines", "jsonl"), ("HTML", "html"), ("Markdown", "md")):
+        page.locator("#kl-as label", has_text=name).click()
+        file = re.compile(rf"upq-token-kl-\d+-1-FP16\.{ending}")
+        texts[ending] = downloaded(page, "#kl-file", file)
+    head, *tokens = map(json.loads, texts["jsonl"].splitlines())
+    assert head["tokens"] == len(tokens) > 0
+    mean = page.locator(".kl-summary tbody tr").first.locator("td").nth(1).inner_text()
+    assert mean == f"{head['models']['INT4']['kl']:.3f}"
+    assert f"| {mean} " in texts["md"]
+    alone = browser.new_page()
+    asked: list[str] = []
+    alone.on("request", lambda request: asked.append(request.url))
+    alone.set_content(texts["html"])
+    alone.locator(".token").nth(3).focus()
+    tells_the_likeliest(alone.locator(".token").nth(3))
+    alone.screenshot(path=photos / "token-kl-page.png", full_page=True)
+    alone.close()
+    assert asked == []
 
 
 def test_the_likeliest_tokens_are_seen_under_the_pointer_and_gone_behind_it(

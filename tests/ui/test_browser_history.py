@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.conversations import content, exchange
-from tests.ui.pages import HOSTILE, LOADED_MS, PHONE, RUN_MS, go, scrolls_sideways
+from tests.ui.pages import HOSTILE, LOADED_MS, PHONE, RUN_MS, downloaded, go, scrolls_sideways
 from tests.ui.studio import running
 from tests.unit.jobs.test_served import stored_run
 from upq.models import LoadedModel
@@ -142,24 +142,13 @@ def test_a_conversation_and_one_question_leave_as_files(
     expect(page.locator("#take-along")).to_be_visible(timeout=LOADED_MS)
     for name, ending in (("JSON lines", "jsonl"), ("HTML", "html"), ("Markdown", "md")):
         page.locator("#take-as label", has_text=name).click()
-        text = downloaded(page, f"upq-conversation-1.{ending}")
+        text = downloaded(page, "#take-file", f"upq-conversation-1.{ending}")
         assert "two" in text
         if ending == "html":
             assert requests_of(browser.new_page(), text, photos) == []
     page.locator("#take-part input").click()
     page.get_by_role("option", name="question 2: two").click()
-    assert "Question 1" not in downloaded(page, "upq-conversation-1-question-2.md")
-
-
-def downloaded(page: Page, name: str) -> str:
-    """What the button gives as soon as it gives the file of this name."""
-    for _ in range(20):
-        with page.expect_download() as download:
-            page.locator("#take-file").click()
-        if download.value.suggested_filename == name:
-            return download.value.path().read_text(encoding="utf-8")
-        page.wait_for_timeout(500)
-    pytest.fail(f"the button never gave {name}")
+    assert "Question 1" not in downloaded(page, "#take-file", "upq-conversation-1-question-2.md")
 
 
 def requests_of(alone: Page, text: str, photos: Path) -> list[str]:

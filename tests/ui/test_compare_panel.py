@@ -61,7 +61,13 @@ def turn(talk: tuple[App, Turn]) -> Turn:
 def read(
     app: App, turn: Turn | None, source: Any = "FP16", ago: int = NEWEST, view: str = TOKEN_KL
 ) -> list[str]:
-    return [str(one) for one in compare._read(app, turn, view, ago, source, WORSE)]
+    return [str(one) for one, *_ in compare._read(app, turn, view, ago, source, WORSE, "md")]
+
+
+def offered(app: App, turn: Turn, ending: str) -> Path | None:
+    """The file that is offered with the view."""
+    *_, (_, take, file) = compare._read(app, turn, TOKEN_KL, NEWEST, "FP16", WORSE, ending)
+    return Path(file["value"]) if take["visible"] else None
 
 
 def test_the_view_says_that_models_read_and_then_what_they_think(app: App, turn: Turn) -> None:
@@ -77,6 +83,26 @@ def test_an_earlier_answer_and_that_of_another_model_can_be_read(app: App, turn:
     assert "Name a fruit" in read(app, turn, ago=1)[-1]
     assert "Tokens of INT2&#39;s answer" in read(app, turn, "INT2")[-1]
     assert "INT4 gave no answer here." in read(app, turn, "INT4", ago=2)[-1]
+
+
+@pytest.mark.parametrize("ending", compare.FILES)
+def test_what_is_shown_can_be_taken_along(app: App, turn: Turn, ending: str) -> None:
+    path = offered(app, turn, ending)
+    assert path is not None
+    assert path.suffix == f".{ending}"
+    text = path.read_text(encoding="utf-8")
+    assert "<b>hello</b>" in text or "&lt;b&gt;hello" in text
+    assert "INT2" in text
+    again = compare._write(app, turn, NEWEST, "FP16", "INT4", ending)
+    assert Path(again["value"]).read_text(encoding="utf-8").count('data-by="int4"') == (
+        ending == "html"
+    )
+
+
+def test_what_failed_or_was_never_read_is_no_file(app: App, turn: Turn) -> None:
+    assert "value" not in compare._write(app, turn, NEWEST, "FP16", WORSE, "md")
+    turn.histories["FP16"][-1]["finish"] = "failed"
+    assert offered(app, turn, "md") is None
 
 
 def test_another_view_no_turn_and_a_turn_at_work_show_nothing(app: App, turn: Turn) -> None:

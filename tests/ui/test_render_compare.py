@@ -6,36 +6,11 @@ import re
 
 import pytest
 
+from tests.support.comparisons import PIECES, comparison, report
 from ui.chat import render_compare
-from ui.chat.render_compare import WORSE, read_by, share_of, token_view, verdicts
-from upq.compare import Comparison, Instruction, Outcome, Seen, TextPiece
+from ui.chat.render_compare import WORSE, page, read_by, share_of, token_view, verdicts
+from upq.compare import Instruction, Outcome
 from upq.decode import Decoding
-
-GREEDY = Decoding()
-TEXTS = {1: "The", 2: " <b>", 3: "\n", 4: "\ufffd", 5: "<|im_end|>"}
-IDS = [1, 2, 4, 4, 3, 5]
-PIECES = [
-    TextPiece("The", 0, 1),
-    TextPiece(" <b>", 1, 2),
-    TextPiece("🦊", 2, 4),
-    TextPiece("\n", 4, 5),
-    TextPiece("<|im_end|>", 5, 6),
-]
-BEST = [(1, 0.5), (2, 0.25), (3, 0.125), (4, 0.0625), (5, 0.03)]
-
-
-def seen(kl: list[float], flips: set[int], differs: list[float]) -> Seen:
-    flipped = [at in flips for at in range(len(IDS))]
-    return Seen([BEST] * len(IDS), [0.5] * len(IDS), kl, flipped, differs)
-
-
-def comparison(differs: list[float] | None = None, is_cut: bool = False) -> Comparison:
-    models = {
-        "FP16": seen([0.0] * 6, set(), differs or []),
-        "INT4": seen([0.0, 0.1, 0.0, 0.2, 0.0, 0.0], set(), differs or []),
-        "INT2": seen([0.05, 0.6, 0.0, 2.5, 0.0, 0.0], {1, 3}, differs or []),
-    }
-    return Comparison(IDS, PIECES, models, TEXTS, is_cut)
 
 
 def pieces(html: str) -> list[str]:
@@ -44,7 +19,7 @@ def pieces(html: str) -> list[str]:
 
 
 def test_pieces_are_shaded_by_each_model_and_by_the_worse_of_both() -> None:
-    assert pieces(token_view(comparison(), "Why?", "FP16", GREEDY)) == [
+    assert pieces(token_view(report())) == [
         "token",
         "token int4-1 int2-2 worse-2 flip-int2",
         "token int4-1 int2-3 worse-3 flip-int2",
@@ -54,13 +29,13 @@ def test_pieces_are_shaded_by_each_model_and_by_the_worse_of_both() -> None:
 
 
 def test_who_reads_is_told_to_the_style_sheet() -> None:
-    view = token_view(comparison(), "Why?", "FP16", GREEDY)
+    view = token_view(report())
     assert read_by(view, "INT4").startswith('<div class="token-view" data-by="int4">')
     assert read_by(view, WORSE).startswith('<div class="token-view" data-by="worse">')
 
 
 def test_text_of_models_and_people_is_no_markup() -> None:
-    html = token_view(comparison(), "<script>alert(1)</script>", "FP16", GREEDY)
+    html = token_view(report(question="<script>alert(1)</script>"))
     assert "<script" not in html
     assert "<b>The" not in html.replace("<b>The</b>", "")
     assert "&lt;|im_end|&gt;" in html
@@ -68,7 +43,7 @@ def test_text_of_models_and_people_is_no_markup() -> None:
 
 
 def test_one_piece_is_reached_by_tab_and_each_token_of_it_is_told() -> None:
-    html = token_view(comparison(), "Why?", "FP16", GREEDY)
+    html = token_view(report())
     assert html.count('tabindex="0"') == 1 + 1  # the first piece, and the table of figures
     assert html.count('role="option" tabindex="-1"') == len(PIECES) - 1
     assert [f"token {at} of 6" in html for at in range(1, 7)] == [True] * 6
@@ -76,16 +51,28 @@ def test_one_piece_is_reached_by_tab_and_each_token_of_it_is_told() -> None:
     assert fox.count("seen-head") == 2
 
 
+def test_the_page_needs_nothing_else_and_each_piece_is_reached_without_a_script() -> None:
+    html = page(report(system="<i>Be brief.</i>"), WORSE)
+    assert html.startswith("<!DOCTYPE html>")
+    assert 'data-by="worse"' in html
+    assert html.count('role="option" tabindex="0"') == len(PIECES)
+    assert "with the Tab key" in html
+    assert "Next flip" not in html
+    assert "<script" not in html
+    assert "&lt;i&gt;Be brief." in html
+    assert "Run 3. Drawn with max new tokens" in html
+    assert html.count("org/model") == 3
+
+
 def test_the_figures_name_the_first_flip_and_the_noise_floor_only_where_something_is_drawn() -> (
     None
 ):
-    greedy = token_view(comparison(), "Why?", "FP16", GREEDY)
+    greedy = token_view(report())
     assert "2 of 6" in greedy
     assert "none" in greedy
     assert "drawn twice" not in greedy
-    drawn = token_view(
-        comparison([0.25] * 6, is_cut=True), "Why?", "FP16", Decoding(temperature=0.7)
-    )
+    found = comparison([0.25] * 6, is_cut=True)
+    drawn = token_view(report(comparison=found, decoding=Decoding(temperature=0.7)))
     assert "FP16, drawn twice" in drawn
     assert "at temperature 0.7" in drawn
     assert "25.0 %" in drawn
@@ -120,5 +107,5 @@ def test_a_rule_that_nothing_can_judge_here_says_why_once() -> None:
 
 
 def test_every_step_of_the_legend_has_a_threshold() -> None:
-    html = token_view(comparison(), "Why?", "FP16", GREEDY)
+    html = token_view(report())
     assert len(re.findall(r"step step-\d", html)) == len(render_compare.STEPS) + 1

@@ -15,12 +15,20 @@ import gradio as gr
 
 from ui.app_state import PRIVATE, App, Outputs
 from ui.chat import render_compare
-from ui.chat.keep import decoding_of
+from ui.chat.keep import authors_of, decoding_of
 from ui.chat.render import Message
 from ui.chat.render_compare import WORSE
 from ui.chat.turn import Turn, column, conversation_of, place_of
 from ui.html import PRECISIONS, Html, Precision, notice
-from upq.compare import REFERENCE, Answer, instructions_of, outcomes
+from upq.compare import (
+    REFERENCE,
+    Answer,
+    Report,
+    as_lines,
+    as_markdown,
+    instructions_of,
+    outcomes,
+)
 from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs import compared
@@ -28,6 +36,8 @@ from upq.jobs import compared
 #: The name of the view among those of the composer.
 TOKEN_KL = "token kl"
 NEWEST = 0
+#: The ending of a file -> what it is called.
+FILES = {"md": "Markdown", "jsonl": "JSON lines", "html": "HTML"}
 #: Characters of a question in the list of turns.
 QUESTION_CHARACTERS = 60
 #: Arrow keys, Home and End go from piece to piece, of which one can be reached by Tab; n goes to the next flip.
@@ -73,12 +83,17 @@ document.addEventListener('keydown', (event) => {
 
 @dataclass
 class Panel(Outputs):
-    """The components beside the conversation. turn: how many turns ago; source: whose answer is read."""
+    """The components beside the conversation. turn: how many turns ago; source: whose answer is read; take: the row
+    that offers the view as a file.
+    """
 
     turn: gr.Dropdown
     source: gr.Radio
     by: gr.Radio
     view: gr.HTML
+    take: gr.Row
+    ending: gr.Radio
+    file: gr.DownloadButton
     instructions: gr.HTML
 
 
@@ -99,14 +114,19 @@ def build() -> Panel:
             )
             by = gr.Radio(["INT4", "INT2", WORSE], value=WORSE, label="Read by", elem_id="kl-by")
         view = gr.HTML(js_on_load=KEYS, elem_id="kl-view")
+        with gr.Row(visible=False, elem_id="kl-take") as take:
+            names = [(name, ending) for ending, name in FILES.items()]
+            ending = gr.Radio(names, value="md", label="As", min_width=260, elem_id="kl-as")
+            file = gr.DownloadButton("Download", size="sm", min_width=110, elem_id="kl-file")
     instructions = gr.HTML(elem_id="instructions")
-    return Panel(turn, source, by, view, instructions)
+    return Panel(turn, source, by, view, take, ending, file, instructions)
 
 
 def wire(app: App, panel: Panel, chat: Any) -> None:
     """Let the panel listen to the chat: `asked`, `over`, `turn` and the composer's `view` of its Chat."""
     choices = [panel.turn, panel.source, panel.by]
     asked = [chat.turn, chat.composer.view, *choices]
+    shown = [panel.view, panel.take, panel.file]
 
     def choose(turn: Turn | None) -> list[Any]:
         return Panel.fill(**_choices(turn))
@@ -114,20 +134,25 @@ def wire(app: App, panel: Panel, chat: Any) -> None:
     def judge(turn: Turn | None, ago: int) -> Iterator[Html | str]:
         yield from _judge(app, turn, ago)
 
-    def read(*values: Any) -> Iterator[Html | str]:
+    def read(*values: Any) -> Iterator[list[Any]]:
         yield from _read(app, *values)
 
-    chat.asked.change(lambda: Panel.fill(view="", instructions=""), None, panel.outputs, **PRIVATE)
+    def write(*values: Any) -> Any:
+        return _write(app, *values)
+
+    nothing = {"view": "", "take": gr.update(visible=False), "instructions": ""}
+    chat.asked.change(lambda: Panel.fill(**nothing), None, panel.outputs, **PRIVATE)
     chosen = chat.over.change(choose, chat.turn, panel.outputs, **PRIVATE)
     options: dict[str, Any] = {
         "trigger_mode": "always_last",
         "concurrency_id": "compare",
         **PRIVATE,
     }
-    chosen.then(read, asked, panel.view, **options)
+    chosen.then(read, [*asked, panel.ending], shown, **options)
     chosen.then(judge, [chat.turn, panel.turn], panel.instructions, **options)
-    chat.composer.view.change(read, asked, panel.view, **options)
-    gr.on([one.input for one in choices], read, asked, panel.view, **options)
+    chat.composer.view.change(read, [*asked, panel.ending], shown, **options)
+    gr.on([one.input for one in choices], read, [*asked, panel.ending], shown, **options)
+    panel.ending.input(write, [chat.turn, *choices, panel.ending], panel.file, **options)
     panel.turn.input(judge, [chat.turn, panel.turn], panel.instructions, **options)
 
 
@@ -156,23 +181,52 @@ def _short(text: str) -> str:
 
 
 def _read(
-    app: App, turn: Turn | None, view: str, ago: int, source: Precision, by: str
-) -> Iterator[Html | str]:
-    """Yield what the view shows: that the models read, then what they think of the answer."""
+    app: App, turn: Turn | None, view: str, ago: int, source: Precision, by: str, ending: str
+) -> Iterator[list[Any]]:
+    """Yield what the view shows and the file that it is: that the models read, then what they think of the answer."""
+    hidden = gr.update(visible=False)
     if view != TOKEN_KL or turn is None or not turn.is_over:
-        yield ""
+        yield ["", hidden, gr.skip()]
         return
-    key = ("token kl", turn.id, ago, source)
-    if not app.shared.has(key):
-        yield notice("busy", "The models read the answer.")
+    if not app.shared.has(_key(turn, ago, source)):
+        yield [notice("busy", "The models read the answer."), hidden, gr.skip()]
     try:
-        view_html = app.shared.get(key, lambda: _token_view(app, turn, ago, source))
-        yield render_compare.read_by(view_html, by)
+        drawn = app.shared.get(
+            ("drawn", *_key(turn, ago, source)),
+            lambda: render_compare.token_view(_report(app, turn, ago, source)),
+        )
+        file = _write(app, turn, ago, source, by, ending)
+        yield [render_compare.read_by(drawn, by), gr.update(visible=True), file]
     except Exception as error:  # a panel is a boundary: what fails here is said here
-        yield _failure(error)
+        yield [_failure(error), hidden, gr.skip()]
 
 
-def _token_view(app: App, turn: Turn, ago: int, source: Precision) -> Html:
+def _key(turn: Turn, ago: int, source: Precision) -> tuple[object, ...]:
+    return ("token kl", turn.id, ago, source)
+
+
+def _write(app: App, turn: Turn | None, ago: int, source: Precision, by: str, ending: str) -> Any:
+    """Write the comparison that is shown as a file; return the button with it."""
+    if turn is None or not app.shared.has(_key(turn, ago, source)):
+        return gr.skip()
+    report = _report(app, turn, ago, source)
+    path = app.own_folder() / f"upq-token-kl-{turn.id}-{turn.number - ago}-{source}.{ending}"
+    path.write_text(_text(report, by, ending), encoding="utf-8")
+    return gr.update(value=str(path))
+
+
+def _text(report: Report, by: str, ending: str) -> str:
+    if ending == "html":
+        return render_compare.page(report, by)
+    return as_lines(report) if ending == "jsonl" else as_markdown(report)
+
+
+def _report(app: App, turn: Turn, ago: int, source: Precision) -> Report:
+    """What the models of a turn think of an answer, which they read once. Raises UserError as `_compared` does."""
+    return app.shared.get(_key(turn, ago, source), lambda: _compared(app, turn, ago, source))
+
+
+def _compared(app: App, turn: Turn, ago: int, source: Precision) -> Report:
     """Let the models of a turn read an answer. Raises UserError where there is none, or nobody to compare with."""
     said = _said(turn, source, ago)
     if not said or said[-1].get("finish") == "failed":
@@ -192,8 +246,16 @@ def _token_view(app: App, turn: Turn, ago: int, source: Precision) -> Html:
         tokens=last.get("tokens", 0),
     )
     system, decoding = _asked(turn, ago)
-    found = compared.read(served, conversation_of(system, said[:-1]), answer, decoding)
-    return render_compare.token_view(found, said[-2]["content"], source, decoding)
+    authors = authors_of(app, turn).items()
+    return Report(
+        comparison=compared.read(served, conversation_of(system, said[:-1]), answer, decoding),
+        question=said[-2]["content"],
+        system=system,
+        source=source,
+        decoding=decoding,
+        run=turn.run_id,
+        models={name: author.model_dump() for name, author in authors if name in served},
+    )
 
 
 def _said(turn: Turn, precision: Precision, ago: int) -> list[Message]:

@@ -55,7 +55,7 @@ def keep(app: App, turn: Turn) -> None:
         try:
             content = Content(
                 run_id=turn.run_id,
-                authors=_authors(app, turn),
+                authors=authors_of(app, turn),
                 exchanges=exchanges_of(turn),
             )
             thread.place = app.store.conversations.save(content, thread.place)
@@ -82,7 +82,8 @@ def _answer(message: Message) -> Answer:
     return Answer.model_validate({**message, "finish": message.get("finish") or "cancelled"})
 
 
-def _authors(app: App, turn: Turn) -> dict[Precision, Author]:
+def authors_of(app: App, turn: Turn) -> dict[Precision, Author]:
+    """What is known of the models of a turn, by precision."""
     run = app.store.run(turn.run_id) if turn.run_id else None
     source = run.model if run else "bundled"
     authors = {"FP16": Author(model=source, bits_per_weight=FP16_BITS)}

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ui.html import Html, fixed, join, percent, table, tag
-from upq.compare import REFERENCE, Comparison, Instruction, Outcome, Seen, TextPiece
-from upq.decode import Decoding
+from ui.html import Html, fixed, join, percent, standalone, table, tag
+from upq.compare import REFERENCE, Comparison, Instruction, Outcome, Report, Seen, TextPiece, shown
 
 #: From how many nats on a piece is shaded by which step.
 STEPS = (0.1, 0.5, 2.0)
@@ -21,46 +20,52 @@ MEANING = (
     " the same answer, and nothing is written."
 )
 HOW_TO = "Point at a piece of the answer, or go through it with the arrow keys."
-#: How white space in the text of a token is written.
-_VISIBLE = {"\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7"}
+#: The same in a file, which has no script.
+HOW_TO_IN_FILE = "Point at a piece of the answer, or go through it with the Tab key."
 
 
-def token_view(comparison: Comparison, question: str, source: str, decoding: Decoding) -> Html:
-    """Draw one answer with what each model thinks of it.
-
-    question: what it answers; source: whose answer it is; decoding: how it was drawn.
-    """
-    words = [_piece(comparison, piece) for piece in comparison.pieces]
-    name = f"Tokens of {source}'s answer"
+def token_view(report: Report, *, in_file: bool = False) -> Html:
+    """Draw one answer with what each model thinks of it. in_file: where there is no script."""
+    comparison = report.comparison
+    reached = [piece.start == 0 or in_file for piece in comparison.pieces]
+    words = [
+        _piece(comparison, piece, is_reached=is_reached)
+        for piece, is_reached in zip(comparison.pieces, reached, strict=True)
+    ]
+    name = f"Tokens of {report.source}'s answer"
     text = tag("div", *words, class_="tokens", role="listbox", dir="auto", aria_label=name)
-    place = tag("div", tag("p", HOW_TO, class_="hint"), class_="told")
-    remarks = [tag("p", words, class_="hint") for words in _remarks(comparison, source, decoding)]
+    hint = HOW_TO_IN_FILE if in_file else HOW_TO
+    place = tag("div", tag("p", hint, class_="hint"), class_="told")
+    remarks = [tag("p", words, class_="hint") for words in report.remarks]
     return join(
         [
-            tag("p", question, class_="question", dir="auto"),
+            tag("p", report.question, class_="question", dir="auto"),
             tag("p", MEANING, class_="hint"),
             tag("div", text, place, class_="reading"),
             *remarks,
-            _legend(),
-            _summary(comparison, decoding.temperature),
+            _legend(has_key=not in_file),
+            _summary(comparison, report.decoding.temperature),
         ]
     )
 
 
-def _remarks(comparison: Comparison, source: str, decoding: Decoding) -> list[str]:
-    """What has to be known of the figures, a sentence each."""
-    remarks = []
-    if comparison.is_cut:
-        remarks.append(f"Only the first {len(comparison.ids):,} tokens were read.")
-    if comparison.made_anew:
-        remarks.append(
-            f"The tokens were made of the kept text anew; {source} wrote it in others, which are not kept."
-        )
-    if decoding.temperature and decoding.repetition_penalty != 1:
-        remarks.append(
-            "The answer was drawn with a repetition penalty, so how often two draws differ is not told."
-        )
-    return remarks
+def page(report: Report, precision: str) -> str:
+    """Return the comparison, shaded by what one precision thinks or by WORSE, as a page that needs nothing else."""
+    title = f"Token KL of {report.source}'s answer"
+    names = {"model": "model", "method": "method", "bits_per_weight": "bits per weight"}
+    rows = [
+        [tag("b", name, class_=name.lower()), *(facts.get(key) or "-" for key in names)]
+        for name, facts in report.models.items()
+    ]
+    asked = [tag("p", f"{report.origin}. Drawn with {report.settings}.", class_="hint")]
+    if report.system:
+        asked += [tag("p", "System prompt: ", tag("q", report.system, dir="auto"), class_="hint")]
+    return standalone(
+        title,
+        tag("header", tag("h1", title, class_="brand long"), *asked),
+        tag("section", read_by(token_view(report, in_file=True), precision), class_="card"),
+        table(["", *names.values()], rows, numeric=[3]),
+    )
 
 
 def read_by(view: Html, precision: str) -> Html:
@@ -69,8 +74,11 @@ def read_by(view: Html, precision: str) -> Html:
     return tag("div", view, class_="token-view", data_by=by)
 
 
-def _piece(comparison: Comparison, piece: TextPiece) -> Html:
-    """Draw a piece: its text, shaded by classes for each way of reading, and what is told of its tokens."""
+def _piece(comparison: Comparison, piece: TextPiece, *, is_reached: bool) -> Html:
+    """Draw a piece: its text, shaded by classes for each way of reading, and what is told of its tokens.
+
+    is_reached: by the Tab key.
+    """
     places = range(piece.start, piece.end)
     worst = {name: max(seen.kl[at] for at in places) for name, seen in comparison.others.items()}
     steps = {name.lower(): _step(kl) for name, kl in worst.items()}
@@ -81,7 +89,7 @@ def _piece(comparison: Comparison, piece: TextPiece) -> Html:
         for name, seen in comparison.others.items()
         if any(seen.flipped[piece.start : piece.end])
     ]
-    text = tag("i", _VISIBLE["\n"], class_="break") if "\n" in piece.text else None
+    text = tag("i", shown("\n"), class_="break") if "\n" in piece.text else None
     told = [_told(comparison, at) for at in places]
     return tag(
         "span",
@@ -90,7 +98,7 @@ def _piece(comparison: Comparison, piece: TextPiece) -> Html:
         tag("span", *told, class_="seen"),
         class_=" ".join(classes),
         role="option",
-        tabindex="0" if piece.start == 0 else "-1",
+        tabindex="0" if is_reached else "-1",
     )
 
 
@@ -101,7 +109,7 @@ def _step(kl: float) -> int:
 def _told(comparison: Comparison, at: int) -> Html:
     """Draw what each model thinks at a token: its likeliest tokens with their probabilities."""
     token = comparison.ids[at]
-    name = tag("b", _shown(comparison.texts[token]))
+    name = tag("b", shown(comparison.texts[token]))
     head = tag("span", f"token {at + 1} of {len(comparison.ids)} ", name, class_="seen-head")
     lines = [_line(comparison, precision, seen, at) for precision, seen in comparison.seen.items()]
     return tag("span", head, *lines)
@@ -109,7 +117,7 @@ def _told(comparison: Comparison, at: int) -> Html:
 
 def _line(comparison: Comparison, precision: str, seen: Seen, at: int) -> Html:
     best = [
-        tag("span", tag("b", _shown(comparison.texts[token])), " ", share_of(share))
+        tag("span", tag("b", shown(comparison.texts[token])), " ", share_of(share))
         for token, share in seen.likeliest[at]
     ]
     flipped = " \u25bc" if seen.flipped[at] else ""
@@ -123,18 +131,14 @@ def share_of(share: float) -> str:
     return "1" if share >= 0.995 else f"{share:.2f}".removeprefix("0")
 
 
-def _shown(text: str) -> str:
-    """Write the text of a token so that its spaces and line breaks can be seen."""
-    return "".join(_VISIBLE.get(character, character) for character in text) or "(nothing)"
-
-
-def _legend() -> Html:
+def _legend(*, has_key: bool) -> Html:
     names = ["below 0.1", *(f"{step:g}" for step in STEPS[:-1]), f"{STEPS[-1]:g} nats and more"]
     steps = [tag("span", tag("i", class_=f"step step-{at}"), name) for at, name in enumerate(names)]
     flip = tag("span", tag("i", "\u25bc"), "another token is the likeliest, underlined as well")
-    key = tag("kbd", "n")
-    button = tag("button", "Next flip ", key, class_="small", data_action="next-flip")
-    return tag("div", *steps, flip, button, class_="kl-legend")
+    if has_key:
+        key = tag("kbd", "n")
+        flip += tag("button", "Next flip ", key, class_="small", data_action="next-flip")
+    return tag("div", *steps, flip, class_="kl-legend")
 
 
 def _summary(comparison: Comparison, temperature: float) -> Html:

@@ -7,11 +7,11 @@ so a page that shows the file fetches nothing. ui.chat.render_history draws the 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 
 from upq.config import PRECISIONS, PrecisionName
+from upq.files import markdown_block, markdown_line
 from upq.store.conversations import Answer, Conversation, Exchange
 
 #: How an answer ended, where that is worth a word.
@@ -25,19 +25,19 @@ ENDINGS = {
 def as_markdown(conversation: Conversation, only: int | None = None) -> str:
     """The conversation to read. only: the number of the one question to take, from 1 on."""
     head, content = conversation.head, conversation.content
-    lines = [f"# {_inline(head.title)}", "", f"{about(conversation)}.", ""]
+    lines = [f"# {markdown_line(head.title)}", "", f"{about(conversation)}.", ""]
     lines += ["| precision | model | method | bits per weight |", "| --- | --- | --- | ---: |"]
     for precision in precisions_of(conversation):
         author = content.authors[precision]
         cells = (precision, author.model, author.method or "-", f"{author.bits_per_weight:.4g}")
-        lines.append(f"| {' | '.join(map(_inline, cells))} |")
+        lines.append(f"| {' | '.join(map(markdown_line, cells))} |")
     for number, exchange in numbered(conversation, only):
-        lines += ["", f"## Question {number}", "", *_fenced(exchange.question)]
+        lines += ["", f"## Question {number}", "", *markdown_block(exchange.question)]
         lines += ["", f"Drawn with {drawn_with(exchange)}."]
         if exchange.system:
-            lines += ["", "System prompt:", "", *_fenced(exchange.system)]
+            lines += ["", "System prompt:", "", *markdown_block(exchange.system)]
         for precision, answer in exchange.answers.items():
-            lines += ["", f"### {precision}", "", *_fenced(answer.content)]
+            lines += ["", f"### {precision}", "", *markdown_block(answer.content)]
             lines += ["", f"{ending(answer)}."]
     return "\n".join([*lines, ""])
 
@@ -122,15 +122,3 @@ def _messages(exchanges: list[Exchange], precision: PrecisionName) -> list[dict[
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": answer.content})
     return messages
-
-
-def _inline(text: str) -> str:
-    """A text as it is, on one line of Markdown."""
-    return re.sub(r"([\\`*_\[\]<>|!~&#])", r"\\\1", " ".join(text.split()))
-
-
-def _fenced(text: str) -> list[str]:
-    """A text as a block of code, whatever fences it has itself."""
-    longest = max((len(found) for found in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [f"{fence}text", text, fence]
