@@ -65,13 +65,8 @@ def main() -> None:
 
 def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     changes = {"model.source": options.model, "seed": seed}
-    config = with_settings(preset(options.preset, method), changes)
+    run = finished_run(folder, with_settings(preset(options.preset, method), changes))
     store = open_store(folder)
-    run = _finished(store, config)
-    if run is None:
-        run = follow.run_and_wait(folder, lambda store: store.enqueue(config), _say)
-    if run.state != "done":
-        sys.exit(f"{run.error_message} {run.error_hint}".strip())
     points = store.metrics(run.id)
     speeds = [
         point["value"] for point in points if point["series"] == INT2.over_steps("tokens_per_s")
@@ -88,6 +83,16 @@ def _measure(folder: Path, options: argparse.Namespace, method: str, seed: int) 
         "kl_curve": [(point["at_s"], point["value"]) for point in curve],
         "rows": [{"method": method, "seed": seed, **row} for row in store.measurements(run.id)],
     }
+
+
+def finished_run(folder: Path, config: RunConfig) -> Run:
+    """The run of these settings in a data folder, made if it is not there. Exits with the error of one that fails."""
+    run = _finished(open_store(folder), config)
+    if run is None:
+        run = follow.run_and_wait(folder, lambda store: store.enqueue(config), _say)
+    if run.state != "done":
+        sys.exit(f"{run.error_message} {run.error_hint}".strip())
+    return run
 
 
 def _finished(store: Store, config: RunConfig) -> Run | None:

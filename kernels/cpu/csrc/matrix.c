@@ -6,6 +6,7 @@
 #include "nested.h"
 #include "simd.h"
 
+#define PANELS 4       // of codes whose products with a tile of tokens are made one behind the other
 #define MOST_WIDE 128  // tokens whose products with halves are computed together
 
 // The scale of each span of a token, NaN where a value is infinite or no number; returns the sum of their squares.
@@ -254,14 +255,14 @@ static void multiply_halves(const Matrix *m, int begin, int end, const Inputs *x
 }
 
 static void multiply_codes(const Matrix *m, int begin, int end, const Inputs *x, float *outputs, int stride, Finish finish) {
-    const int most = panels_together(m), rows = most * PANEL;
+    const int together = panels_together(m), most = x->tokens == 1 || together > PANELS ? together : PANELS, rows = most * PANEL;
     float products[CODE_TILE * rows];
     for (int panel = begin, panels; panel < end; panel += panels) {
         panels = end - panel < most ? end - panel : most;
         for (int t = 0, tile; t < x->tokens; t += tile) {
             tile = tile_of(x->tokens - t);
             code_panels(m, panel, panels, x, t, tile, products);
-            finish_panels(m, panel, panels, tile, products, rows, outputs + (size_t)t * stride, stride, finish);
+            finish_panels(m, panel, panels, tile, products, panels * PANEL, outputs + (size_t)t * stride, stride, finish);
         }
     }
 }
