@@ -64,7 +64,7 @@ def test_a_block_takes_what_was_measured(
 def test_a_distillation_takes_what_was_measured(
     tmp_path: Path, name: str, changes: dict[str, Any], measured: float
 ) -> None:
-    measured_on = {"int2.grid": "odd"}
+    measured_on = {"int2.grid": "odd", "int2.distill.weight_lr": 3e-4}
     config, shape = run_of(tmp_path, name, "overnight", "rotated_upq", **changes | measured_on)
     found = gpu_needs(config, shape, 140 * GB)["int2_distill"] - CUDA_BYTES
     assert found == pytest.approx(measured * GB, rel=0.1)
