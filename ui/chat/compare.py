@@ -116,7 +116,9 @@ def build() -> Panel:
         view = gr.HTML(js_on_load=KEYS, elem_id="kl-view")
         with gr.Row(visible=False, elem_id="kl-take") as take:
             names = [(name, ending) for ending, name in FILES.items()]
-            ending = gr.Radio(names, value="md", label="As", min_width=260, elem_id="kl-as")
+            ending = gr.Radio(
+                names, value="md", label="Take along as", min_width=260, elem_id="kl-as"
+            )
             file = gr.DownloadButton("Download", size="sm", min_width=110, elem_id="kl-file")
     instructions = gr.HTML(elem_id="instructions")
     return Panel(turn, source, by, view, take, ending, file, instructions)

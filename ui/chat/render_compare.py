@@ -63,8 +63,12 @@ def page(report: Report, precision: str) -> str:
     return standalone(
         title,
         tag("header", tag("h1", title, class_="brand long"), *asked),
-        tag("section", read_by(token_view(report, in_file=True), precision), class_="card"),
-        table(["", *names.values()], rows, numeric=[3]),
+        tag(
+            "section",
+            read_by(token_view(report, in_file=True), precision),
+            table(["", *names.values()], rows, numeric=[3]),
+            class_="card",
+        ),
     )
 
 
