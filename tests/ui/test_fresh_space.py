@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,44 +12,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.ui.studio import ROOT, free_port
+from tests.support.environments import ROOT, constrained, install, new_python
+from tests.ui.studio import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 START_S = 600
 
 
-def constrained(name: str) -> str:
-    """The version of a package that the tests run with."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return next(line.partition("==")[2] for line in lines if line.startswith(f"{name}=="))
-
-
-def _runs(name: str) -> bool:
-    """Whether there is such a program and it works; one on PATH may be a shim of a version that is not chosen."""
-    found = shutil.which(name)
-    return bool(found) and not subprocess.run([found, "-c", ""], capture_output=True).returncode
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a fresh environment; 3.12, which a Space has, where there is one."""
-    folder = tmp_path_factory.mktemp("space") / "environment"
-    base = next(name for name in ("python3.12", sys.executable) if _runs(name))
-    subprocess.run([base, "-m", "venv", str(folder)], check=True, timeout=300)
-    inside = folder / "bin" / "python"
-    install = [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    """The Python of a fresh environment."""
+    inside = new_python(tmp_path_factory.mktemp("space") / "environment")
     # Without the GPU's libraries where there is such a build: a Space without a GPU has no use for gigabytes of them.
-    plain = f"torch=={constrained('torch')}+cpu"
-    subprocess.run([*install, plain], check=False, timeout=1800, capture_output=True)
-    done = subprocess.run(
-        [*install, "-r", str(ROOT / "requirements.txt")],
-        check=False,
-        timeout=1800,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip(f"the packages cannot be had here: {done.stderr[-300:]}")
+    install(inside, f"torch=={constrained('torch')}+cpu", is_needed=False)
+    install(inside, "-r", str(ROOT / "requirements.txt"))
     return inside
 
 
