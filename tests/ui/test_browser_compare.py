@@ -143,7 +143,7 @@ def test_a_comparison_leaves_as_files_and_its_page_tells_as_much_as_the_app(
     texts = {}
     for name, ending in (("JSON lines", "jsonl"), ("HTML", "html"), ("Markdown", "md")):
         page.locator("#kl-as label", has_text=name).click()
-        file = re.compile(rf"upq-token-kl-\d+-1-FP16\.{ending}")
+        file = re.compile(rf"upq-token-kl-\d+-question-1-FP16\.{ending}")
         texts[ending] = downloaded(page, "#kl-file", file)
     head, *tokens = map(json.loads, texts["jsonl"].splitlines())
     assert head["tokens"] == len(tokens) > 0

@@ -211,8 +211,10 @@ def _write(app: App, turn: Turn | None, ago: int, source: Precision, by: str, en
     """Write the comparison that is shown as a file; return the button with it."""
     if turn is None or not app.shared.has(_key(turn, ago, source)):
         return gr.skip()
-    report = _report(app, turn, ago, source)
-    path = app.own_folder() / f"upq-token-kl-{turn.id}-{turn.number - ago}-{source}.{ending}"
+    report, place = _report(app, turn, ago, source), turn.thread.place
+    conversation = place.id if place else "not-kept"
+    name = f"upq-token-kl-{conversation}-question-{turn.number - ago}-{source}.{ending}"
+    path = app.own_folder() / name
     path.write_text(_text(report, by, ending), encoding="utf-8")
     return gr.update(value=str(path))
 
