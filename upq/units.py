@@ -1,6 +1,8 @@
-"""Bytes and seconds as people read them, on a page or in a terminal."""
+"""Bytes, seconds and settings as people read them, on a page or in a terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 #: What stands where nothing is known.
 NO_VALUE = "\u2013"
@@ -36,3 +38,8 @@ def duration(seconds: float | None) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days = hours // 24
     return f"{days} days" if days < 2 * YEAR_DAYS else f"{days // YEAR_DAYS} years"
+
+
+def settings(values: Mapping[str, object]) -> str:
+    """Write settings by name as "temperature 0, top p 1, seed 0"."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

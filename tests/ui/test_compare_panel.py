@@ -18,6 +18,7 @@ from tests.unit.jobs.test_served import stored_run
 from ui import App
 from ui.chat import compare
 from ui.chat.compare import NEWEST, TOKEN_KL
+from ui.chat.keep import FILES
 from ui.chat.render_compare import WORSE
 from ui.chat.turn import Turn
 from ui.html import PRECISIONS
@@ -85,7 +86,7 @@ def test_an_earlier_answer_and_that_of_another_model_can_be_read(app: App, turn:
     assert "INT4 gave no answer here." in read(app, turn, "INT4", ago=2)[-1]
 
 
-@pytest.mark.parametrize("ending", compare.FILES)
+@pytest.mark.parametrize("ending", FILES)
 def test_what_is_shown_can_be_taken_along(app: App, turn: Turn, ending: str) -> None:
     path = offered(app, turn, ending)
     assert path is not None

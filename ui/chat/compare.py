@@ -15,7 +15,7 @@ import gradio as gr
 
 from ui.app_state import PRIVATE, App, Outputs
 from ui.chat import render_compare
-from ui.chat.keep import authors_of, decoding_of
+from ui.chat.keep import FILES, authors_of, decoding_of
 from ui.chat.render import Message
 from ui.chat.render_compare import WORSE
 from ui.chat.turn import Turn, column, conversation_of, place_of
@@ -36,8 +36,6 @@ from upq.jobs import compared
 #: The name of the view among those of the composer.
 TOKEN_KL = "token kl"
 NEWEST = 0
-#: The ending of a file -> what it is called.
-FILES = {"md": "Markdown", "jsonl": "JSON lines", "html": "HTML"}
 #: Characters of a question in the list of turns.
 QUESTION_CHARACTERS = 60
 #: Arrow keys, Home and End go from piece to piece, of which one can be reached by Tab; n goes to the next flip.
@@ -115,7 +113,7 @@ def build() -> Panel:
             by = gr.Radio(["INT4", "INT2", WORSE], value=WORSE, label="Read by", elem_id="kl-by")
         view = gr.HTML(js_on_load=KEYS, elem_id="kl-view")
         with gr.Row(visible=False, elem_id="kl-take") as take:
-            names = [(name, ending) for ending, name in FILES.items()]
+            names = [(name, ending) for ending, (name, _) in FILES.items()]
             ending = gr.Radio(
                 names, value="md", label="Take along as", min_width=260, elem_id="kl-as"
             )

@@ -44,7 +44,7 @@ def token_view(report: Report, *, in_file: bool = False) -> Html:
             tag("div", text, place, class_="reading"),
             *remarks,
             _legend(has_key=not in_file),
-            _summary(comparison, report.decoding.temperature),
+            _summary(report),
         ]
     )
 
@@ -145,13 +145,13 @@ def _legend(*, has_key: bool) -> Html:
     return tag("div", *steps, flip, class_="kl-legend")
 
 
-def _summary(comparison: Comparison, temperature: float) -> Html:
+def _summary(report: Report) -> Html:
     """Draw the figures of each model; where the answer was drawn also how often two draws differ."""
     head = ["read by", "mean KL", "KL p95", "same likeliest token", "first flip"]
-    drawn = comparison.seen[REFERENCE].mean_differs is not None
-    head += [f"draws unlike FP16's at temperature {temperature:g}"] if drawn else []
+    drawn = report.is_drawn
+    head += [f"draws unlike FP16's at temperature {report.decoding.temperature:g}"] if drawn else []
     rows: list[list[object]] = []
-    for name, seen in comparison.seen.items():
+    for name, seen in report.comparison.seen.items():
         if name == REFERENCE and not drawn:
             continue
         figures: list[object] = ["", "", "", ""]

@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from upq import units
 from upq.compare.comparison import Comparison
 from upq.compare.reading import REFERENCE, Seen
 from upq.decode import Decoding
@@ -67,8 +68,7 @@ class Report:
     @property
     def settings(self) -> str:
         """Say how the answer was drawn, e.g. "temperature 0, seed 0"."""
-        values = asdict(self.decoding).items()
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values)
+        return units.settings(asdict(self.decoding))
 
     @property
     def origin(self) -> str:

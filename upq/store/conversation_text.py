@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 
+from upq import units
 from upq.config import PRECISIONS, PrecisionName
 from upq.files import markdown_block, markdown_line
 from upq.store.conversations import Answer, Conversation, Exchange
@@ -90,8 +91,7 @@ def about(conversation: Conversation) -> str:
 
 def drawn_with(exchange: Exchange) -> str:
     """Say how the answers to a question were drawn, e.g. "temperature 0, seed 0"."""
-    words = [f"{name.replace('_', ' ')} {value}" for name, value in exchange.decoding.items()]
-    return ", ".join(words) or "settings that were not kept"
+    return units.settings(exchange.decoding) or "settings that were not kept"
 
 
 def ending(answer: Answer) -> str:
