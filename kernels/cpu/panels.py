@@ -107,6 +107,7 @@ def bind(kernels: ctypes.CDLL) -> ctypes.CDLL:
         pointer,
         pointer,
     ]
+    kernels.session_recall.argtypes = [pointer, number, number, number, pointer]
     return kernels
 
 

@@ -17,7 +17,7 @@ from tests.support.helpers import (
 from upq.artifact import Artifact
 from upq.artifact.assembly import assemble
 from upq.config import RunConfig
-from upq.decode import Decoding, stream
+from upq.decode import Decoding, Reader, stream
 from upq.decode.native import NativeEngine
 from upq.decode.transformers_engine import TransformersEngine
 from upq.errors import UserError
@@ -88,7 +88,7 @@ def answer(artifact: Artifact, native: bool) -> str:
     model, tokenizer = assemble(artifact)
     engine = NativeEngine(model, exact=True) if native else TransformersEngine(model)
     says = [{"role": "user", "content": "Hello"}]
-    *_, last = stream(engine, tokenizer, says, Decoding(max_new_tokens=8), lambda: False)
+    *_, last = stream(Reader(engine), tokenizer, says, Decoding(max_new_tokens=8), lambda: False)
     assert last.tokens >= 1
     return last.text
 

@@ -16,7 +16,7 @@ from tests.support.helpers import RecordingContext, Stop, stop_after, tiny_confi
 from tests.unit.artifact.test_assembly import packed_of
 from upq.artifact import Artifact, assembly
 from upq.config import SUITES, CheckConfig
-from upq.decode import engine_for
+from upq.decode import LastReader, engine_for
 from upq.evaluation.scores import outcomes, p_value, readable, rows
 from upq.evaluation.suites import run_check
 from upq.jobs import Served, worker_main
@@ -68,7 +68,8 @@ class Loader:
     def get(self, _: int | None, precision: str, __: str) -> Served:
         self.loads.append(precision)
         model, tokenizer = self.whole(None, precision, "")
-        return Served(engine_for(model), tokenizer, precision, precision, "", 0, 0.0, 0.0)
+        last = LastReader(engine_for(model))
+        return Served(last, tokenizer, precision, precision, "", 0, 0.0, 0.0)
 
     def whole(self, _: int | None, precision: str, __: str) -> tuple[Any, Any]:
         if precision == "FP16":

@@ -13,7 +13,7 @@ from tests.support.grids import round_trip
 from tests.support.helpers import RecordingContext, examples, tiny_config
 from upq.artifact.assembly import assemble
 from upq.config import METHODS
-from upq.decode import Decoding, engine_for, stream
+from upq.decode import Decoding, Reader, engine_for, stream
 from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.layers import INT8
@@ -52,7 +52,9 @@ def test_a_family_is_quantized_measured_and_answers(kind: str, tmp_path: Path) -
         model, tokenizer = assemble(artifact)
         engine = engine_for(model, torch.device("cpu"))
         says = [{"role": "user", "content": "Hello"}]
-        *_, last = stream(engine, tokenizer, says, Decoding(max_new_tokens=4), lambda: False)
+        *_, last = stream(
+            Reader(engine), tokenizer, says, Decoding(max_new_tokens=4), lambda: False
+        )
         assert last.done
         assert last.tokens >= 1
 

@@ -15,7 +15,7 @@ from upq.decode.generate import (
 )
 from upq.decode.loops import repeats, text_repeats
 from upq.decode.native import NativeEngine
-from upq.decode.reader import Reader, shared_length
+from upq.decode.reader import LastReader, Reader, shared_length
 from upq.decode.served_linear import ServedLinear
 from upq.decode.transformers_engine import TransformersEngine
 
@@ -25,6 +25,7 @@ __all__ = [
     "ROWS",
     "Decoding",
     "Engine",
+    "LastReader",
     "NativeEngine",
     "Piece",
     "Reader",

@@ -29,6 +29,10 @@ class Session(Protocol):
         """Forget what the row holds behind its first `length` tokens. ValueError if it holds fewer."""
         ...
 
+    def recall(self, row: int, first: int, last: int) -> torch.Tensor:
+        """float32 logits (last - first, vocabulary) after tokens that the row holds, again. Of engines that recall."""
+        ...
+
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
         ...
@@ -38,7 +42,8 @@ class Engine(Protocol):
     """A model that is ready to decode. Sessions may be open in several threads at a time.
 
     config, generation_config: as transformers has them. backend: what computes, for people. memory_bytes: weights as
-    they lie in memory, caches not counted.
+    they lie in memory, caches not counted. recalls: what a token gets is the same, to the bit, whatever was read
+    together with it, and sessions can tell it again.
     """
 
     config: Any
@@ -46,6 +51,7 @@ class Engine(Protocol):
     device: torch.device
     backend: str
     memory_bytes: int
+    recalls: bool
 
     def session(self, rows: int, length: int) -> Session:
         """Room for `rows` sequences of at most `length` tokens each, prompt included."""

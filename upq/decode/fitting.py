@@ -27,10 +27,8 @@ def fitted(
     ids = chat_ids(tokenizer, list(messages))
     if len(ids) <= room or len(asked) <= 1:
         return ids, 0
-    fewest, most = (
-        1,
-        len(asked) - 1,
-    )  # turns that have to go; without `most` the last question is alone
+    # Turns that have to go; without `most` the last question is alone.
+    fewest, most = 1, len(asked) - 1
     while fewest < most:
         middle = (fewest + most) // 2
         if len(without(middle)) <= room:

@@ -14,6 +14,7 @@ import torch
 from upq.decode.draw import penalised, pick, pick_rows
 from upq.decode.engine import Engine, diverged
 from upq.decode.fitting import fitted
+from upq.decode.reader import Reader
 from upq.errors import UserError, shown
 from upq.models import longest_sequence
 
@@ -79,7 +80,7 @@ class Piece:
 
 @torch.inference_mode()
 def stream(
-    engine: Engine,
+    reader: Reader,
     tokenizer: Any,
     messages: list[dict[str, str]],
     decoding: Decoding,
@@ -87,8 +88,10 @@ def stream(
 ) -> Iterator[Piece]:
     """Answer a conversation; the last piece has done=True. What is too long loses its first turns.
 
-    Raises UserError: prompt_too_long, bad_chat_template, diverged.
+    reader: of the engine that answers; what it holds of the conversation is not read again, and behind the last piece
+    it holds prompt and answer. Raises UserError: prompt_too_long, bad_chat_template, diverged.
     """
+    engine = reader.engine
     limit = longest_sequence(engine.config)
     prompt, left_out = fitted(tokenizer, messages, limit, decoding.max_new_tokens)
     longest = min(_room(engine, len(prompt)), decoding.max_new_tokens)
@@ -97,10 +100,10 @@ def stream(
     answer: list[int] = []
     seen = set(prompt)
     started = shown = first = time.monotonic()
-    session = engine.session(1, len(prompt) + longest)
+    reader.reserve(len(prompt) + longest)
     finish = ""
     while not finish:
-        logits = session.step([0], answer[-1:])[0] if answer else session.prefill(0, prompt)
+        logits = reader.step(answer[-1]) if answer else reader.logits(prompt)[0]
         logits = penalised(logits, seen, decoding.repetition_penalty)
         token = pick(logits, decoding.temperature, decoding.top_p, generator)
         if token is None:

@@ -97,6 +97,8 @@ class NativeEngine:
     the compiler.
     """
 
+    recalls = True
+
     def __init__(
         self,
         model: Any,
@@ -238,6 +240,23 @@ class NativeSession:
         check_rewind(self.lengths[row], length)
         self.lengths[row] = length
 
+    def recall(self, row: int, first: int, last: int) -> torch.Tensor:
+        """float32 logits (last - first, vocabulary) after tokens that the row holds, again: only the head is computed.
+
+        IndexError where it does not hold them.
+        """
+        if not 0 <= first < last <= self.lengths[row]:
+            raise IndexError(
+                f"A row of {self.lengths[row]} tokens does not hold {first} to {last}."
+            )
+        logits = torch.empty(last - first, self.engine.struct.vocabulary)
+        self._checked(
+            self.engine.kernels.session_recall(
+                self._address, row, first, last - first, logits.data_ptr()
+            )
+        )
+        return logits
+
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
         positions = [self.lengths[row] for row in rows]
@@ -252,11 +271,16 @@ class NativeSession:
         numbers = [
             (ctypes.c_int32 * len(values))(*values) for values in (ids, rows, positions, wanted)
         ]
-        failed = self.engine.kernels.session_forward(
-            *(self._address, len(ids), *numbers[:3], len(wanted), numbers[3], logits.data_ptr())
+        self._checked(
+            self.engine.kernels.session_forward(
+                *(self._address, len(ids), *numbers[:3], len(wanted), numbers[3], logits.data_ptr())
+            )
         )
+        return logits
+
+    @staticmethod
+    def _checked(failed: int) -> None:
         if failed == -1:
             raise IndexError("A token, row or position is out of range.")
         if failed:
             raise RuntimeError("The operating system refused to make a thread.")
-        return logits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 
 import torch
@@ -20,13 +22,22 @@ def shared_length(sequences: Iterable[Sequence[int]]) -> int:
 
 
 class Reader:
-    """One row of an engine's session and the tokens that it holds."""
+    """One row of an engine's session and the tokens that it holds, of which the first `length` were read last."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.held: list[int] = []
+        self.length = 0
         self._session: Session | None = None
         self._room = 0
+
+    def reserve(self, length: int) -> Session:
+        """Make room for so many tokens; where more is needed than there is, what is held is forgotten."""
+        if self._session is None or length > self._room:
+            self._room = -(-length // STEP) * STEP
+            self._session = self.engine.session(1, self._room)
+            self.held, self.length = [], 0
+        return self._session
 
     @torch.inference_mode()
     def logits(
@@ -37,21 +48,57 @@ class Reader:
         shared: read exactly so many first tokens apart from the rest, unless the row begins with them. Engines that
         choose their kernels by size then give the same bits whatever was read before. None: share what can be shared.
         """
-        session = self._session_for(len(ids))
-        ids = list(ids)
+        session, ids = self.reserve(len(ids)), list(ids)
+        start = len(ids) - wanted
         if shared is None:
-            shared = min(shared_length([self.held, ids]), len(ids) - wanted)
+            held = shared_length([self.held, ids])
+            shared = held if self.engine.recalls else min(held, start)
         elif self.held[:shared] != ids[:shared]:
             session.prefill(0, ids[:shared])
             self.held = ids[:shared]
+        if shared == len(ids):  # of an engine that recalls; what the row holds behind them stays
+            self.length = shared
+            return session.recall(0, start, shared)
         session.rewind(0, shared)
-        self.held = ids[:shared]
-        found = session.extend(0, ids[shared:], wanted)
-        self.held = ids
+        self.held, self.length = ids[:shared], shared
+        found = session.extend(0, ids[shared:], min(wanted, len(ids) - shared))
+        self.held, self.length = ids, len(ids)
+        return torch.cat([session.recall(0, start, shared), found]) if start < shared else found
+
+    @torch.inference_mode()
+    def step(self, token: int) -> torch.Tensor:
+        """Append one token to the sequence that was read last: float32 logits (vocabulary,) of the next one."""
+        if self.length == self._room:
+            return self.logits([*self.held, token])[0]
+        session = self.reserve(self.length + 1)
+        if len(self.held) > self.length:
+            session.rewind(0, self.length)
+            del self.held[self.length :]
+        found = session.step([0], [token])[0]
+        self.held.append(token)
+        self.length += 1
         return found
 
-    def _session_for(self, length: int) -> Session:
-        if self._session is None or length > self._room:
-            self._room = -(-length // STEP) * STEP
-            self._session, self.held = self.engine.session(1, self._room), []
-        return self._session
+
+class LastReader:
+    """The reader that an engine was last read with, so that a conversation that goes on is not read from its beginning.
+
+    It is lent to one at a time; others get a new one, and so does everyone where the engine does not recall: its
+    answers would depend, by rounding, on what was read before.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reader: Reader | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lent(self) -> Iterator[Reader]:
+        """A reader, as long as the block runs; what it holds then is what the next one may find."""
+        with self._lock:
+            reader, self._reader = self._reader or Reader(self.engine), None
+        try:
+            yield reader
+        finally:
+            if self.engine.recalls:
+                self._reader = reader

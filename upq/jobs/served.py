@@ -9,12 +9,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from upq.artifact import Artifact, assembly
 from upq.config import Precision
-from upq.decode import Decoding, Engine, Piece, engine_for, stream
+from upq.decode import Decoding, Engine, LastReader, Piece, Reader, engine_for, stream
 from upq.errors import UserError
 from upq.jobs.turns import answering
 from upq.models import compute_dtype, keep_freed_memory, loading, place, serving_device
@@ -29,9 +30,11 @@ TIMED_QUESTION, TIMED_TOKENS = "Explain how rain forms, step by step.", 48
 
 @dataclass(frozen=True)
 class Served:
-    """A model ready to answer. size_bytes: as stored; load_s: what loading took, seconds."""
+    """A model ready to answer. last: what its engine read last; size_bytes: as stored; load_s: what loading took,
+    seconds.
+    """
 
-    engine: Engine
+    last: LastReader
     tokenizer: Any
     precision: str
     label: str
@@ -39,6 +42,15 @@ class Served:
     size_bytes: int
     bits_per_weight: float
     load_s: float
+
+    @property
+    def engine(self) -> Engine:
+        """What computes."""
+        return self.last.engine
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """What reads with this model, for a while; it may hold what was read last."""
+        return self.last.lent()
 
     @property
     def memory_bytes(self) -> int:
@@ -62,8 +74,8 @@ class Served:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
         """Answer a conversation that somebody reads, piece by piece (upq.decode.stream); background work waits."""
-        with answering():
-            yield from self.write(messages, decoding, should_stop)
+        with answering(), self.reader() as reader:
+            yield from stream(reader, self.tokenizer, messages, decoding, should_stop)
 
     def write(
         self,
@@ -71,8 +83,8 @@ class Served:
         decoding: Decoding,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
-        """The same where nobody reads along: background work does not wait."""
-        yield from stream(self.engine, self.tokenizer, messages, decoding, should_stop)
+        """The same where nobody reads along: background work does not wait, and what was read last stays held."""
+        yield from stream(Reader(self.engine), self.tokenizer, messages, decoding, should_stop)
 
     def time_alone(self, should_stop: Callable[[], bool]) -> Piece | None:
         """Write the short answer by which speeds are compared; None where it was stopped, or ended too soon.
@@ -159,7 +171,7 @@ class Models:
     def _fp16(self, key: ModelKey) -> Served:
         loaded = loading.load(key.source, revision=key.revision)
         return Served(
-            engine=engine_for(loaded.model, self.device),
+            last=LastReader(engine_for(loaded.model, self.device)),
             tokenizer=loaded.tokenizer,
             precision=FP16,
             label=f"{FP16} reference",
@@ -182,7 +194,7 @@ class Models:
         kept = self._artifact(key)
         model, tokenizer = assembly.assemble(kept)
         return Served(
-            engine=engine_for(model, self.device),
+            last=LastReader(engine_for(model, self.device)),
             tokenizer=tokenizer,
             precision=key.precision,
             label=key.precision,

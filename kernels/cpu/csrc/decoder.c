@@ -21,6 +21,7 @@ struct Session {
     const float *cosine, *sine;
     uint16_t *keys;    // [block][row][kv head][panel of 16 positions][head_size][16]
     uint16_t *values;  // [block][row][kv head][position][head_size]
+    float *read;       // [row][position][hidden]: what the last block gave for each token that was read
     float *hidden;     // (CHUNK, hidden)
     float *query, *key, *value, *mixed, *inner;
     float *scores;     // per thread: (TILE, padded)
@@ -29,6 +30,7 @@ struct Session {
     // the present chunk
     int tokens, run_count, count;
     const int32_t *ids, *row, *position, *wanted;
+    const float *told;  // (count, hidden): of which the head makes logits
     float *logits;
 };
 
@@ -37,6 +39,9 @@ static int largest(int a, int b) { return a > b ? a : b; }
 static size_t row_size(const Session *s) { return (size_t)s->padded * s->model->head_size; }
 static size_t cache_at(const Session *s, int block, int row, int kv_head) {
     return (((size_t)block * s->rows + row) * s->model->kv_heads + kv_head) * row_size(s);
+}
+static float *read_at(const Session *s, int row, int position) {
+    return s->read + ((size_t)row * s->length + position) * s->model->hidden;
 }
 
 static int make_inputs(Inputs *inputs, int tokens, int columns, int span) {
@@ -71,6 +76,7 @@ Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threa
     const size_t cache = cache_at(s, m->blocks, 0, 0);
     s->keys = calloc(cache, sizeof(uint16_t));
     s->values = calloc(cache, sizeof(uint16_t));
+    s->read = calloc((size_t)rows * length * m->hidden, sizeof(float));
     s->hidden = calloc((size_t)CHUNK * m->hidden, sizeof(float));
     s->query = calloc((size_t)CHUNK * q, sizeof(float));
     s->key = calloc((size_t)CHUNK * kv, sizeof(float));
@@ -80,8 +86,8 @@ Session *session_new(const Model *m, int32_t rows, int32_t length, int32_t threa
     s->scores = calloc((size_t)threads * TILE * s->padded, sizeof(float));
     s->runs = calloc(CHUNK, sizeof(Run));
     s->inputs = calloc(threads + 1, sizeof(Inputs));
-    int whole = s->keys && s->values && s->hidden && s->query && s->key && s->value && s->mixed && s->inner && s->scores &&
-                s->runs && s->inputs;
+    int whole = s->keys && s->values && s->read && s->hidden && s->query && s->key && s->value && s->mixed && s->inner &&
+                s->scores && s->runs && s->inputs;
     for (int t = 0; whole && t <= threads; t++) whole = make_inputs(&s->inputs[t], t < threads ? 1 : CHUNK, widest, m->span);
     if (whole) return s;
     session_free(s);
@@ -100,7 +106,8 @@ void session_free(Session *s) {
         free(s->inputs[t].group_sum);
         free(s->inputs[t].added);
     }
-    void *parts[] = {s->keys, s->values, s->hidden, s->query, s->key, s->value, s->mixed, s->inner, s->scores, s->runs, s->inputs};
+    void *parts[] = {s->keys,  s->values, s->read,  s->hidden, s->query, s->key,
+                     s->value, s->mixed,  s->inner, s->scores, s->runs,  s->inputs};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) free(parts[i]);
     free(s);
 }
@@ -339,6 +346,12 @@ static void run_block(Session *s, Worker me, int block) {
     barrier(me);
 }
 
+static void run_head(Worker me, void *argument) {
+    Session *s = argument;
+    const Model *m = s->model;
+    project(s, me, &m->head, s->told, m->hidden, m->final_norm, s->count, s->logits, m->vocabulary, STORE);
+}
+
 static void run_chunk(Worker me, void *argument) {
     Session *s = argument;
     const Model *m = s->model;
@@ -349,13 +362,16 @@ static void run_chunk(Worker me, void *argument) {
     }
     barrier(me);
     for (int block = 0; block < m->blocks; block++) run_block(s, me, block);
+    for (int t = me.index; t < s->tokens; t += me.count)
+        memcpy(read_at(s, s->row[t], s->position[t]), s->hidden + (size_t)t * m->hidden, m->hidden * sizeof(float));
     if (!s->count) return;
-    // The wanted tokens come first now; their order is ascending, so none is overwritten before it is read.
-    if (me.index == 0)
-        for (int i = 0; i < s->count; i++)
-            memmove(s->hidden + (size_t)i * m->hidden, s->hidden + (size_t)s->wanted[i] * m->hidden, m->hidden * sizeof(float));
     barrier(me);
-    project(s, me, &m->head, s->hidden, m->hidden, m->final_norm, s->count, s->logits, m->vocabulary, STORE);
+    for (int i = me.index; i < s->count; i += me.count) {
+        const int t = s->wanted[i];
+        memcpy(s->hidden + (size_t)i * m->hidden, read_at(s, s->row[t], s->position[t]), m->hidden * sizeof(float));
+    }
+    barrier(me);
+    run_head(me, s);
 }
 
 // Cut the chunk into runs of tokens of one row, so that a run's queries fill a tile.
@@ -391,11 +407,23 @@ int32_t session_forward(Session *s, int32_t tokens, const int32_t *ids, const in
         s->row = rows + first;
         s->position = positions + first;
         s->wanted = here;
+        s->told = s->hidden;
         s->logits = logits + (size_t)served * s->model->vocabulary;
         s->count = 0;
         while (served < count && wanted[served] < first + s->tokens) here[s->count++] = wanted[served++] - first;
         find_runs(s);
         if (run_job(s->threads, run_chunk, s)) return -2;
+    }
+    return 0;
+}
+
+int32_t session_recall(Session *s, int32_t row, int32_t first, int32_t count, float *logits) {
+    if (row < 0 || row >= s->rows || first < 0 || first >= s->length || count < 1 || count > s->length - first) return -1;
+    for (int done = 0; done < count; done += CHUNK) {
+        s->count = count - done < CHUNK ? count - done : CHUNK;
+        s->told = read_at(s, row, first + done);
+        s->logits = logits + (size_t)done * s->model->vocabulary;
+        if (run_job(s->threads, run_head, s)) return -2;
     }
     return 0;
 }

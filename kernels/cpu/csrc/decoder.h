@@ -38,6 +38,10 @@ void session_free(Session *session);
 int32_t session_forward(Session *session, int32_t tokens, const int32_t *ids, const int32_t *rows, const int32_t *positions,
                         int32_t count, const int32_t *wanted, float *logits);
 
+// The logits (count, vocabulary) that follow the tokens at the positions from `first` on of a row that were read before, to the
+// same bits; only the head is computed. Returns as session_forward does.
+int32_t session_recall(Session *session, int32_t row, int32_t first, int32_t count, float *logits);
+
 // outputs (tokens, rows of the matrix) = inputs (tokens, columns) times the transposed matrix; columns as padded.
 // The inputs are transformed in place. room: tokens * (2 * columns + 9 * columns / span + 4 * columns / NESTED_GROUP) bytes for 8-bit
 // activations where span is not 0, and 4 * tokens more for a transform. Returns as session_forward does.

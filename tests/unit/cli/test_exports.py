@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.support import hub as stand_in
 from tests.support.exported_runs import checked, exportable_run
 from tests.support.store_cases import a_check
 from upq.__main__ import main
-from upq.decode import Decoding, stream
+from upq.decode import Decoding
 from upq.export import CARD, Offer, PackedModel
 from upq.export.dense import Dense
 from upq.export.formats import cannot_export
@@ -137,7 +136,7 @@ def answer(store: Store, run_id: int, precision: str) -> str:
     asked = [{"role": "user", "content": "Hello"}]
     wanted = Decoding(max_new_tokens=12)
     text = ""
-    for piece in stream(served.engine, served.tokenizer, asked, wanted, threading.Event().is_set):
+    for piece in served.write(asked, wanted):
         text = piece.text
     return text
 

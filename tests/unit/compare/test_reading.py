@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.support.grids import damaged
 from tests.support.helpers import examples
 from upq.compare import Sampling, compare, comparison, read_answer, reading
 from upq.compare.comparison import Answer, answer_ids
-from upq.decode import Decoding, TransformersEngine, engine_for
+from upq.decode import Decoding, LastReader, Reader, TransformersEngine, engine_for
 from upq.errors import UserError
 from upq.evaluation import Reference
 from upq.models import LoadedModel
@@ -29,6 +30,12 @@ class Read:
 
     engine: Any
     tokenizer: Any
+
+    def __post_init__(self) -> None:
+        self.last = LastReader(self.engine)
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        return self.last.lent()
 
 
 def pair(tiny: LoadedModel) -> dict[str, Read]:
@@ -55,6 +62,25 @@ def test_the_engine_in_c_tells_what_transformers_tells(tiny: LoadedModel) -> Non
     assert "native" in fast["INT4"].engine.backend
     expected, found = read_answer(slow, PROMPT, ANSWER), read_answer(fast, PROMPT, ANSWER)
     assert found["INT4"].kl == pytest.approx(expected["INT4"].kl, rel=0.05, abs=1e-3)
+
+
+def test_what_the_models_hold_already_changes_no_bit(tiny: LoadedModel) -> None:
+    def models() -> dict[str, Read]:
+        return {
+            name: Read(engine_for(one), tiny.tokenizer)
+            for name, one in (("FP16", tiny.model), ("INT4", damaged(tiny.model)))
+        }
+
+    expected = read_answer(models(), PROMPT, ANSWER)
+    answered = models()
+    with answered["FP16"].reader() as reader:
+        reader.logits(PROMPT)
+        for token in ANSWER[:-1]:
+            reader.step(token)
+    with answered["INT4"].reader() as reader:
+        reader.logits([*PROMPT, *reversed(ANSWER)])
+    assert read_answer(answered, PROMPT, ANSWER) == expected
+    assert read_answer(answered, PROMPT, ANSWER) == expected
 
 
 @torch.no_grad()
@@ -186,3 +212,12 @@ def test_where_a_penalty_was_set_no_floor_is_told(tiny: LoadedModel) -> None:
     drawn = Decoding(temperature=0.5, repetition_penalty=1.2)
     found = compare(pair(tiny), CONVERSATION, Answer("Sky", ended=True), drawn)
     assert found.to_json()["noise_floor"] is None
+
+
+@pytest.mark.parametrize("vocabulary", [7, 511, 512, 513, 49152, 50257])
+def test_the_largest_values_are_those_of_a_whole_search(vocabulary: int) -> None:
+    logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(vocabulary))
+    logits[1, : reading.LIKELIEST] += 20  # side by side
+    found, expected = reading._largest(logits), logits.topk(reading.LIKELIEST)
+    assert torch.equal(found.values, expected.values)
+    assert torch.equal(found.indices, expected.indices)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from upq.decode import Decoding, engine_for, stream
+from upq.decode import Decoding, Reader, engine_for, stream
 from upq.decode.fitting import ANSWER_SHARE, fitted
 from upq.models import LoadedModel, chat_ids
 
@@ -54,7 +54,7 @@ def test_an_answer_says_what_was_left_out(tiny: LoadedModel) -> None:
     engine: Any = engine_for(tiny.model)
     for turns, expected in ((30, True), (1, False)):
         *_, last = stream(
-            engine, tiny.tokenizer, talk(turns), Decoding(max_new_tokens=4), lambda: False
+            Reader(engine), tiny.tokenizer, talk(turns), Decoding(max_new_tokens=4), lambda: False
         )
         assert (last.left_out > 0) is expected
         assert last.limit == LIMIT

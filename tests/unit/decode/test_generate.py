@@ -8,7 +8,16 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from upq.decode import Decoding, Piece, TransformersEngine, answers, end_ids, engine_for, stream
+from upq.decode import (
+    Decoding,
+    Piece,
+    Reader,
+    TransformersEngine,
+    answers,
+    end_ids,
+    engine_for,
+    stream,
+)
 from upq.decode.draw import penalised, pick
 from upq.errors import UserError
 from upq.models import LoadedModel, chat_ids
@@ -18,7 +27,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 def answer(loaded: LoadedModel, decoding: Decoding, stop: Any = lambda: False) -> Piece:
     """The last piece."""
-    *_, last = stream(engine_for(loaded.model), loaded.tokenizer, HELLO, decoding, stop)
+    *_, last = stream(Reader(engine_for(loaded.model)), loaded.tokenizer, HELLO, decoding, stop)
     return last
 
 
@@ -52,7 +61,7 @@ def test_the_bundled_model_streams_the_tokens_of_transformers(bundled: LoadedMod
     expected = reference(bundled, messages, 12)
     pieces = list(
         stream(
-            engine_for(bundled.model),
+            Reader(engine_for(bundled.model)),
             bundled.tokenizer,
             messages,
             Decoding(max_new_tokens=12),
@@ -156,7 +165,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(
     long = [{"role": "user", "content": "x" * 600}]
     engine = engine_for(tiny.model)
     with pytest.raises(UserError, match="the model reads at most 512") as caught:
-        next(stream(engine, tiny.tokenizer, long, Decoding(), lambda: False))
+        next(stream(Reader(engine), tiny.tokenizer, long, Decoding(), lambda: False))
     assert caught.value.code == "prompt_too_long"
 
     room = 5
@@ -165,7 +174,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_the_answer_ends_with_it(
     ]
     assert len(chat_ids(tiny.tokenizer, prompt)) == 512 - room
     pieces: Iterator[Piece] = stream(
-        engine, tiny.tokenizer, prompt, Decoding(max_new_tokens=100), lambda: False
+        Reader(engine), tiny.tokenizer, prompt, Decoding(max_new_tokens=100), lambda: False
     )
     *_, last = pieces
     assert last.tokens <= room

@@ -233,6 +233,25 @@ def test_a_prefix_is_read_once_and_continued_to_the_same_bits() -> None:
         session.rewind(1, 48)
 
 
+@pytest.mark.parametrize("bits", [16, 4, 2])
+def test_what_was_read_is_told_again_to_the_same_bits(bits: int) -> None:
+    model = random_model("Llama")
+    engine = native_engine(quantized(model, bits, 32) if bits < 16 else model)
+    session, ids = engine.session(2, 200), prompt(150)
+    expected = engine.session(1, 200).extend(0, ids, wanted=150)
+    session.prefill(0, prompt(9, 5))
+    session.prefill(1, ids[:60])
+    for token in ids[60:80]:
+        session.step([0, 1], [3, token])
+    session.extend(1, ids[80:])
+    assert torch.equal(session.recall(1, 0, 150), expected)
+    assert torch.equal(session.recall(1, 70, 71), expected[70:71])
+    session.rewind(1, 100)
+    for first, last in ((90, 101), (-1, 4), (5, 5)):
+        with pytest.raises(IndexError, match="A row of 100 tokens does not hold"):
+            session.recall(1, first, last)
+
+
 def test_a_session_is_full_at_its_length() -> None:
     session = native_engine(random_model("Llama")).session(1, 4)
     session.prefill(0, [1, 2, 3])

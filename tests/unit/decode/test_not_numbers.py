@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import make_tokenizer
 from tests.support.families import family_ids, family_model
-from upq.decode import Decoding, Engine, NativeEngine, answers, engine_for, stream
+from upq.decode import Decoding, Engine, NativeEngine, Reader, answers, engine_for, stream
 from upq.decode.draw import pick, pick_rows
 from upq.errors import UserError
 from upq.evaluation.mmlu import Exam, Question, marks
@@ -41,7 +41,7 @@ def test_an_answer_ends_with_the_number_of_the_block(family: str, temperature: f
     engine, says = engine_of(family), [{"role": "user", "content": "Hello"}]
     decoding = Decoding(max_new_tokens=4, temperature=temperature)
     with pytest.raises(UserError) as caught:
-        list(stream(engine, make_tokenizer(), says, decoding, lambda: False))
+        list(stream(Reader(engine), make_tokenizer(), says, decoding, lambda: False))
     assert "decoder block 1" in message_of(caught)
     options: dict[str, Any] = {"max_new_tokens": 4, "temperature": temperature}
     with pytest.raises(UserError) as caught:

@@ -7,11 +7,12 @@ import pytest
 from tests.support.grids import GRIDS
 from tests.support.helpers import tiny_config
 from upq.artifact import assembly
+from upq.decode import Decoding
 from upq.errors import UserError
 from upq.jobs import Models
 from upq.jobs import served as serve
 from upq.jobs.served import KEPT
-from upq.models import LoadedModel, plan_layers
+from upq.models import LoadedModel, chat_ids, plan_layers
 from upq.models import load as load_model
 from upq.store import Store
 
@@ -107,3 +108,17 @@ def test_the_reference_of_a_run_is_the_revision_that_it_quantized(
     assert models.get(new, "FP16", source) is not first
     assert models.get(None, "FP16", source) is models.get(new, "FP16", source)
     assert asked == ["v1", None]
+
+
+def test_an_answer_is_held_for_the_next_turn_and_nothing_that_nobody_reads_takes_its_place(
+    store: Store, tiny: LoadedModel, tiny_model_dir: Path
+) -> None:
+    run_id = stored_run(store, tiny, tiny_model_dir)
+    served = Models(store).get(run_id, "INT4", str(tiny_model_dir))
+    asked, decoding = [{"role": "user", "content": "Hello"}], Decoding(max_new_tokens=8)
+    *_, last = served.answer(asked, decoding)
+    held = [*chat_ids(tiny.tokenizer, asked), *last.ids[:-1]]
+    list(served.write([{"role": "user", "content": "Bye"}], decoding))
+    assert served.time_alone(lambda: False) is not None
+    with served.reader() as reader:
+        assert reader.held == held
