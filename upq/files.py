@@ -17,9 +17,11 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tabulate import tabulate
 
 #: What ships with the package: prompts, checks and the quantized demo models.
 RESOURCES = Path(__file__).parent / "resources"
@@ -267,3 +269,9 @@ def markdown_block(text: str) -> list[str]:
     longest = max((len(found) for found in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}text", text, fence]
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of a Markdown file, a row a line, with the names of the columns of the first; no cell becomes markup."""
+    cells = [{name: markdown_line(cell) for name, cell in row.items()} for row in rows]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)

@@ -1,7 +1,8 @@
-"""Bytes, seconds and settings as people read them, on a page or in a terminal."""
+"""Numbers, bytes, seconds and settings as people read them, on a page or in a terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 #: What stands where nothing is known.
@@ -38,6 +39,16 @@ def duration(seconds: float | None) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days = hours // 24
     return f"{days} days" if days < 2 * YEAR_DAYS else f"{days // YEAR_DAYS} years"
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """Write a number with a fixed count of decimals, for columns that line up."""
+    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """Write a share of 0 to 1 as a percentage."""
+    return NO_VALUE if share is None else f"{100 * share:.{decimals}f} %"
 
 
 def settings(values: Mapping[str, object]) -> str:

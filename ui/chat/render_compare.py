@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ui.html import Html, fixed, join, percent, standalone, table, tag
+from ui.html import Html, fixed, join, standalone, table, tag
 from upq.compare import REFERENCE, Comparison, Instruction, Outcome, Report, Seen, TextPiece, shown
 
 #: From how many nats on a piece is shaded by which step.
@@ -147,25 +147,13 @@ def _legend(*, has_key: bool) -> Html:
 
 def _summary(report: Report) -> Html:
     """Draw the figures of each model; where the answer was drawn also how often two draws differ."""
-    head = ["read by", "mean KL", "KL p95", "same likeliest token", "first flip"]
-    drawn = report.is_drawn
-    head += [f"draws unlike FP16's at temperature {report.decoding.temperature:g}"] if drawn else []
+    head = ["read by", *report.figures[REFERENCE]]
     rows: list[list[object]] = []
-    for name, seen in report.comparison.seen.items():
-        if name == REFERENCE and not drawn:
+    for name, figures in report.figures.items():
+        if name == REFERENCE and not report.is_drawn:
             continue
-        figures: list[object] = ["", "", "", ""]
-        if name != REFERENCE:
-            first = f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none"
-            figures = [
-                fixed(seen.mean_kl, 3),
-                fixed(seen.kl_p95, 2),
-                percent(seen.same_top1),
-                first,
-            ]
         label = f"{name}, drawn twice" if name == REFERENCE else name
-        share = [percent(seen.mean_differs)] if drawn else []
-        rows.append([tag("b", label, class_=name.lower()), *figures, *share])
+        rows.append([tag("b", label, class_=name.lower()), *figures.values()])
     return table(head, rows, numeric=range(1, len(head)), class_="kl-summary")
 
 

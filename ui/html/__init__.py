@@ -13,17 +13,15 @@ from ui.html.words import (
     METHOD_NAMES,
     PRECISIONS,
     Precision,
-    fixed,
     in_order,
     model_name,
     number,
     peak_memory,
-    percent,
     plural,
     span,
     stage_name,
 )
-from upq.units import NO_VALUE, duration, size
+from upq.units import NO_VALUE, duration, fixed, percent, size
 
 __all__ = [
     "BUNDLED_NAME",

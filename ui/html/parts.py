@@ -15,12 +15,11 @@ from ui.html.words import (
     BUNDLED_NAME,
     METHOD_NAMES,
     model_name,
-    percent,
     stage_name,
 )
 from upq.decode import ROWS
 from upq.store import Run
-from upq.units import NO_VALUE
+from upq.units import NO_VALUE, percent
 
 
 def notice(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ui.html.markup import Html, join, tag
-from ui.html.words import percent
 from upq.evaluation import Tally
+from upq.units import percent
 
 TALLY_HEAD = (
     "pair", "first better", "second better", "ties", "both bad", "same answer", "first's share", "verdict",

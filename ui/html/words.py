@@ -63,16 +63,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
-def fixed(value: float | None, decimals: int) -> str:
-    """Write a number with a fixed count of decimals, for columns that line up."""
-    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
-
-
-def percent(share: float | None, decimals: int = 1) -> str:
-    """Write a share of 0 to 1 as a percentage."""
-    return NO_VALUE if share is None else f"{100 * share:.{decimals}f} %"
-
-
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun, such as "1 prompt" and "60 prompts"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

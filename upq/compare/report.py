@@ -11,19 +11,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 from upq import units
 from upq.compare.comparison import Comparison
-from upq.compare.reading import REFERENCE, Seen
+from upq.compare.reading import REFERENCE
 from upq.decode import Decoding
-from upq.files import markdown_block, markdown_line
+from upq.files import markdown_block, markdown_table
 
 MEANING = (
     "The text of each token, and what each model held for the likeliest one at its place, with the probability;"
     " \u25bc where that is another one than FP16's. In front of it the KL to FP16 in nats."
 )
-_NO_DISTANCE = dict.fromkeys(("mean KL", "KL p95", "same likeliest token", "first flip"), "")
 #: How white space in the text of a token is written.
 VISIBLE = {"\n": "\u21b5", "\t": "\u21e5", " ": "\u00b7"}
 
@@ -48,6 +45,24 @@ class Report:
     def is_drawn(self) -> bool:
         """Whether it is known how often two draws differ."""
         return self.comparison.seen[REFERENCE].mean_differs is not None
+
+    @property
+    def figures(self) -> dict[str, dict[str, str]]:
+        """By precision how far it is from FP16, by the name of the figure, as people read it."""
+        found = {}
+        for name, seen in self.comparison.seen.items():
+            flip = f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none"
+            figures = {
+                "mean KL": units.fixed(seen.mean_kl, 3),
+                "KL p95": units.fixed(seen.kl_p95, 2),
+                "same likeliest token": units.percent(seen.same_top1),
+                "first flip": flip,
+            }
+            found[name] = figures if name != REFERENCE else dict.fromkeys(figures, "")
+            if self.is_drawn:
+                drawn = f"draws unlike FP16's at temperature {self.decoding.temperature:g}"
+                found[name][drawn] = units.percent(seen.mean_differs)
+        return found
 
     @property
     def remarks(self) -> list[str]:
@@ -84,14 +99,20 @@ def shown(text: str) -> str:
 def as_markdown(report: Report) -> str:
     """The comparison to read: the figures of each model, the question, the answer, and a line for each token."""
     lines = [f"# Token KL of {report.source}'s answer", "", f"{report.origin}.", ""]
-    lines += [_table(_figures(report)), "", "## Question", "", *markdown_block(report.question)]
+    lines += [
+        markdown_table(_figures(report)),
+        "",
+        "## Question",
+        "",
+        *markdown_block(report.question),
+    ]
     lines += ["", f"Drawn with {report.settings}."]
     if report.system:
         lines += ["", "System prompt:", "", *markdown_block(report.system)]
     lines += ["", "## Answer", "", *markdown_block(report.comparison.text)]
     for remark in report.remarks:
         lines += ["", remark]
-    lines += ["", "## Tokens", "", MEANING, "", _table(_tokens(report.comparison)), ""]
+    lines += ["", "## Tokens", "", MEANING, "", markdown_table(_tokens(report.comparison)), ""]
     return "\n".join(lines)
 
 
@@ -117,14 +138,9 @@ def as_lines(report: Report) -> str:
     return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
 
 
-def _table(rows: list[dict[str, str]]) -> str:
-    cells = [{name: markdown_line(cell) for name, cell in row.items()} for row in rows]
-    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
-
-
 def _figures(report: Report) -> list[dict[str, str]]:
     rows = []
-    for name, seen in report.comparison.seen.items():
+    for name, figures in report.figures.items():
         facts = report.models.get(name, {})
         row = {
             "read by": name,
@@ -132,19 +148,8 @@ def _figures(report: Report) -> list[dict[str, str]]:
             "method": str(facts.get("method") or "-"),
             "bits per weight": f"{facts.get('bits_per_weight', math.nan):.4g}",
         }
-        rows.append(row | (_distance(seen) if name != REFERENCE else _NO_DISTANCE))
-        if report.is_drawn:
-            rows[-1]["draws unlike FP16's"] = f"{seen.mean_differs:.1%}"
+        rows.append(row | figures)
     return rows
-
-
-def _distance(seen: Seen) -> dict[str, str]:
-    return {
-        "mean KL": f"{seen.mean_kl:.3f}",
-        "KL p95": f"{seen.kl_p95:.2f}",
-        "same likeliest token": f"{seen.same_top1:.1%}",
-        "first flip": f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none",
-    }
 
 
 def _tokens(comparison: Comparison) -> list[dict[str, str]]:

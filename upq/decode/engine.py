@@ -7,7 +7,7 @@ that 16 batches of one give (exactly on the CPU engines, up to rounding where a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -29,12 +29,17 @@ class Session(Protocol):
         """Forget what the row holds behind its first `length` tokens. ValueError if it holds fewer."""
         ...
 
-    def recall(self, row: int, first: int, last: int) -> torch.Tensor:
-        """float32 logits (last - first, vocabulary) after tokens that the row holds, again. Of engines that recall."""
-        ...
-
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
+        ...
+
+
+@runtime_checkable
+class RecallingSession(Session, Protocol):
+    """A session that can tell logits again. What a token gets is the same, to the bit, whatever is read with it."""
+
+    def recall(self, row: int, first: int, last: int) -> torch.Tensor:
+        """float32 logits (last - first, vocabulary) after tokens number first to last - 1 that the row holds."""
         ...
 
 
@@ -42,8 +47,7 @@ class Engine(Protocol):
     """A model that is ready to decode. Sessions may be open in several threads at a time.
 
     config, generation_config: as transformers has them. backend: what computes, for people. memory_bytes: weights as
-    they lie in memory, caches not counted. recalls: what a token gets is the same, to the bit, whatever was read
-    together with it, and sessions can tell it again.
+    they lie in memory, caches not counted.
     """
 
     config: Any
@@ -51,7 +55,6 @@ class Engine(Protocol):
     device: torch.device
     backend: str
     memory_bytes: int
-    recalls: bool
 
     def session(self, rows: int, length: int) -> Session:
         """Room for `rows` sequences of at most `length` tokens each, prompt included."""

@@ -97,8 +97,6 @@ class NativeEngine:
     the compiler.
     """
 
-    recalls = True
-
     def __init__(
         self,
         model: Any,
@@ -203,7 +201,7 @@ class NativeEngine:
 
 
 class NativeSession:
-    """Key-value caches in C (`upq.decode.engine.Session`); one thread at a time may use it."""
+    """Key-value caches in C (`upq.decode.engine.RecallingSession`); one thread at a time may use it."""
 
     def __init__(
         self, engine: NativeEngine, rows: int, length: int, cosine: torch.Tensor, sine: torch.Tensor

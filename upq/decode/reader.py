@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import torch
 
-from upq.decode.engine import Engine, Session
+from upq.decode.engine import Engine, RecallingSession, Session
 
 #: Room is made in steps of this many tokens.
 STEP = 1024
@@ -30,6 +30,11 @@ class Reader:
         self.length = 0
         self._session: Session | None = None
         self._room = 0
+
+    @property
+    def recalls(self) -> bool:
+        """Whether what is held is told again, to the bit, where it is wanted (RecallingSession)."""
+        return isinstance(self._session, RecallingSession)
 
     def reserve(self, length: int) -> Session:
         """Make room for so many tokens; where more is needed than there is, what is held is forgotten."""
@@ -52,18 +57,22 @@ class Reader:
         start = len(ids) - wanted
         if shared is None:
             held = shared_length([self.held, ids])
-            shared = held if self.engine.recalls else min(held, start)
+            shared = held if self.recalls else min(held, start)
         elif self.held[:shared] != ids[:shared]:
             session.prefill(0, ids[:shared])
             self.held = ids[:shared]
-        if shared == len(ids):  # of an engine that recalls; what the row holds behind them stays
+        if shared == len(ids):  # what the row holds behind them stays
             self.length = shared
-            return session.recall(0, start, shared)
+            return self._recall(start, shared)
         session.rewind(0, shared)
         self.held, self.length = ids[:shared], shared
         found = session.extend(0, ids[shared:], min(wanted, len(ids) - shared))
         self.held, self.length = ids, len(ids)
-        return torch.cat([session.recall(0, start, shared), found]) if start < shared else found
+        return torch.cat([self._recall(start, shared), found]) if start < shared else found
+
+    def _recall(self, first: int, last: int) -> torch.Tensor:
+        assert isinstance(self._session, RecallingSession)
+        return self._session.recall(0, first, last)
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
@@ -83,8 +92,8 @@ class Reader:
 class LastReader:
     """The reader that an engine was last read with, so that a conversation that goes on is not read from its beginning.
 
-    It is lent to one at a time; others get a new one, and so does everyone where the engine does not recall: its
-    answers would depend, by rounding, on what was read before.
+    It is lent to one at a time; others get a new one. So does everyone where what a token gets depends, by rounding, on
+    what is read with it: answers would depend on what was read before.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -100,5 +109,5 @@ class LastReader:
         try:
             yield reader
         finally:
-            if self.engine.recalls:
+            if reader.recalls:
                 self._reader = reader

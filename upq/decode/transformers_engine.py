@@ -35,8 +35,6 @@ GPU_LOCK = threading.Lock()
 class TransformersEngine:
     """Engine over a transformers model on its device, in its dtype; packed layers are prepared in place."""
 
-    recalls = False  # libraries choose their kernels by the number of tokens
-
     def __init__(self, model: Any) -> None:
         prepare_layers(model)
         self.model = model

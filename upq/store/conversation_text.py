@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from upq import units
 from upq.config import PRECISIONS, PrecisionName
-from upq.files import markdown_block, markdown_line
+from upq.files import markdown_block, markdown_line, markdown_table
 from upq.store.conversations import Answer, Conversation, Exchange
 
 #: How an answer ended, where that is worth a word.
@@ -27,11 +27,17 @@ def as_markdown(conversation: Conversation, only: int | None = None) -> str:
     """The conversation to read. only: the number of the one question to take, from 1 on."""
     head, content = conversation.head, conversation.content
     lines = [f"# {markdown_line(head.title)}", "", f"{about(conversation)}.", ""]
-    lines += ["| precision | model | method | bits per weight |", "| --- | --- | --- | ---: |"]
-    for precision in precisions_of(conversation):
-        author = content.authors[precision]
-        cells = (precision, author.model, author.method or "-", f"{author.bits_per_weight:.4g}")
-        lines.append(f"| {' | '.join(map(markdown_line, cells))} |")
+    authors = [(name, content.authors[name]) for name in precisions_of(conversation)]
+    table = [
+        {
+            "precision": precision,
+            "model": author.model,
+            "method": author.method or "-",
+            "bits per weight": f"{author.bits_per_weight:.4g}",
+        }
+        for precision, author in authors
+    ]
+    lines.append(markdown_table(table))
     for number, exchange in numbered(conversation, only):
         lines += ["", f"## Question {number}", "", *markdown_block(exchange.question)]
         lines += ["", f"Drawn with {drawn_with(exchange)}."]

@@ -23,7 +23,7 @@ def test_markdown_has_the_figures_the_answer_and_a_line_for_each_token() -> None
         "2.25",
         "0.525",
         "2.03",
-        "66.7%",
+        "66.7 %",
         "2 of 6",
     ]
     rows = [line for line in text[text.index("## Tokens") :].splitlines() if line[:1] == "|"]
@@ -63,4 +63,4 @@ def test_what_has_to_be_known_is_said() -> None:
     assert "made of the kept text anew" in text
     assert "drawn with a repetition penalty" in text
     assert "temperature 0.7" in text
-    assert "25.0%" in text
+    assert "25.0 %" in text
