@@ -37,9 +37,11 @@ class Reader:
         return isinstance(self._session, RecallingSession)
 
     def reserve(self, length: int) -> Session:
-        """Make room for so many tokens; where more is needed than there is, what is held is forgotten."""
+        """Make room for so many tokens. Where more is needed than there is, what is held is forgotten: so that this is
+        rare, there is twice the room then.
+        """
         if self._session is None or length > self._room:
-            self._room = -(-length // STEP) * STEP
+            self._room = max(-(-length // STEP) * STEP, 2 * self._room)
             self._session = self.engine.session(1, self._room)
             self.held, self.length = [], 0
         return self._session
