@@ -92,6 +92,22 @@ def test_hidden_answers_are_counted_as_those_of_the_chat(lab: Lab) -> None:
     assert ballot.failure.code == "too_fast"
 
 
+def test_what_a_model_holds_of_a_conversation_is_its_visitors_alone(
+    lab: Lab, tiny_model_dir: Path
+) -> None:
+    def model() -> Any:
+        return lab.app.models.get(None, "FP16", str(tiny_model_dir))
+
+    def held() -> list[int]:
+        with model().reader() as reader:
+            return reader.held
+
+    asked = [{"role": "user", "content": "Hello"}]
+    lab.asks("ada", lambda: list(model().answer(asked, Decoding(max_new_tokens=2))))
+    assert lab.asks("ada", held)
+    assert lab.asks("bob", held) == []
+
+
 def test_a_visitors_own_models_are_timed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speeds, "PAUSE_S", 0.0)
     for name in ("is_busy", "others_compute"):

@@ -61,7 +61,10 @@ def test_a_column_head_says_in_one_line_what_matters_and_folds_the_rest() -> Non
     assert "80" not in line, "a speed while sharing is no figure to compare"
     facts = dict(re.findall(r"<dt[^>]*>([^<]+)</dt><dd>(.*?)</dd>", details))
     assert facts["in memory"] == "81 MB"
-    assert facts["speed alone"] == "205 tok/s<small>first token 0.1 s</small>"
+    assert (
+        facts["speed alone"]
+        == f'205 tok/s<small title="{render_head.FIRST_HINT}">first token 0.1 s</small>'
+    )
     assert facts["speed while sharing"].startswith("80 tok/s")
     assert facts["loaded in"] == "1.4 s"
     assert "torch, packed weights" in details

@@ -10,6 +10,7 @@ NOT_THERE = "not there yet"
 #: What a page says before it has asked.
 NOT_KNOWN = "…"
 FAIR_HINT = "one answer alone, no run at work and no other column answering, on this machine"
+FIRST_HINT = "what the model holds of the conversation is not read again"
 SHARED_HINT = "the last answer that was written while other columns or a run used the machine too"
 
 
@@ -83,5 +84,6 @@ def _timing(name: str, timing: Timing | None, hint: str) -> Html:
     rate = f"{number(speed)} tok/s" if speed else NO_VALUE
     first = None
     if "first_token_s" in timing:
-        first = tag("small", f"first token {duration(timing['first_token_s'])}")
+        words = f"first token {duration(timing['first_token_s'])}"
+        first = tag("small", words, title=FIRST_HINT)
     return tag("div", tag("dt", name, title=hint), tag("dd", rate, first))

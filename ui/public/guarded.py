@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from ui.public.visitors import Visitors
 from ui.shared import Shared
 from ui.zero_gpu import ZeroGpu
 from upq.config import CheckConfig, RunConfig
-from upq.decode import Decoding, Piece
+from upq.decode import Decoding, Piece, Reader
 from upq.errors import UserError
 from upq.jobs import Models, Served
 from upq.jobs.background import Work
@@ -199,7 +200,9 @@ class VisitorModels(Models):
         """Models.get, with answers that are counted."""
         served = super().get(run_id, precision, source)
         lent = partial(self._gpu.answer, (run_id, precision, source)) if self._gpu else None
-        return _BoundedServed(**vars(served), admit=self.admit, lent=lent)
+        return _BoundedServed(
+            **vars(served), admit=self.admit, lent=lent, asking=self._visitors.asking
+        )
 
     def admit(self, decoding: Decoding) -> None:
         """Models.admit within the limits. Raises UserError: answer_too_long, too_fast."""
@@ -211,11 +214,16 @@ class _BoundedServed(Served):
     """A model that asks before it answers.
 
     admit: raises UserError where there is to be no answer. lent: gives an answer on a borrowed GPU, as Served.write
-    does; None where there is none.
+    does; None where there is none. asking: names who asks.
     """
 
     admit: Callable[[Decoding], None]
     lent: Callable[..., Iterator[Piece]] | None
+    asking: Callable[[], str]
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Served.reader of the same visitor's: how fast an answer begins would tell what another one asked."""
+        return self.last.lent(self.asking())
 
     def answer(
         self,

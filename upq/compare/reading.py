@@ -1,8 +1,8 @@
 """One answer read by FP16 and by other precisions of a model: how far apart they are at each of its tokens.
 
-Nothing is generated. Each model reads the conversation and the answer once and gives the distribution of every next
-token (teacher forcing), so all of them are asked about the same text. Logits are compared a few rows at a time: those
-of a whole answer never exist.
+Nothing is generated. Each model reads what it does not hold of the conversation and the answer and gives the
+distribution of every next token (teacher forcing), so all of them are asked about the same text. Logits are compared a
+few rows at a time: those of a whole answer never exist.
 """
 
 from __future__ import annotations
@@ -188,6 +188,8 @@ def _logits(
     Raises UserError `tokenizers_differ` where one model has more of them than another.
     """
     ids = [*prompt, *answer]
+    for reader in readers.values():
+        reader.reserve(len(ids))
     most = max(1, min(READ_ROWS, READ_VALUES // vocabulary))
     for first in range(len(prompt), len(ids), most):
         last = min(first + most, len(ids))

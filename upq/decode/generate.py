@@ -89,7 +89,7 @@ def stream(
     """Answer a conversation; the last piece has done=True. What is too long loses its first turns.
 
     reader: of the engine that answers; what it holds of the conversation is not read again, and behind the last piece
-    it holds prompt and answer. Raises UserError: prompt_too_long, bad_chat_template, diverged.
+    it holds prompt and answer but for the last token. Raises UserError: prompt_too_long, bad_chat_template, diverged.
     """
     engine = reader.engine
     limit = longest_sequence(engine.config)

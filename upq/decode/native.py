@@ -258,9 +258,10 @@ class NativeSession:
     def step(self, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of the named rows: float32 logits (len(rows), vocabulary) of the next ones."""
         positions = [self.lengths[row] for row in rows]
+        logits = self._forward(list(tokens), list(rows), positions, list(range(len(rows))))
         for row in rows:
             self.lengths[row] += 1
-        return self._forward(list(tokens), list(rows), positions, list(range(len(rows))))
+        return logits
 
     def _forward(
         self, ids: list[int], rows: list[int], positions: list[int], wanted: list[int]

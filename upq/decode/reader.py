@@ -10,6 +10,7 @@ from itertools import takewhile
 import torch
 
 from upq.decode.engine import Engine, RecallingSession, Session
+from upq.models import longest_sequence
 
 #: Room is made in steps of this many tokens.
 STEP = 1024
@@ -38,12 +39,16 @@ class Reader:
 
     def reserve(self, length: int) -> Session:
         """Make room for so many tokens. Where more is needed than there is, what is held is forgotten: so that this is
-        rare, there is twice the room then.
+        rare, there is twice the room then, but no more than the model reads.
+
+        Raises UserError("out_of_memory") where an engine has none, and holds nothing then.
         """
         if self._session is None or length > self._room:
-            self._room = max(-(-length // STEP) * STEP, 2 * self._room)
-            self._session = self.engine.session(1, self._room)
-            self.held, self.length = [], 0
+            ahead = min(2 * self._room, longest_sequence(self.engine.config))
+            room = max(-(-length // STEP) * STEP, ahead)
+            self._session, self._room, self.held, self.length = None, 0, [], 0
+            self._session = self.engine.session(1, room)
+            self._room = room
         return self._session
 
     @torch.inference_mode()
@@ -94,22 +99,24 @@ class Reader:
 class LastReader:
     """The reader that an engine was last read with, so that a conversation that goes on is not read from its beginning.
 
-    It is lent to one at a time; others get a new one. So does everyone where what a token gets depends, by rounding, on
-    what is read with it: answers would depend on what was read before.
+    It is lent to one at a time, and to its owner only; others get a new one. So does everyone where what a token gets
+    depends, by rounding, on what is read with it: answers would depend on what was read before.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._reader: Reader | None = None
+        self._kept: tuple[str, Reader] | None = None
         self._lock = threading.Lock()
 
     @contextmanager
-    def lent(self) -> Iterator[Reader]:
-        """A reader, as long as the block runs; what it holds then is what the next one may find."""
+    def lent(self, owner: str = "") -> Iterator[Reader]:
+        """A reader, as long as the block runs; what it holds then is what its owner may find next time."""
         with self._lock:
-            reader, self._reader = self._reader or Reader(self.engine), None
+            whose, kept = self._kept or ("", None)
+            reader = kept if kept and whose == owner else Reader(self.engine)
+            self._kept = None
         try:
             yield reader
         finally:
             if reader.recalls:
-                self._reader = reader
+                self._kept = owner, reader

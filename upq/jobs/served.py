@@ -30,8 +30,9 @@ TIMED_QUESTION, TIMED_TOKENS = "Explain how rain forms, step by step.", 48
 
 @dataclass(frozen=True)
 class Served:
-    """A model ready to answer. last: what its engine read last; size_bytes: as stored; load_s: what loading took,
-    seconds.
+    """A model ready to answer.
+
+    last: what its engine read last for somebody; size_bytes: as stored; load_s: what loading took, seconds.
     """
 
     last: LastReader

@@ -27,7 +27,7 @@ typedef struct {
 
 typedef struct Session Session;
 
-// Keys and values of `rows` sequences of at most `length` tokens, and room to compute with up to `threads` threads.
+// Keys and values of `rows` sequences of at most `length` tokens and what the last block gave for each of them, and room to compute with up to `threads` threads.
 // cosine, sine: (length, head_size / 2), kept by the caller as long as the session. NULL where memory does not suffice.
 Session *session_new(const Model *model, int32_t rows, int32_t length, int32_t threads, const float *cosine, const float *sine);
 void session_free(Session *session);

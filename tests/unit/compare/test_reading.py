@@ -12,6 +12,7 @@ import torch
 from tests.conftest import make_tokenizer
 from tests.support.grids import damaged
 from tests.support.helpers import examples
+from tests.support.readers import counted
 from upq.compare import Sampling, compare, comparison, read_answer, reading
 from upq.compare.comparison import Answer, answer_ids
 from upq.decode import Decoding, LastReader, Reader, TransformersEngine, engine_for
@@ -77,10 +78,14 @@ def test_what_the_models_hold_already_changes_no_bit(tiny: LoadedModel) -> None:
         reader.logits(PROMPT)
         for token in ANSWER[:-1]:
             reader.step(token)
+        read = counted(reader)
     with answered["INT4"].reader() as reader:
         reader.logits([*PROMPT, *reversed(ANSWER)])
+        also_read = counted(reader)
     assert read_answer(answered, PROMPT, ANSWER) == expected
     assert read_answer(answered, PROMPT, ANSWER) == expected
+    assert read == []
+    assert also_read == [len(ANSWER) - 1]
 
 
 @torch.no_grad()

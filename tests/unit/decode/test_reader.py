@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.readers import counted
 from tests.unit.decode.test_engines import random_model as a_family
 from tests.unit.decode.test_native import native_engine, prompt, quantized, random_model
 from upq.decode import Decoding, LastReader, Reader, TransformersEngine, stream
 from upq.decode.reader import STEP
+from upq.errors import UserError
 from upq.models import LoadedModel, chat_ids
 
 IDS = prompt(90)
@@ -20,20 +22,6 @@ TURNS = [
     {"role": "assistant", "content": ""},
     {"role": "user", "content": "And at night?"},
 ]
-
-
-def counted(reader: Reader) -> list[int]:
-    """How many tokens its session is given to read from here on, call by call; steps are not among them."""
-    session: Any = reader.reserve(1)
-    read: list[int] = []
-    unspied = session.extend
-
-    def extend(row: int, ids: Sequence[int], wanted: int = 1) -> torch.Tensor:
-        read.append(len(ids))
-        return unspied(row, ids, wanted)
-
-    session.extend = extend
-    return read
 
 
 def whole(engine: Any, ids: Sequence[int], wanted: int) -> torch.Tensor:
@@ -90,6 +78,35 @@ def test_more_room_forgets_what_was_held_and_changes_no_bit(engine: Any) -> None
     assert torch.equal(reader.logits(IDS), whole(engine, IDS, 1))
 
 
+def test_where_there_is_no_memory_nothing_is_held_and_the_next_one_is_answered(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, session = LastReader(engine), engine.session
+
+    def refusing(rows: int, length: int) -> Any:
+        if length > STEP:
+            raise UserError("out_of_memory", "There is no memory.")
+        return session(rows, length)
+
+    monkeypatch.setattr(engine, "session", refusing)
+    with last.lent() as reader:
+        reader.logits(IDS)
+    with pytest.raises(UserError), last.lent() as reader:
+        reader.logits(prompt(STEP + 1))
+    with last.lent() as reader:
+        assert torch.equal(reader.logits(IDS[:9]), whole(engine, IDS[:9], 1))
+        assert torch.equal(reader.step(IDS[9]), whole(engine, IDS[:10], 1)[0])
+
+
+def test_a_step_that_fails_leaves_the_row_as_it_was(engine: Any) -> None:
+    reader = Reader(engine)
+    reader.logits(IDS)
+    with pytest.raises(IndexError):
+        reader.step(-1)
+    assert torch.equal(reader.logits(IDS), whole(engine, IDS, 1))
+    assert torch.equal(reader.step(7), whole(engine, [*IDS, 7], 1)[0])
+
+
 def test_engines_that_do_not_recall_read_again_what_is_wanted() -> None:
     reader = Reader(TransformersEngine(random_model("Llama")))
     counting = counted(reader)
@@ -115,6 +132,16 @@ def test_one_at_a_time_has_what_was_read_last(engine: Any) -> None:
         fail()
     with last.lent() as again:
         assert again is first, "an error loses nothing"
+
+
+def test_nobody_but_its_owner_has_what_was_read(engine: Any) -> None:
+    last = LastReader(engine)
+    with last.lent("Ada") as reader:
+        reader.logits(IDS)
+    with last.lent("Ada") as reader:
+        assert reader.held == IDS
+    with last.lent("Bob") as reader:
+        assert reader.held == []
 
 
 def test_what_an_engine_gives_that_does_not_recall_never_depends_on_what_was_read() -> None:
