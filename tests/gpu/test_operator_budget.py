@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -43,16 +44,22 @@ class Way(NamedTuple):
     is_rotated: bool
     weight_unit: Literal["layer", "group"]
     budget: int
+    rates: Mapping[str, float] = MappingProxyType(
+        {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
+    )
 
 
 TWO_LEVELS = Form(grid_of("q2_k", 2), 16)
 #: The layers of the bundled model that a GGUF file stores as Q2_K: 256 divides their inputs.
 NESTED = {f"model.layers.{block}.mlp.down_proj": TWO_LEVELS for block in range(BLOCKS)}
-#: 6154, 6362 and 6116 are counted; 7500 are what a step may take at most.
+#: 6154, 6362, 6116 and 7364 are counted; 7500 are what a step may take at most.
 WAYS = {
     "odd, rotated": Way(Forms(Form(INT2, 32)), True, "layer", 6200),
     "q2_k, rotated": Way(Forms(TWO_LEVELS), True, "layer", 6400),
     "gguf, portable": Way(Forms(Form(grid_of("signed", 2), 32), NESTED), False, "group", 6200),
+    "q2_k, rotated, scales alone": Way(
+        Forms(TWO_LEVELS), True, "layer", 7400, {"weight_lr": 0.0, "scale_lr": 1e-3}
+    ),
 }
 
 
@@ -147,13 +154,12 @@ def test_a_step_of_the_bundled_models_distillation_keeps_to_its_operators(
     monkeypatch.setattr(distill, "_clip", clip_and_look)
     ids = torch.randint(COUNTED_WORDS, (STEPS * COUNTED_TOKENS // SEQUENCE, SEQUENCE))
     examples = [Example(tuple(row), 1) for row in ids.tolist()]
-    rates: dict[str, Any] = {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
     config = DistillConfig(
         tokens=STEPS * COUNTED_TOKENS,
         batch_tokens=COUNTED_TOKENS,
         checkpoint_seconds=86_400.0,
         weight_unit=way.weight_unit,
-        **rates,
+        **way.rates,
     )
     task = distill.Distillation(student, model, examples, config)
     distill.distill(task, SilentContext(tmp_path))

@@ -100,14 +100,20 @@ def _gpu_levels(
     """The kernels.gpu.training.Levels of a weight on a GPU; None where it has to do without."""
     if not weight.is_cuda or (gpu := _gpu_kernels()) is None:
         return None
-    settled = (log_scale, zero)
     is_settled = isinstance(grid, TwoLevelGrid)  # a launch of its own, for both passes
-    if is_settled and zero is not None and gpu.are_plain(log_scale, zero):
-        settled = gpu.settle(log_scale, zero, MOST_STEPS, SMALLEST)
-    elif is_settled:
-        settled = grid.settled(log_scale.exp(), zero)
-    levels = gpu.Levels(*settled, grid.levels, SMALLEST_SCALE, is_settled)
+    given = settled(log_scale, zero, grid) if is_settled else (log_scale, zero)
+    levels = gpu.Levels(*given, grid.levels, SMALLEST_SCALE, is_settled)
     return levels if levels.fit(weight, dtype) else None
+
+
+def settled(
+    log_scale: torch.Tensor, zero: torch.Tensor | None, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Grid.settled of the scales of a latent, those of two levels on a GPU in one launch."""
+    gpu = _gpu_kernels() if log_scale.is_cuda and isinstance(grid, TwoLevelGrid) else None
+    if gpu is not None and zero is not None and gpu.are_plain(log_scale, zero):
+        return gpu.settle(log_scale, zero, MOST_STEPS, SMALLEST)
+    return grid.settled(log_scale.exp(), zero)
 
 
 def _dense(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from upq.layers.fake import settled
 from upq.layers.grid import Grid
 from upq.layers.linear import FakeQuantLinear, Latent, fake_quant_layers, replace_module
 
@@ -35,7 +36,7 @@ class _Scaled(torch.autograd.Function):
 def _weight(
     codes: torch.Tensor, log_scale: torch.Tensor, zero: torch.Tensor | None, grid: Grid
 ) -> torch.Tensor:
-    scale, offset = grid.settled(log_scale.exp(), zero)
+    scale, offset = settled(log_scale, zero, grid)
     offset = scale * grid.zero if offset is None else offset
     levels = codes.view(*scale.shape, -1).float()
     return levels.mul_(scale.unsqueeze(-1)).sub_(offset.unsqueeze(-1)).view(codes.shape)
