@@ -37,7 +37,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 QUANTIZED = PRECISIONS[1:]
 #: Tokens that are written behind as many, and how often.
-TOKENS, ROUNDS = 128, 3
+TOKENS, ROUNDS = 128, 9
 
 
 def main() -> None:
