@@ -84,8 +84,12 @@ def row(store: Store, name: str, run: Run) -> dict[str, Any]:
     )
     for precision in QUANTIZED:
         offers = exports.offers(exports.model_of(store, run.id, precision))
-        leaves = [one["title"] for one in offers if "why_not" not in one]
-        cells[f"{precision} leaves as"] = ", ".join(leaves)
+        leaves = [
+            f"{one['title']} at {one['bits_per_weight']:.3g} bits"
+            for one in offers
+            if "why_not" not in one
+        ]
+        cells[f"{precision} leaves as"] = "; ".join(leaves)
     cells["tokens"] = found["INT2"]["tokens"]
     return cells
 

@@ -40,7 +40,7 @@ USUAL_PRESET = "quick"
 DATA_CHOICES = [("built-in prompts", "builtin"), ("hub dataset", "hub"), ("local file", "file")]
 METHOD_LINES = {
     "rotated_upq": "Rotated UPQ, ours, best here: rotate, round so that errors cancel, train as UPQ does",
-    "portable_upq": "Portable UPQ, ours, runs everywhere, KL 10 to 18 % higher: no rotation, llama.cpp's own formats",
+    "portable_upq": "Portable UPQ, ours, runs everywhere, KL 9 to 23 % higher: no rotation, llama.cpp's own formats",
     "upq": "UPQ: train INT4 block by block, from it INT2, then distill",
     "efficientqat": "EfficientQAT: train block by block, then only the scales of the whole",
     "unisvq": "UniSVQ: rotate, round so that errors cancel, tune vectors around the weights",
