@@ -44,7 +44,7 @@ class Way(NamedTuple):
     is_rotated: bool
     weight_unit: Literal["layer", "group"]
     budget: int
-    rates: Mapping[str, float] = MappingProxyType(
+    rates: Mapping[str, Any] = MappingProxyType(
         {"weight_lr": 1e-3, "scale_lr": 1e-3, "norm_lr": 1e-3}
     )
 
