@@ -281,6 +281,8 @@ class RunChecks(OfRun):
     ] = list(PRECISIONS)
     seed: Annotated[
         int,
-        _between(0, LARGEST, "seed of the verdicts that draw at random"),
+        _between(
+            0, LARGEST, "seed of the questions of MMLU and of the verdicts that draw at random"
+        ),
         BeforeValidator(_whole),
     ] = 0

@@ -10,7 +10,7 @@ NOT_THERE = "not there yet"
 #: What a page says before it has asked.
 NOT_KNOWN = "…"
 FAIR_HINT = "one answer alone, no run at work and no other column answering, on this machine"
-FIRST_HINT = "what the model holds of the conversation is not read again"
+FIRST_HINT = "on a CPU, what the model holds of the conversation is not read again"
 SHARED_HINT = "the last answer that was written while other columns or a run used the machine too"
 
 

@@ -309,12 +309,18 @@ AMOUNT: dict[tuple[str, str], Settings] = {
     | {"int2.distill.norm_lr": 1e-3},
 }
 #: Without a rotation steps differ so much within a layer that training its weights end to end by one rate costs more
-#: than it gives (docs/results.md). Where there is time for many tokens each learns by the step of its own group.
+#: than it gives (docs/results.md). Where there are many tokens each learns by the step of its own group.
 _PORTABLE_SCALES = for_int2(_distill(**_SCALES_ALONE))
-_PORTABLE_WEIGHTS = for_both({"distill.weight_unit": "group", "distill.batch_tokens": 32_768})
+_PORTABLE_WEIGHTS = for_both({"distill.weight_unit": "group"})
+_PORTABLE_BATCHES = _PORTABLE_WEIGHTS | for_both({"distill.batch_tokens": 32_768})
+_PORTABLE = {
+    "lease": _PORTABLE_BATCHES,
+    "standard": _PORTABLE_BATCHES,
+    "paper": _PORTABLE_WEIGHTS,
+}
 AMOUNT |= {
     (preset, "portable_upq"): AMOUNT[preset, "rotated_upq"]
-    | (_PORTABLE_WEIGHTS if preset in ("lease", "standard") else _PORTABLE_SCALES)
+    | _PORTABLE.get(preset, _PORTABLE_SCALES)
     for preset, method in list(AMOUNT)
     if method == "rotated_upq"
 }

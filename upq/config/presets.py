@@ -27,8 +27,8 @@ PRESET_WORDS = {
     "smoke": "a test of the machinery, under 10 minutes on 2 cores with AVX2 for the bundled model, not for use",
     "quick": "12 minutes on 2 cores with AVX-512 for the bundled model, twice that with AVX2",
     "overnight": "up to 2 hours on 2 cores with AVX-512 for the bundled model, the best that a CPU gives",
-    "lease": "what minutes of a borrowed GPU leave, 8 to 11 on an H100 for the bundled model",
-    "standard": "about an hour on an H100 for the bundled model",
+    "lease": "what minutes of a borrowed GPU leave; whole, about 13 on an H200 for the bundled model",
+    "standard": "about an hour on an H200 for the bundled model, by estimate",
     "paper": "the published budget, on many GPUs",
 }
 
