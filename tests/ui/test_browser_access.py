@@ -126,7 +126,9 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) ->
 
 def show_all_settings(page: Page) -> None:
     page.locator("#advanced button").first.click()
-    for section in page.locator(".settings-head button").all():
+    sections = page.locator(".settings-head button")
+    expect(sections.first).to_be_visible()  # `all` waits for nothing
+    for section in sections.all():
         section.click()
     expect(page.locator("#set-seed")).to_be_visible()
 
