@@ -9,12 +9,12 @@ from tabulate import tabulate
 from upq.compare import REFERENCE, Comparison
 from upq.files import clean_text
 from upq.jobs.compared import Compared
+from upq.units import NO_VALUE, percent
 
 #: What stands behind a token at which a precision would have gone on with another one.
 MARKS = {"INT4": "\u2074", "INT2": "\u00b2"}
 #: Tokens of the largest KL that are listed.
 WORST = 5
-_NO_VALUE = "\u2013"
 
 
 def page(found: Compared) -> str:
@@ -28,7 +28,7 @@ def page(found: Compared) -> str:
         f"{source}'s answer, {tokens}; " + ", ".join(legend),
         marked(comparison),
         "KL(FP16 || model) in nats, and how often both have the same likeliest token",
-        tabulate(_summary(comparison), headers="keys", floatfmt=".3f", missingval=_NO_VALUE),
+        tabulate(_summary(comparison), headers="keys", floatfmt=".3f", missingval=NO_VALUE),
         "Where they are furthest apart",
         tabulate(_worst(comparison), headers="keys", floatfmt=".3f"),
     ]
@@ -56,11 +56,10 @@ def _summary(comparison: Comparison) -> list[dict[str, Any]]:
     for name, seen in comparison.seen.items():
         figures: dict[str, Any] = {"model": name}
         if name != REFERENCE:
-            first = f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none"
             figures |= {"mean KL": seen.mean_kl, "KL p95": seen.kl_p95}
-            figures |= {"top-1": f"{100 * seen.same_top1:.1f} %", "first flip": first}
+            figures |= {"top-1": percent(seen.same_top1), "first flip": seen.flip_words}
         if seen.mean_differs is not None:
-            figures["draws that differ from FP16's"] = f"{100 * seen.mean_differs:.1f} %"
+            figures["draws that differ from FP16's"] = percent(seen.mean_differs)
         rows.append(figures)
     return rows if rows[0].keys() > {"model"} else rows[1:]
 

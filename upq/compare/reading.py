@@ -95,6 +95,11 @@ class Seen:
         return self.flipped.index(True) + 1 if True in self.flipped else None
 
     @property
+    def flip_words(self) -> str:
+        """Say where the first flip is: "3 of 111", or "none"."""
+        return f"{self.first_flip} of {len(self.kl)}" if self.first_flip else "none"
+
+    @property
     def mean_differs(self) -> float | None:
         """Mean of `differs`; None where there are none."""
         return sum(self.differs) / len(self.differs) if self.differs else None

@@ -51,12 +51,11 @@ class Report:
         """By precision how far it is from FP16, by the name of the figure, as people read it."""
         found = {}
         for name, seen in self.comparison.seen.items():
-            flip = f"{seen.first_flip} of {len(seen.kl)}" if seen.first_flip else "none"
             figures = {
                 "mean KL": units.fixed(seen.mean_kl, 3),
                 "KL p95": units.fixed(seen.kl_p95, 2),
                 "same likeliest token": units.percent(seen.same_top1),
-                "first flip": flip,
+                "first flip": seen.flip_words,
             }
             found[name] = figures if name != REFERENCE else dict.fromkeys(figures, "")
             if self.is_drawn:
